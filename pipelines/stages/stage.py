@@ -1,0 +1,24 @@
+"""The seam between what is computed and what runs it."""
+
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+
+class Stage(Protocol):
+    """A table in, a table out; no I/O beyond its tool.
+
+    ``version`` is bumped by hand when behaviour changes. ``config`` is everything that the output depends on besides the input
+    and the version (model names and versions included), as JSON values. The returned table has ``output_schema`` plus
+    ``drop_reason`` and as many rows as the input: a stage drops a row by giving its reason, a slug, never by leaving it out.
+    """
+
+    name: str
+    version: int
+    input_schema: pa.Schema
+    output_schema: pa.Schema
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def __call__(self, table: pa.Table) -> pa.Table: ...

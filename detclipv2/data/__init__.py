@@ -1,0 +1,1 @@
+"""From WebDataset shards to batches of one supervision type."""

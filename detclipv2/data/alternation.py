@@ -1,0 +1,39 @@
+"""Which supervision type a step trains: the same on every rank, for any number of ranks."""
+
+import math
+import random
+from collections.abc import Mapping
+
+from detclipv2.config import Supervision
+
+
+def alternation(
+    num_samples: Mapping[Supervision, int], global_batch_sizes: Mapping[Supervision, int], *, num_steps: int, seed: int
+) -> list[Supervision]:
+    """The supervision type of each step.
+
+    An epoch is one pass over every dataset: a shuffled list with ceil(samples / batch) tokens of each type, so that a type is
+    as probable as its share of the batches (method U11). Epochs follow each other until ``num_steps``.
+
+    Args:
+        num_samples: samples of each type; types without any are left out.
+        global_batch_sizes: samples of a step of that type over all ranks.
+        num_steps: length of the schedule.
+        seed: shuffles.
+
+    Raises:
+        ValueError: no type has samples.
+    """
+    tokens: list[Supervision] = [
+        name for name, count in sorted(num_samples.items()) for _ in range(math.ceil(count / global_batch_sizes[name]))
+    ]
+    if not tokens:
+        raise ValueError("no supervision type has any sample: build a dataset with `python ray_jobs/build_dataset.py`")
+    schedule: list[Supervision] = []
+    epoch = 0
+    while len(schedule) < num_steps:
+        shuffled = list(tokens)
+        random.Random(f"alternation-{seed}-{epoch}").shuffle(shuffled)
+        schedule += shuffled
+        epoch += 1
+    return schedule[:num_steps]

@@ -1,0 +1,110 @@
+"""An endless, deterministic stream of batches of one supervision type, from WebDataset shards.
+
+What a rank reads depends on the seed, the rank and the position alone, so that a resumed run goes on where it stopped.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import webdataset as wds
+
+from detclipv2.config import Supervision, SupervisionConfig
+from detclipv2.data.concepts import concept_list
+from detclipv2.data.decode import decode_sample
+from detclipv2.data.transforms import fit, pad_to_canvas
+from detclipv2.structures import Batch
+
+# Encoded samples held for shuffling: some tens of MiB at web-image sizes.
+SHUFFLE_BUFFER = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A tar file (path or URL that webdataset opens) and how many samples it holds."""
+
+    url: str
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Batches of one supervision type for one rank."""
+
+    supervision: Supervision
+    shards: Sequence[Shard]
+    config: SupervisionConfig
+    vocabulary: Sequence[str]
+    seed: int
+    rank: int
+    world_size: int
+    caption_as_concept: Literal["on", "off"] = "on"
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Batches from number ``start`` on; skipped samples are not decoded.
+
+        Raises:
+            ValueError: there are no samples, or a record cannot be decoded.
+        """
+        if not sum(shard.num_samples for shard in self.shards):
+            raise ValueError(f"{self.supervision}: no samples in {len(self.shards)} shard(s)")
+        position = start * self.config.batch_size
+        records = self._records(position)
+        for first in itertools.count(position, self.config.batch_size):
+            numbered = zip(range(first, first + self.config.batch_size), records, strict=False)
+            yield self._batch([self._sample(number, record) for number, record in numbered])
+
+    def _records(self, skip: int) -> Iterator[dict[str, Any]]:
+        """Encoded records of epoch after epoch, less the first ``skip``."""
+        for epoch in itertools.count():
+            mine, by_sample = self._my_shards(epoch)
+            count = sum(shard.num_samples for shard in mine)
+            if by_sample:
+                count = len(range(self.rank, count, self.world_size))
+            if skip >= count > 0:
+                skip -= count
+                continue
+            yield from itertools.islice(self._epoch(epoch, mine, by_sample), skip, None)
+            skip = 0
+
+    def _my_shards(self, epoch: int) -> tuple[list[Shard], bool]:
+        """Shards of this rank in an epoch; shuffled before they are split, so that ranks meet all data over the epochs.
+
+        With fewer shards than ranks every rank reads all of them and keeps every n-th sample.
+        """
+        shards = sorted(self.shards, key=lambda shard: shard.url.rsplit("/", 1)[-1])
+        random.Random(f"shards-{self.seed}-{self.supervision}-{epoch}").shuffle(shards)
+        by_sample = len(shards) < self.world_size
+        return (shards if by_sample else shards[self.rank :: self.world_size]), by_sample
+
+    def _epoch(self, epoch: int, shards: list[Shard], by_sample: bool) -> Iterator[dict[str, Any]]:
+        records = iter(wds.DataPipeline(wds.SimpleShardList([shard.url for shard in shards]), wds.tarfile_to_samples()))
+        if by_sample:
+            records = itertools.islice(records, self.rank, None, self.world_size)
+        rng = random.Random(f"samples-{self.seed}-{self.supervision}-{epoch}-{self.rank}")
+        return iter(wds.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)(records))
+
+    def _sample(self, number: int, record: dict[str, Any]) -> tuple[Any, list[str]]:
+        rng = random.Random(f"sample-{self.seed}-{self.supervision}-{self.rank}-{number}")
+        sample = fit(decode_sample(record), self.config, rng=rng)
+        concepts = concept_list(
+            sample,
+            vocabulary=self.vocabulary,
+            num_concepts=self.config.num_concepts,
+            caption_as_concept=self.caption_as_concept,
+            rng=rng,
+        )
+        return sample, concepts
+
+    def _batch(self, samples: list[tuple[Any, list[str]]]) -> Batch:
+        return Batch(
+            supervision=self.supervision,
+            keys=[sample.key for sample, _ in samples],
+            pixels=pad_to_canvas([sample.image for sample, _ in samples], self.config.image_size),
+            image_sizes_hw=[(sample.image.shape[1], sample.image.shape[2]) for sample, _ in samples],
+            boxes_xyxy=[sample.boxes_xyxy for sample, _ in samples],
+            labels=[sample.labels for sample, _ in samples],
+            concepts=[concepts for _, concepts in samples],
+        )

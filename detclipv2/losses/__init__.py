@@ -1,0 +1,1 @@
+"""Losses of section 3 of arXiv:2304.04514."""

@@ -1,0 +1,24 @@
+"""L_reg and L_center of Eq. 6 of arXiv:2304.04514, over the P positive anchors of a batch."""
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+
+def box_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, centerness: Tensor, centerness_sum: Tensor) -> Tensor:
+    """GIoU loss of decoded boxes [P, 4], weighted by their centerness targets [P] (ATSS).
+
+    Args:
+        boxes_xyxy: decoded predictions, pixels.
+        targets_xyxy: the boxes that the anchors are positive for.
+        centerness: targets.
+        centerness_sum: sum of all centerness targets, averaged over ranks; at least 1 is taken.
+    """
+    giou = generalized_box_iou_loss(boxes_xyxy.float(), targets_xyxy, reduction="none")
+    return (giou * centerness).sum() / centerness_sum.clamp(min=1.0)
+
+
+def centerness_loss(logits: Tensor, targets: Tensor, *, num_positives: Tensor) -> Tensor:
+    """Binary cross-entropy of centerness logits [P] against targets [P] in 0..1."""
+    loss = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+    return loss / num_positives.clamp(min=1.0)

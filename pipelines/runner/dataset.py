@@ -1,0 +1,99 @@
+"""The last room of the data street: one manifest that names all shards of a dataset."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipelines.runner.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
+from pipelines.storage import PublishedTable, write_text_atomically
+from schemas.manifest import (
+    MANIFEST_NAME,
+    DatasetManifest,
+    FileEntry,
+    SupervisionSplit,
+    canonical_json,
+    sha256_hex,
+)
+
+Tables = Mapping[str, PublishedTable]
+
+
+def assemble_dataset(
+    name: str, *, root: Path, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
+) -> DatasetManifest:
+    """The manifest of what the assets hold now.
+
+    Args:
+        name: of the dataset.
+        root: the data root, to which its paths are relative.
+        assets: tables by shard, by asset, in the order of the street.
+        categories: all category names of the detection data.
+        units: what a row of each asset is ("pairs", "boxes", "pictures"), for the funnel.
+    """
+    boxed = {kind: _concepts(assets[f"{kind}_shards"].values()) for kind in ("detection", "grounding")}
+    vocabularies = {"detection": categories, "grounding": sorted(boxed["grounding"]), "image_text": []}
+    supervisions = {}
+    for kind, vocabulary in vocabularies.items():
+        shards = [entry for table in assets[f"{kind}_shards"].values() for entry in _files(table, root=root, ending=".tar")]
+        shards = [entry for entry in shards if entry.num_rows]
+        if shards:
+            num_samples = sum(entry.num_rows for entry in shards)
+            supervisions[kind] = SupervisionSplit(num_samples=num_samples, shards=shards, vocabulary=list(vocabulary))
+    validation = next(iter(assets["validation"].values()), None)
+    return DatasetManifest(
+        name=name,
+        supervisions=supervisions,
+        boxed_concepts=sorted(boxed["detection"] | boxed["grounding"]),
+        validation_annotations=validation and _files(validation, root=root, ending=ANNOTATIONS)[0],
+        validation_images=validation and (validation.folder / VALIDATION_IMAGES).relative_to(root).as_posix(),
+        funnel=[_funnel_row(asset, tables, unit=units[asset]) for asset, tables in assets.items() if tables],
+        parents={asset: _digest(tables) for asset, tables in assets.items() if tables},
+    )
+
+
+def publish_dataset(manifest: DatasetManifest, *, folder: Path) -> str | None:
+    """Write ``MANIFEST.json``; an older one of other content stays beside it under its digest.
+
+    Returns:
+        What happened: "new" or "changed"; None where the same manifest stood there.
+    """
+    path = folder / MANIFEST_NAME
+    state = "new"
+    if path.is_file():
+        text = path.read_text()
+        digest = sha256_hex(canonical_json(json.loads(text)))
+        if digest == manifest.digest:
+            return None
+        write_text_atomically(folder / f"{digest[:16]}.json", text)
+        state = "changed"
+    write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
+    return state
+
+
+def _concepts(tables: Iterable[PublishedTable]) -> set[str]:
+    return {text for table in tables for text in pq.read_table(table.folder / CONCEPTS)["concept"].to_pylist()}
+
+
+def _files(table: PublishedTable, *, root: Path, ending: str) -> list[FileEntry]:
+    """Entries with paths relative to the data root."""
+    folder = table.folder.relative_to(root)
+    entries = [entry for entry in table.manifest.files if entry.path.endswith(ending)]
+    return [entry.model_copy(update={"path": (folder / entry.path).as_posix()}) for entry in entries]
+
+
+def _funnel_row(asset: str, tables: Tables, *, unit: str) -> dict[str, object]:
+    manifests = [table.manifest for table in tables.values()]
+    reasons = sorted({reason for manifest in manifests for reason in manifest.dropped})
+    return {
+        "stage": asset,
+        "unit": unit,
+        "rows_in": sum(manifest.rows_in for manifest in manifests),
+        "rows_kept": sum(manifest.rows_kept for manifest in manifests),
+        "dropped": {reason: sum(manifest.dropped.get(reason, 0) for manifest in manifests) for reason in reasons},
+    }
+
+
+def _digest(tables: Tables) -> str:
+    return sha256_hex(canonical_json({shard: table.manifest.digest for shard, table in tables.items()}))

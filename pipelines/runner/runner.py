@@ -1,0 +1,155 @@
+"""The runner: one call an asset. Skips what stands verified, runs the rest, and says which, how many and why."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipelines.runner.execute import JobResult, run_here, run_on_ray
+from pipelines.runner.plan import reason_to_run, summarize_reasons
+from pipelines.storage import Job, PublishedTable, locked, read_table, write_text_atomically
+
+Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetRun:
+    """What one call did: the asset's tables by shard, and how many of them ran, for which reasons."""
+
+    asset: str
+    tables: dict[str, PublishedTable]
+    reasons: list[str]
+    seconds: float
+
+    @property
+    def rows_in(self) -> int:
+        return sum(table.manifest.rows_in for table in self.tables.values())
+
+    @property
+    def rows_kept(self) -> int:
+        return sum(table.manifest.rows_kept for table in self.tables.values())
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows by drop reason, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for table in self.tables.values():
+            counts.update(table.manifest.dropped)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def line(self) -> str:
+        """One line for a person: what ran, and why."""
+        if not self.tables:
+            return f"{self.asset:<18} nothing to do: the dataset has no such data"
+        total = len(self.tables)
+        if not self.reasons:
+            return f"{self.asset:<18} up to date: {total} of {total} shards verified"
+        reasons = summarize_reasons(self.reasons)
+        return f"{self.asset:<18} ran {len(self.reasons)} of {total} shards in {self.seconds:.1f} s: {reasons}"
+
+
+class Runner:
+    """Runs the assets of one dataset in one data root.
+
+    ``<root>/datasets/<dataset>/tables/<asset>.json`` names, by shard, the table that the dataset has now. From it the next
+    asset finds its inputs and the next build the reason why a shard is due.
+    """
+
+    def __init__(self, root: Path, *, dataset: str, console: Console | None = None) -> None:
+        self.root = root
+        self.folder = root / "datasets" / dataset
+        self.console = console or Console()
+
+    def run(
+        self, asset: str, jobs: Sequence[Job], *, where: Literal["ray", "here"], around: Around = nullcontext
+    ) -> AssetRun:
+        """Bring an asset up to date.
+
+        Args:
+            asset: its name; every job has it as its stage.
+            jobs: one a shard.
+            where: through Ray Data, or in this process (global stages, and what takes a second or two).
+            around: a context that what runs needs (a web server, say); it gets the jobs that are due and yields them ready.
+
+        Raises:
+            ValueError: a job could not do its work for a reason that a person can mend.
+            RuntimeError: a job failed otherwise; the traceback is in the message. In both cases the other shards' tables
+                are published, and the next build continues there.
+        """
+        started = time.monotonic()
+        with locked(self.root, asset):
+            last = self._last(asset)
+            reasons = {job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs}
+            due = [job for job in jobs if reasons[job.shard] is not None]
+            failed = self._run_due(asset, due, where=where, around=around) if due else []
+            self._remember(asset, {job.shard: job.fingerprint for job in jobs})
+        if failed:
+            raise _failure(asset, failed, total=len(jobs))
+        run = AssetRun(
+            asset=asset,
+            tables=self.tables(asset),
+            reasons=[reason for reason in reasons.values() if reason is not None],
+            seconds=time.monotonic() - started,
+        )
+        self.console.print(run.line, highlight=False, soft_wrap=True)
+        return run
+
+    def tables(self, asset: str) -> dict[str, PublishedTable]:
+        """The tables that the dataset has now, by shard, in order.
+
+        Raises:
+            ValueError: the asset was not built yet, or a table was removed since.
+        """
+        tables = {shard: read_table(self.root, asset, fingerprint) for shard, fingerprint in self._last(asset).items()}
+        missing = [shard for shard, table in tables.items() if table is None]
+        if missing or not self._state(asset).is_file():
+            raise ValueError(f"{self.folder.name}: {asset} is not complete ({missing or 'never built'}): build it first")
+        return {shard: table for shard, table in sorted(tables.items()) if table is not None}
+
+    def _run_due(self, asset: str, due: list[Job], *, where: str, around: Around) -> list[JobResult]:
+        """Run jobs under a progress bar; return the failures."""
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("rows"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        failed = []
+        progress = Progress(*columns, console=self.console, transient=True, disable=not sys.stdout.isatty())
+        with progress, around(due) as ready:
+            task = progress.add_task(asset, total=sum(job.num_rows for job in ready))
+            for result in (run_on_ray if where == "ray" else run_here)(ready, root=self.root):
+                progress.advance(task, result.job.num_rows)
+                if result.error:
+                    failed.append(result)
+        return failed
+
+    def _state(self, asset: str) -> Path:
+        return self.folder / "tables" / f"{asset}.json"
+
+    def _last(self, asset: str) -> dict[str, str]:
+        path = self._state(asset)
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _remember(self, asset: str, fingerprints: dict[str, str]) -> None:
+        write_text_atomically(self._state(asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
+
+
+def _failure(asset: str, failed: list[JobResult], *, total: int) -> Exception:
+    first = min(failed, key=lambda result: (not result.details, result.job.shard))
+    text = f"{asset} failed on {len(failed)} of {total} shards, first {first.job.shard}: {first.error}"
+    if first.details:
+        return RuntimeError(f"{text}\n{first.details}")
+    return ValueError(f"{text}; the other shards are kept, run the same command again once this is mended")

@@ -1,0 +1,172 @@
+"""The endless stream of image-text pairs, and the door to the scenes with boxes and the validation set.
+
+A share of the indices misbehaves as the web does: that an index answers 404, or repeats another one's picture, depends on
+(seed, index) alone, as do its picture and its caption.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+from typing import Any, ClassVar, Literal, TypeVar
+
+import pyarrow as pa
+from PIL import Image
+
+from pipelines.sources.emoji_scenes.boxed import BoxedScenes
+from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
+from pipelines.sources.emoji_scenes.draw import draw_mixed
+from pipelines.sources.emoji_scenes.render import compose, encode_jpeg, scene_config
+from pipelines.sources.emoji_scenes.validation import ValidationScenes
+
+PairKind = Literal[
+    "picture",
+    "redirect",  # 302 to the picture on another host
+    "not_found",
+    "forbidden",
+    "drip",  # the body comes byte by byte and never ends
+    "short_body",  # fewer bytes than Content-Length says
+    "cut_jpeg",  # half of the file
+    "html",  # a page that calls itself a JPEG
+    "tiny",  # 8x8
+    "wide",  # 600x20
+    "noai",  # X-Robots-Tag: noai
+    "duplicate",  # an earlier picture's bytes and caption under another URL
+    "recaptioned",  # an earlier picture's bytes with a caption of its own
+    "near_duplicate",  # an earlier picture, smaller and re-encoded, with a caption of its own
+]
+KIND_SHARES: dict[PairKind, float] = {
+    "picture": 0.88,
+    "redirect": 0.02,
+    "not_found": 0.03,
+    "forbidden": 0.01,
+    "drip": 0.001,
+    "short_body": 0.004,
+    "cut_jpeg": 0.005,
+    "html": 0.008,
+    "tiny": 0.006,
+    "wide": 0.006,
+    "noai": 0.006,
+    "duplicate": 0.008,
+    "recaptioned": 0.006,
+    "near_duplicate": 0.01,
+}
+HOSTS = (
+    "img1.emoji-scenes.test",
+    "img2.emoji-scenes.test",
+    "cdn.sticker-shop.test",
+    "static.photo-prints.test",
+    "blog.craft-ideas.test",
+)
+_REPEATS = ("duplicate", "recaptioned", "near_duplicate")
+_Key = TypeVar("_Key")
+
+
+def _draw(shares: Mapping[_Key, float], rng: Random) -> _Key:
+    return rng.choices(list(shares), cum_weights=list(accumulate(shares.values())))[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiScenes:
+    """Scenes of Twemoji pictures; a :class:`~pipelines.sources.source.PairSource` that also gives boxes and a validation set.
+
+    Every scene is a pure function of (seed, kind of scene, index): it can be rendered alone, in any process, to the same bytes.
+    """
+
+    seed: int = 0
+    image_size_px: int = 160
+
+    name: ClassVar[str] = "emoji_scenes"
+
+    def __post_init__(self) -> None:
+        if self.image_size_px < 64:
+            raise ValueError(f"image_size_px is {self.image_size_px}: below 64 the objects cannot be recognised")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the pairs depend on, JSON values."""
+        return scene_config(seed=self.seed, image_size_px=self.image_size_px)
+
+    def detection(self, num_images: int) -> BoxedScenes:
+        """Pictures of base concepts with their boxes and names; a larger number only appends pictures."""
+        return self._boxed("detection", num_images)
+
+    def grounding(self, num_images: int) -> BoxedScenes:
+        """Pictures of base concepts with phrases and their boxes; a larger number only appends pictures."""
+        return self._boxed("grounding", num_images)
+
+    def validation(self, num_images: int) -> ValidationScenes:
+        """Pictures of base and novel concepts, all boxed, in LVIS v1 format."""
+        return ValidationScenes(seed=self.seed, image_size_px=self.image_size_px, num_images=num_images)
+
+    def pairs(self, limit: int | None = None) -> pa.Table:
+        """The first ``limit`` pairs: columns ``url`` and ``caption``.
+
+        Raises:
+            ValueError: no limit was given; the stream has no end.
+        """
+        if limit is None:
+            raise ValueError("emoji_scenes: the stream of pairs has no end; give pairs(limit=...) a number")
+        indices = range(limit)
+        columns = {"url": [self.url(i) for i in indices], "caption": [self.caption(i) for i in indices]}
+        return pa.table(columns, schema=pa.schema([("url", pa.string()), ("caption", pa.string())]))
+
+    def url(self, index: int) -> str:
+        """Where the picture of a pair lies."""
+        return f"http://{self._rng('host', index).choice(HOSTS)}/{index:06d}.jpg"
+
+    def kind_of(self, index: int) -> PairKind:
+        """How the web treats the URL of a pair."""
+        kind = self._drawn_kind(index)
+        return "picture" if kind in _REPEATS and self.original_of(index) == index else kind
+
+    def caption_kind_of(self, index: int) -> CaptionKind:
+        """What sort of caption a pair has."""
+        if self.kind_of(index) == "duplicate":
+            return self.caption_kind_of(self.original_of(index))
+        return _draw(CAPTION_SHARES, self._rng("caption-kind", index))
+
+    def original_of(self, index: int) -> int:
+        """The earlier index whose picture this one repeats; the index itself where it repeats none."""
+        if self._drawn_kind(index) not in _REPEATS:
+            return index
+        start = index - self._rng("original", index).randint(1, 500)
+        return next((i for i in range(start, -1, -1) if self._drawn_kind(i) == "picture"), index)
+
+    def names(self, index: int) -> list[str]:
+        """Concepts of the picture of a pair, one an object."""
+        return draw_mixed(self._rng("pairs", self.original_of(index)))
+
+    def caption(self, index: int) -> str:
+        """The alt-text of a pair."""
+        if self.kind_of(index) == "duplicate":
+            return self.caption(self.original_of(index))
+        rng = self._rng("caption", index)
+        others = draw_mixed(rng)
+        return caption(self.caption_kind_of(index), names=self.names(index), other_names=others, rng=rng)
+
+    def picture(self, index: int) -> bytes:
+        """The JPEG of a pair as an honest server sends it."""
+        rng = self._rng("pairs", self.original_of(index))
+        image = compose(draw_mixed(rng), rng, size_px=self.image_size_px).image
+        match self.kind_of(index):
+            case "near_duplicate":
+                side = round(self.image_size_px * 0.9)
+                return encode_jpeg(image.resize((side, side), Image.Resampling.LANCZOS), quality=70)
+            case "tiny":
+                return encode_jpeg(image.resize((8, 8)))
+            case "wide":
+                return encode_jpeg(image.resize((600, 20)))
+            case _:
+                return encode_jpeg(image)
+
+    def _boxed(self, supervision: Literal["detection", "grounding"], num_images: int) -> BoxedScenes:
+        return BoxedScenes(
+            seed=self.seed, image_size_px=self.image_size_px, supervision=supervision, num_images=num_images
+        )
+
+    def _drawn_kind(self, index: int) -> PairKind:
+        return _draw(KIND_SHARES, self._rng("kind", index))
+
+    def _rng(self, purpose: str, index: int) -> Random:
+        return Random(f"{self.seed}/{purpose}/{index}")

@@ -1,0 +1,270 @@
+"""URLs to pictures: one run of img2dataset's ``Downloader`` a shard, behind the hardened opener.
+
+Everything is written inside one folder that the caller makes under a temporary name and renames when ``run`` has returned: a
+process that is killed leaves nothing that looks finished, and running again starts the shard afresh.
+"""
+
+import hashlib
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import imagehash
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from pipelines.stages.opener import OpenerConfig, hardened_urlopen
+from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
+from schemas.tables import IMAGES, URLS, with_drop_reason
+
+IMAGES_TAR_NAME = "images.tar"
+
+# Why a picture is missing, by the first word of the error. What may pass when tried again: TRANSIENT_REASONS.
+DROP_REASONS = frozenset(
+    {
+        "bad_url",  # not http(s), malformed
+        "forbidden_address",  # the host is not on the public internet
+        "dns",
+        "connection",  # refused, reset, TLS
+        "timeout",
+        "http_403",
+        "http_404",  # and 410
+        "http_429",
+        "http_5xx",
+        "http_other",  # any other status that is not 2xx; too many redirects
+        "opted_out",  # X-Robots-Tag says noai, noimageai, noindex or noimageindex
+        "too_large",  # bytes
+        "too_many_pixels",
+        "truncated",  # shorter than announced, or a picture without its end
+        "not_an_image",
+    }
+)
+TRANSIENT_REASONS = frozenset({"dns", "connection", "timeout", "http_429", "http_5xx", "truncated"})
+
+_NO_AI_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
+# img2dataset's Resizer redirects the file descriptors 1 and 2 of the process while it works: one picture at a time.
+_RESIZER_LOCK = threading.Lock()
+_RESULT_COLUMNS = ("width", "height", "original_width", "original_height", "sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """URLS to IMAGES, and the pictures to ``images.tar``.
+
+    Pictures are re-encoded as JPEG, turned upright (EXIF), and made smaller, never larger, until their shorter side is
+    ``image_size_px``.
+
+    Attributes:
+        image_size_px: longest length of the shorter side of a stored picture.
+        encode_quality: JPEG quality of a stored picture.
+        max_pixels: pictures of more pixels are not decoded.
+        thread_count: URLs fetched at once.
+        opener: how a URL is fetched. Not part of ``config``: another deadline does not make downloaded pictures stale.
+    """
+
+    image_size_px: int = 320
+    encode_quality: int = 95
+    max_pixels: int = 64_000_000
+    thread_count: int = 64
+    opener: OpenerConfig = field(default_factory=OpenerConfig)
+
+    name: ClassVar[str] = "download"
+    version: ClassVar[int] = 1
+    input_schema: ClassVar[pa.Schema] = URLS
+    output_schema: ClassVar[pa.Schema] = IMAGES
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_size_px": self.image_size_px,
+            "encode_quality": self.encode_quality,
+            "max_pixels": self.max_pixels,
+        }
+
+    def run(self, table: pa.Table, *, folder: Path) -> pa.Table:
+        """Fetch a shard and write ``folder/images.tar``, its pictures sorted by key.
+
+        Args:
+            table: URLS, keys distinct.
+            folder: exists; nothing but ``images.tar`` stays in it.
+
+        Returns:
+            IMAGES with ``drop_reason``, one row a row of ``table``, sorted by key.
+
+        Raises:
+            OSError: the pictures could not be stored, such as on a full disk.
+        """
+        table = table.sort_by("key")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            writer = _SpoolWriter(Path(scratch) / "pictures")
+            with writer, clear_disk_errors(folder), hardened_urlopen(self.opener):
+                self._drive_img2dataset(table, writer, Path(scratch))
+                rows = writer.rows_of(table.column("key").to_pylist())
+            write_tar(folder / IMAGES_TAR_NAME, writer.samples())
+        for name in (*_RESULT_COLUMNS, "phash", "drop_reason"):
+            table = table.append_column(name, pa.array([row.get(name) for row in rows], _SCHEMA.field(name).type))
+        return table.cast(_SCHEMA)
+
+    def _drive_img2dataset(self, table: pa.Table, writer: "_SpoolWriter", scratch: Path) -> None:
+        os.environ.setdefault(
+            "NO_ALBUMENTATIONS_UPDATE", "1"
+        )  # its import would ask the network for its newest version
+        from img2dataset.downloader import Downloader
+        from img2dataset.resizer import Resizer
+
+        resizer = Resizer(
+            image_size=self.image_size_px,
+            resize_mode="keep_ratio",
+            resize_only_if_bigger=True,
+            encode_quality=self.encode_quality,
+            encode_format="jpg",
+        )
+        shard_path = scratch / "urls.feather"
+        shard = table.select(["url", "key"]).rename_columns(["url", "pair_key"])
+        with pa.ipc.new_file(str(shard_path), shard.schema) as feather:
+            feather.write_table(shard)
+        Downloader(
+            sample_writer_class=lambda *_: writer,
+            resizer=_GuardedResizer(resizer, max_pixels=self.max_pixels),
+            thread_count=self.thread_count,
+            save_caption=False,
+            extract_exif=False,
+            output_folder=str(scratch),
+            column_list=shard.column_names,
+            timeout=self.opener.deadline_s,
+            number_sample_per_shard=max(2, len(table)),
+            oom_shard_count=5,
+            compute_hash="sha256",
+            verify_hash_type=None,
+            encode_format="jpg",
+            retries=0,
+            user_agent_token=self.opener.user_agent.partition("/")[0],
+            disallowed_header_directives=_NO_AI_DIRECTIVES,
+        ).download_shard((0, str(shard_path)))
+
+
+_SCHEMA = with_drop_reason(IMAGES)
+
+
+class _SpoolWriter:
+    """A sample writer for img2dataset: rows in memory, pictures in one file in the order of their arrival."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}  # by pair key
+        self.error: Exception | None = None
+        self._path = path
+        self._extents: dict[str, tuple[int, int]] = {}  # pair key -> start, length
+
+    def __enter__(self) -> "_SpoolWriter":
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
+        """Called by img2dataset for every URL, from one thread; it only prints what is raised here, hence ``error``."""
+        key = meta["pair_key"]
+        row = {name: meta[name] for name in _RESULT_COLUMNS}
+        try:
+            if jpeg is None:
+                row["drop_reason"] = drop_reason(meta["error_message"])
+            else:
+                row["phash"] = phash(jpeg)
+                self._extents[key] = (self._file.tell(), len(jpeg))
+                self._file.write(jpeg)
+        except Exception as error:
+            self.error = error
+            raise
+        self.rows[key] = row
+
+    def close(self) -> None:
+        """Called by img2dataset at the end of the shard."""
+        self._file.close()
+
+    def rows_of(self, keys: list[str]) -> list[dict[str, Any]]:
+        """The results, one a key; raises what made img2dataset lose one."""
+        lost = [key for key in keys if key not in self.rows]
+        if lost:
+            raise self.error or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
+        return [self.rows[key] for key in keys]
+
+    def samples(self) -> Iterator[TarSample]:
+        """The pictures, sorted by key."""
+        with self._path.open("rb") as file:
+            for key, (start, length) in sorted(self._extents.items()):
+                file.seek(start)
+                yield TarSample(key=key, members={"jpg": file.read(length)})
+
+
+class _GuardedResizer:
+    """img2dataset's resizer behind a look at what it would silently get wrong.
+
+    OpenCV decodes half a JPEG without a word, any number of pixels, ignores the orientation, and clips 16-bit
+    pictures to white. So the header is read first, and whatever is not an upright 8-bit JPEG is decoded by Pillow.
+    """
+
+    def __init__(self, resizer: Any, *, max_pixels: int) -> None:
+        self._resizer = resizer
+        self._max_pixels = max_pixels
+
+    def __call__(self, stream: io.BytesIO, _boxes: object = None) -> tuple[Any, ...]:
+        try:
+            stream = self._upright_8_bit(stream)
+        except Image.DecompressionBombError as error:
+            return None, None, None, None, None, f"too_many_pixels: {error}"
+        except Exception as error:  # Pillow's plugins raise whatever broken bytes make them raise
+            return None, None, None, None, None, str(error)
+        with _RESIZER_LOCK:
+            return tuple(self._resizer(stream))
+
+    def _upright_8_bit(self, stream: io.BytesIO) -> io.BytesIO:
+        content = stream.getvalue()
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > self._max_pixels:
+                raise ValueError(f"too_many_pixels: {image.width}x{image.height}")
+            if image.format == "JPEG":
+                # The last end mark stands after the last scan, unless the end is missing (a thumbnail has marks of its own).
+                if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+                    raise ValueError("truncated: a JPEG without its end mark")
+                if image.mode in ("L", "RGB") and image.getexif().get(0x0112, 1) == 1:
+                    return stream
+            return _as_png(image)
+
+
+def _as_png(image: Image.Image) -> io.BytesIO:
+    try:
+        image.load()
+    except OSError as error:
+        raise ValueError(f"truncated: {error}") from error
+    if image.mode.startswith("I"):  # 16 bit grey
+        image = image.point(lambda value: value / 256).convert("L")
+    image = ImageOps.exif_transpose(image)
+    has_alpha = image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info
+    buffer = io.BytesIO()
+    image.convert("RGBA" if has_alpha else "RGB").save(buffer, format="PNG", compress_level=0)
+    buffer.seek(0)
+    return buffer
+
+
+def drop_reason(error_message: str) -> str:
+    """The slug for an error message of img2dataset, which passes on those of the opener and of the guarded resizer."""
+    slug = error_message.partition(":")[0]
+    if slug in DROP_REASONS:
+        return slug
+    if "X-Robots-Tag" in error_message:
+        return "opted_out"
+    if error_message.startswith(("unknown url type", "URL can't contain", "no host given")):
+        return "bad_url"
+    return "not_an_image"
+
+
+def phash(jpeg: bytes) -> str:
+    """64-bit perceptual hash of an encoded picture, as 16 hex digits."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return str(imagehash.phash(image))

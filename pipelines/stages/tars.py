@@ -1,0 +1,118 @@
+"""Tar files with the same bytes for the same content, published whole or not at all.
+
+``tarfile`` with ``TarInfo``'s defaults (no time, owner 0) writes what ``webdataset.TarWriter(mtime=0)`` does, without
+importing torch into every worker.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.manifest import FileEntry
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarSample:
+    """One sample of a WebDataset tar: files ``<key>.<extension>``."""
+
+    key: str
+    members: dict[str, bytes]  # by extension, without the dot
+
+
+def write_tar(path: Path, samples: Iterable[TarSample]) -> FileEntry:
+    """Write a WebDataset tar under a temporary name, then rename it to ``path``.
+
+    Args:
+        path: the tar to make; an existing one is replaced.
+        samples: in ascending order of their keys.
+
+    Raises:
+        ValueError: the keys do not ascend, or hold a dot or slash (a dot ends the key of a WebDataset member).
+        OSError: the disk is full, with what to do; no half file stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with clear_disk_errors(path):
+            num_samples = _write_samples(temporary, samples, name=path.name)
+            with temporary.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            num_bytes = temporary.stat().st_size
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return FileEntry(path=path.name, sha256=digest, num_bytes=num_bytes, num_rows=num_samples)
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Within the context, an error of a full disk names ``path`` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        mend = "no space left while writing: free some and run again, what is done is kept"
+        raise OSError(error.errno, mend, str(path)) from error
+
+
+def read_tar(path: Path) -> Iterator[TarSample]:
+    """The samples of a WebDataset tar, in its order.
+
+    Raises:
+        ValueError: the file is not a whole tar; the message says how to mend it.
+    """
+    mend = "delete the folder that holds it and build the dataset again: only what is missing is made anew"
+    _check_end_mark(path, mend)
+    key, members = "", dict[str, bytes]()
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is None:
+                    raise ValueError(f"{path}: {member.name} is not a plain file; {mend}")
+                member_key, _, extension = member.name.partition(".")
+                if members and member_key != key:
+                    yield TarSample(key=key, members=members)
+                    members = {}
+                key = member_key
+                members[extension] = file.read()
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+    if members:
+        yield TarSample(key=key, members=members)
+
+
+def _write_samples(path: Path, samples: Iterable[TarSample], *, name: str) -> int:
+    num_samples = 0
+    previous = ""
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            key = sample.key
+            if key <= previous or "." in key or "/" in key:
+                raise ValueError(f"{name}: key {key!r} after {previous!r}: keys ascend, without dot or slash")
+            for extension, content in sorted(sample.members.items()):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            previous = key
+            num_samples += 1
+    return num_samples
+
+
+def _check_end_mark(path: Path, mend: str) -> None:
+    """``tarfile`` takes a file cut between two members for a whole one; the two zero blocks at the end tell them apart."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+        end = file.read()
+    if size % tarfile.BLOCKSIZE or len(end) < 2 * tarfile.BLOCKSIZE or any(end):
+        raise ValueError(f"{path} is cut off at {size} bytes; {mend}")

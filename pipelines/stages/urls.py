@@ -1,0 +1,125 @@
+"""The beginning of the street: whatever a source or a file holds, as a table of distinct, well-formed pairs."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from schemas.tables import URLS, with_drop_reason
+
+# Any table with these two columns will do; a caption that is not a string is dropped by reason, not refused.
+PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string())])
+
+_COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption"}  # LAION writes URL and TEXT
+_URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
+_NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Urls:
+    """Pairs to URLS. Drops ``url_invalid``, ``caption_not_text``, ``caption_empty`` and ``duplicate_pair``.
+
+    The caption stays as it is: ``key`` depends on it, and cleaning it here would make every rule of cleaning a reason to
+    download again (``filters`` cleans it).
+
+    Attributes:
+        source: name of the source, written to every row.
+    """
+
+    source: str
+
+    name: ClassVar[str] = "urls"
+    version: ClassVar[int] = 1
+    input_schema: ClassVar[pa.Schema] = PAIRS
+    output_schema: ClassVar[pa.Schema] = URLS
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"source": self.source}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """URLS with ``drop_reason``, in the order of ``table``. A null stands as an empty string in a dropped row."""
+        url = pc.fill_null(_as_text(table.column("url")), "")
+        caption_or_null = _as_text(table.column("caption"))
+        caption = pc.fill_null(caption_or_null, "")
+        keys = [pair_key(*pair) for pair in zip(url.to_pylist(), caption.to_pylist(), strict=True)]
+        first_row: dict[str, int] = {}
+        is_repeat = pa.array([first_row.setdefault(key, row) != row for row, key in enumerate(keys)], pa.bool_())
+        reason = pc.case_when(
+            pc.make_struct(
+                pc.invert(pc.match_substring_regex(url, _URL_WITH_HOST)),
+                pc.or_(pc.is_null(caption_or_null), pc.match_substring_regex(caption, _NUMBER)),
+                pc.equal(pc.utf8_trim_whitespace(caption), ""),
+                is_repeat,
+            ),
+            "url_invalid",
+            "caption_not_text",
+            "caption_empty",
+            "duplicate_pair",
+        )
+        source = pa.repeat(pa.scalar(self.source), len(table))
+        return pa.table([pa.array(keys, pa.string()), url, caption, source, reason], schema=with_drop_reason(URLS))
+
+
+def pair_key(url: str, caption: str) -> str:
+    """First 16 hex digits of sha256(url + NUL + caption): the identity of a pair along the whole street."""
+    return hashlib.sha256(f"{url}\0{caption}".encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def read_pairs(path: Path) -> pa.Table:
+    """Read image-text pairs from a ``.parquet``, ``.csv`` or ``.tsv`` file.
+
+    Columns are ``url`` and ``caption`` in any case; ``text`` does for ``caption``. A CSV file follows RFC 4180; a TSV
+    file has a header and no quoting, as captions in TSV files of the web hold lone quotation marks.
+
+    Returns:
+        A table with the columns ``url`` and ``caption`` as the file types them.
+
+    Raises:
+        ValueError: another extension, a missing column, or a file that cannot be read.
+    """
+    try:
+        table = _read(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    found: dict[str, int] = {}
+    for position, name in enumerate(table.column_names):
+        wanted = _COLUMN_NAMES.get(name.strip().lower())
+        if wanted and wanted in found:
+            both = table.column_names[found[wanted]], name
+            raise ValueError(f"{path} has two columns for {wanted!r}: {both[0]!r} and {both[1]!r}; keep one")
+        if wanted:
+            found[wanted] = position
+    missing = [name for name in PAIRS.names if name not in found]
+    if missing:
+        raise ValueError(f"{path} has no column {' or '.join(missing)}; it has {table.column_names}")
+    return table.select([found[name] for name in PAIRS.names]).rename_columns(PAIRS.names)
+
+
+def _read(path: Path) -> pa.Table:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return pa.parquet.read_table(path)
+    if suffix not in (".csv", ".tsv"):
+        raise ValueError(f"{path} is neither .parquet nor .csv nor .tsv")
+    is_csv = suffix == ".csv"
+    parse = pa.csv.ParseOptions(
+        delimiter="," if is_csv else "\t", quote_char='"' if is_csv else False, newlines_in_values=is_csv
+    )
+    with pa.csv.open_csv(path, parse_options=parse) as reader:
+        names = reader.schema.names
+    as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return pa.csv.read_csv(path, parse_options=parse, convert_options=as_text)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column where it is text, else nulls: a number, a list or a picture is no caption."""
+    value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(value_type) or pa.types.is_large_string(value_type) or pa.types.is_string_view(value_type):
+        return column.cast(pa.string())
+    return pa.chunked_array([pa.nulls(len(column), pa.string())])

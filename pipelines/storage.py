@@ -1,0 +1,254 @@
+"""Tables on disk: ``<root>/<stage>/<fingerprint[:16]>/`` with the manifest as the last file written.
+
+A table is written under a temporary name in the same folder and published by one rename, so that a reader sees all of it or
+nothing. Nothing complete is overwritten. Bytes depend on the inputs alone: no time, no absolute path, fixed compression.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.conform import conform
+from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest, fingerprint
+from schemas.tables import DROP_REASON, with_drop_reason
+
+KEPT = "kept.parquet"
+DROPPED = "dropped.parquet"
+_TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """A published file as the input of another job.
+
+    ``name`` is ``<asset>/<shard>/<file>``. A job is keyed by the name and the content of what it reads, not by who made it:
+    a parent that ran again and gave the same bytes leaves its children valid.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    num_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a job wrote into its folder. Files that ``num_rows`` does not name count as one row (a picture)."""
+
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    num_rows: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One table to compute: all that identifies it, and the function that writes it into a folder.
+
+    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure.
+    """
+
+    stage: str
+    version: int
+    shard: str
+    config: dict[str, Any]
+    inputs: tuple[TableFile, ...] = ()
+    num_rows: int  # rows that it will read: the unit of progress
+    work: Callable[[Path], Written]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        return {file.name: file.sha256 for file in self.inputs}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(stage=self.stage, version=self.version, config=self.config, parents=self.parents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A complete table of one shard."""
+
+    folder: Path
+    manifest: Manifest
+
+    def file(self, path: str, *, name: str | None = None) -> TableFile:
+        """One of its files, as the input of another job.
+
+        Args:
+            path: relative to the table's folder.
+            name: what children call it; ``<stage>/<shard>/<path>`` unless given.
+        """
+        entry = next(entry for entry in self.manifest.files if entry.path == path)
+        return TableFile(
+            name=name or f"{self.manifest.stage}/{self.manifest.shard}/{path}",
+            path=self.folder / path,
+            sha256=entry.sha256,
+            num_rows=entry.num_rows,
+        )
+
+
+def table_folder(root: Path, stage: str, fingerprint: str) -> Path:
+    return root / stage / fingerprint[:16]
+
+
+def read_table(root: Path, stage: str, fingerprint: str) -> PublishedTable | None:
+    """The table of this fingerprint, or None where none was published. Its files are not looked at: see `verify`."""
+    folder = table_folder(root, stage, fingerprint)
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return PublishedTable(folder=folder, manifest=manifest) if manifest.fingerprint == fingerprint else None
+
+
+def verify(table: PublishedTable) -> str | None:
+    """Compare every file with the manifest (presence, size, sha256); say what is wrong, or None."""
+    for entry in table.manifest.files:
+        path = table.folder / entry.path
+        if not path.is_file():
+            return f"{entry.path} is missing"
+        if path.stat().st_size != entry.num_bytes:
+            return f"{entry.path} has {path.stat().st_size} bytes, not {entry.num_bytes}"
+        if sha256_file(path) != entry.sha256:
+            return f"{entry.path} is corrupt"
+    return None
+
+
+def publish(job: Job, *, root: Path) -> PublishedTable:
+    """Run a job and publish its table.
+
+    Raises:
+        ValueError: a file cannot be written (a full disk, say); nothing is published then.
+    """
+    final = table_folder(root, job.stage, job.fingerprint)
+    temporary = final.parent / f"{_TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        written = job.work(temporary)
+        manifest = Manifest(
+            stage=job.stage,
+            stage_version=job.version,
+            shard=job.shard,
+            fingerprint=job.fingerprint,
+            config=job.config,
+            parents=job.parents,
+            rows_in=written.rows_in,
+            rows_kept=written.rows_kept,
+            dropped=dict(sorted(written.dropped.items())),
+            files=_file_entries(temporary, written.num_rows),
+        )
+        (temporary / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if final.exists():
+            standing = read_table(root, job.stage, job.fingerprint)
+            if standing is not None and verify(standing) is None:
+                return standing  # another build of the same data was first
+            final.rename(temporary.with_name(f"{temporary.name}-damaged"))  # the next build sweeps it
+        temporary.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        path = error.filename or _newest_file(temporary)
+        raise ValueError(f"{job.stage} {job.shard}: cannot write {path}: {error.strerror or os.strerror(error.errno)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return PublishedTable(folder=final, manifest=manifest)
+
+
+def write_split(table: pa.Table, folder: Path, *, schema: pa.Schema, where: str) -> Written:
+    """Write a stage's output as kept.parquet and dropped.parquet.
+
+    Args:
+        table: rows with ``schema`` and ``drop_reason``.
+        folder: where to.
+        schema: the stage's output schema.
+        where: stage and shard, for errors.
+    """
+    kept, dropped = split(table, schema=schema, where=where)
+    write_parquet(kept, folder / KEPT)
+    write_parquet(dropped, folder / DROPPED)
+    return Written(
+        rows_in=table.num_rows,
+        rows_kept=kept.num_rows,
+        dropped=count_reasons(dropped),
+        num_rows={KEPT: kept.num_rows, DROPPED: dropped.num_rows},
+    )
+
+
+def split(table: pa.Table, *, schema: pa.Schema, where: str) -> tuple[pa.Table, pa.Table]:
+    """(rows without a drop reason, with exactly ``schema``; rows with one, with the reason last)."""
+    is_kept = pc.is_null(table.column(DROP_REASON.name))
+    kept = conform(table.filter(is_kept), schema, where=where)
+    dropped = conform(table.filter(pc.invert(is_kept)), with_drop_reason(schema), where=where)
+    return kept, dropped
+
+
+def count_reasons(dropped: pa.Table) -> dict[str, int]:
+    """Rows by drop reason."""
+    counts = pc.value_counts(dropped.column(DROP_REASON.name))
+    return {count["values"].as_py(): count["counts"].as_py() for count in counts}
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Equal tables give equal files: no schema metadata, one chunking, fixed compression."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(None).combine_chunks(), path, compression="zstd", compression_level=3)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that a reader sees the old or the new text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(root: Path, stage: str) -> Iterator[None]:
+    """Hold a stage's folder against other builds in the same data root, and sweep what a killed build left there."""
+    folder = root / stage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise ValueError(f"cannot write in the data root: {error.filename}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system when the holder ends, however it ends
+        for leftover in folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _file_entries(folder: Path, num_rows: dict[str, int]) -> list[FileEntry]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        FileEntry(
+            path=(name := path.relative_to(folder).as_posix()),
+            sha256=sha256_file(path),
+            num_bytes=path.stat().st_size,
+            num_rows=num_rows.get(name, 1),
+        )
+        for path in paths
+    ]
+
+
+def _newest_file(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime, default=folder)

@@ -1,0 +1,1 @@
+"""What a person submits: thin scripts, the recipes, tracking."""

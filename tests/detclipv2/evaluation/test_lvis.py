@@ -1,0 +1,169 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detclipv2.evaluation.lvis import LvisMetrics, evaluate_lvis
+
+SHARED = Path(__file__).parents[4] / "shared/data/lvis_val_100"
+
+
+def _write(folder: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]], **category: Any) -> Path:
+    path = folder / "annotations.json"
+    categories = [
+        {"id": 3, "name": "yak", "frequency": "r", "synonyms": ["yak"]},
+        {"id": 1, "name": "cat", "frequency": "f", "synonyms": ["cat"]},
+        {"id": 2, "name": "bow_(weapon)", "frequency": "c", "synonyms": ["bow_(weapon)", "longbow"]},
+    ]
+    sizes = {"width": 100, "height": 100}
+    path.write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"neg_category_ids": [], "not_exhaustive_category_ids": [], **sizes, **image} for image in images
+                ],
+                "annotations": [
+                    {"id": index, "area": row["bbox"][2] * row["bbox"][3], **row}
+                    for index, row in enumerate(annotations)
+                ],
+                "categories": [{**row, **category} for row in categories],
+            }
+        )
+    )
+    return path
+
+
+def _box(image_id: int, category_id: int, x: float = 10) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category_id, "bbox": [x, 10, 20, 20]}
+
+
+def _detection(image_id: int, category_id: int, score: float, x: float = 10) -> dict[str, Any]:
+    return {**_box(image_id, category_id, x), "score": score}
+
+
+def _evaluate(path: Path, detections: list[dict[str, Any]], boxed_concepts: tuple[str, ...] = ("cat",)) -> LvisMetrics:
+    return evaluate_lvis(detections, annotations_path=path, boxed_concepts=boxed_concepts)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/lvis_val_100 beside the repository")
+def test_reproduces_lvis_api() -> None:
+    expected = json.loads((SHARED / "expected_lvis_api_0.5.3.json").read_text())["300"]
+    metrics = _evaluate(SHARED / "lvis_val_100.json", json.loads((SHARED / "synthetic_dets.json").read_text()))
+
+    assert metrics.lvis_ap_300 == pytest.approx(expected["AP"], abs=1e-9)
+    assert metrics.lvis_ap50_300 == pytest.approx(expected["AP50"], abs=1e-9)
+    assert metrics.lvis_ap75_300 == pytest.approx(expected["AP75"], abs=1e-9)
+    assert metrics.lvis_apr_300 == pytest.approx(expected["APr"], abs=1e-9)
+    assert metrics.lvis_apc_300 == pytest.approx(expected["APc"], abs=1e-9)
+    assert metrics.lvis_apf_300 == pytest.approx(expected["APf"], abs=1e-9)
+    # No image has more than 300 of these detections and no category more than 10,000, so that neither cap binds.
+    assert metrics.most_detections_per_image <= 300
+    assert metrics.fixed_ap_10000 == metrics.lvis_ap_300
+
+
+def test_perfect_detections_have_ap_1(tmp_path: Path) -> None:
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1), _box(1, 3, x=60)])
+    metrics = _evaluate(path, [_detection(1, 1, 0.9), _detection(1, 3, 0.8, x=60)])
+
+    caps = [("lvis", 300), ("fixed", 10000)]
+    averages = [f"{name}_{metric}_{cap}" for name, cap in caps for metric in ("ap", "ap50", "ap75", "apr", "apf")]
+    counts = {"num_images": 1, "num_detections": 2, "most_detections_per_image": 2}
+    assert metrics.to_dict() == pytest.approx({**dict.fromkeys([*averages, "base_ap50", "novel_ap50"], 1.0), **counts})
+    assert metrics.lvis_apc_300 is None  # the common category has no box here
+    assert metrics.ap50_by_category == pytest.approx({"cat": 1.0, "yak": 1.0})
+    assert metrics.novel_categories == ("yak",)
+
+
+def test_iou_thresholds(tmp_path: Path) -> None:
+    """A box shifted by a fifth has IoU 16 / 24 = 0.667: right at 0.50, 0.55, 0.60 and 0.65, wrong at the other six."""
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
+    metrics = _evaluate(path, [_detection(1, 1, 0.9, x=14)])
+
+    assert metrics.lvis_ap50_300 == pytest.approx(1.0)
+    assert metrics.lvis_ap75_300 == 0.0
+    assert metrics.lvis_ap_300 == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("second_image", "expected_ap50"),
+    [
+        ({"neg_category_ids": [1]}, 0.5),  # known to have no cat: the better-scored detection is a false positive
+        ({}, 1.0),  # nobody looked for cats: the detection does not count
+        (
+            {"neg_category_ids": [1], "not_exhaustive_category_ids": [1]},
+            1.0,
+        ),  # some cats may not be annotated: forgiven
+    ],
+)
+def test_federated_protocol(tmp_path: Path, second_image: dict[str, Any], expected_ap50: float) -> None:
+    path = _write(tmp_path, images=[{"id": 1}, {"id": 2, **second_image}], annotations=[_box(1, 1)])
+    metrics = _evaluate(path, [_detection(2, 1, 0.9), _detection(1, 1, 0.5)])
+
+    assert metrics.lvis_ap50_300 == pytest.approx(expected_ap50)
+    assert metrics.fixed_ap50_10000 == pytest.approx(expected_ap50)
+
+
+def test_caps(tmp_path: Path) -> None:
+    """300 better-scored detections of another category push a right one out of LVIS AP, not out of Fixed AP."""
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
+    metrics = _evaluate(path, [*[_detection(1, 2, 0.9)] * 300, _detection(1, 1, 0.5)])
+    assert metrics.lvis_ap_300 == 0.0
+    assert metrics.fixed_ap_10000 == pytest.approx(1.0)
+    assert metrics.most_detections_per_image == 301
+
+    images = [{"id": image_id, "neg_category_ids": [1]} for image_id in range(1, 102)]
+    path = _write(tmp_path, images=images, annotations=[_box(1, 1)])
+    others = [_detection(image_id, 1, 0.9, x=60) for image_id in range(2, 102) for _ in range(100)]
+    assert _evaluate(path, [*others[1:], _detection(1, 1, 0.5)]).fixed_ap50_10000 == pytest.approx(1 / 10_000)
+    assert _evaluate(path, [*others, _detection(1, 1, 0.5)]).fixed_ap50_10000 == 0.0
+    assert _evaluate(path, [*others, _detection(1, 1, 0.5)]).lvis_ap50_300 == pytest.approx(1 / 10_001)
+
+
+@pytest.mark.parametrize(
+    ("boxed_concepts", "novel"),
+    [
+        ((), ("bow_(weapon)", "cat", "yak")),
+        (("cat", "Bow"), ("yak",)),
+        (("longbow", "cats"), ("cat", "yak")),
+    ],
+)
+def test_base_and_novel(tmp_path: Path, boxed_concepts: tuple[str, ...], novel: tuple[str, ...]) -> None:
+    boxes = [_box(1, 1), _box(1, 2, x=40), _box(1, 3, x=70)]
+    metrics = _evaluate(
+        _write(tmp_path, images=[{"id": 1}], annotations=boxes), [_detection(1, 1, 0.9)], boxed_concepts
+    )
+
+    assert metrics.ap50_by_category == pytest.approx({"cat": 1.0, "bow_(weapon)": 0.0, "yak": 0.0})
+    assert metrics.novel_categories == novel
+    assert metrics.novel_ap50 == pytest.approx(("cat" in novel) / len(novel))
+    assert metrics.base_ap50 == (None if len(novel) == 3 else pytest.approx(("cat" not in novel) / (3 - len(novel))))
+
+
+def test_no_detections(tmp_path: Path) -> None:
+    metrics = _evaluate(_write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1), _box(1, 3)]), [])
+
+    assert set(metrics.to_dict().values()) == {0.0, 1}  # 1: num_images
+    assert (metrics.lvis_ap_300, metrics.novel_ap50, metrics.num_detections) == (0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("detection", "message"),
+    [
+        (_detection(7, 1, 0.5), r"1 detection\(s\) of an unknown image, first id 7: not in .*annotations.json"),
+        (_detection(1, 9, 0.5), r"1 detection\(s\) of an unknown category, first id 9: not in .*annotations.json"),
+        (_detection(1, 1, float("nan")), r"detection 1 has a box or score that is not finite: .*nan"),
+    ],
+)
+def test_bad_detections(tmp_path: Path, detection: dict[str, Any], message: str) -> None:
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
+    with pytest.raises(ValueError, match=message):
+        _evaluate(path, [_detection(1, 1, 0.9), detection])
+
+
+def test_bad_annotations(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no LVIS annotations at .*absent.json"):
+        _evaluate(tmp_path / "absent.json", [])
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)], frequency=None)
+    with pytest.raises(ValueError, match="not in LVIS v1 format: category '.*' has no frequency"):
+        _evaluate(path, [])

@@ -1,0 +1,79 @@
+import tarfile
+
+import pyarrow as pa
+import pytest
+
+from pipelines.sources.source import BoxedImage
+from pipelines.stages.shards import verify_shard, write_boxed_shard, write_image_text_shard
+from pipelines.stages.tars import TarSample, write_tar
+from schemas.tables import PHRASES
+from schemas.training import TrainingSample
+
+
+@pytest.fixture
+def phrases(images):
+    """Rows of keys 3, 1 (in this order), with phrases."""
+    table = images([{"key": "key3"}, {"key": "key1", "caption": "two owls", "width": 20, "height": 10}])
+    return table.append_column(PHRASES.field("phrases"), [[["red apple"], ["two owls", "owl"]]])
+
+
+@pytest.fixture
+def images_tar(tmp_path):
+    samples = [TarSample(key=f"key{i}", members={"jpg": f"picture {i}".encode()}) for i in range(5)]
+    write_tar(tmp_path / "images.tar", samples)
+    return tmp_path / "images.tar"
+
+
+def test_an_image_text_shard(tmp_path, phrases, images_tar):
+    entry = write_image_text_shard(tmp_path / "a.tar", phrases, images_tar=images_tar)
+    assert entry.num_rows == verify_shard(tmp_path / "a.tar") == 2
+    assert entry.sha256 == "efb367576871e3dfeb6a67d40a8be28cdf903a1e80661fc6f7382886d0dcb1ea"
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames() == ["key1.jpg", "key1.json", "key3.jpg", "key3.json"]
+        assert tar.extractfile("key1.jpg").read() == b"picture 1"
+        sample = TrainingSample.model_validate_json(tar.extractfile("key1.json").read())
+    assert sample == TrainingSample(
+        supervision="image_text", width=20, height=10, concepts=["two owls", "owl"], caption="two owls"
+    )
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path, phrases, images_tar):
+    one = write_image_text_shard(tmp_path / "a.tar", phrases, images_tar=images_tar)
+    other = write_image_text_shard(tmp_path / "b.tar", phrases.take(pa.array([1, 0])), images_tar=images_tar)
+    assert one.sha256 == other.sha256
+
+
+@pytest.mark.parametrize("key", ["key", "key2b", "key9"])
+def test_a_row_without_a_picture(tmp_path, phrases, images_tar, key):
+    phrases = phrases.set_column(0, PHRASES.field("key"), [[key, "key1"]])
+    with pytest.raises(ValueError, match=f"images.tar has no picture for key {key}: it is not the tar of this table"):
+        write_image_text_shard(tmp_path / "a.tar", phrases, images_tar=images_tar)
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_no_rows(tmp_path, phrases, images_tar):
+    assert write_image_text_shard(tmp_path / "a.tar", phrases.slice(0, 0), images_tar=images_tar).num_rows == 0
+    assert verify_shard(tmp_path / "a.tar") == 0
+
+
+def test_a_boxed_shard(tmp_path):
+    sample = TrainingSample(
+        supervision="detection", width=8, height=6, concepts=["owl"], boxes_xyxy=[(0, 0, 4.5, 6)], labels=[0]
+    )
+    image = BoxedImage(key="owl-0", jpeg=b"picture", sample=sample, dropped_boxes={})
+    assert write_boxed_shard(tmp_path / "a.tar", iter([image])).num_rows == verify_shard(tmp_path / "a.tar") == 1
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert TrainingSample.model_validate_json(tar.extractfile("owl-0.json").read()) == sample
+
+
+def test_verify_names_the_sample_that_is_wrong(tmp_path):
+    path = tmp_path / "a.tar"
+    write_tar(path, [TarSample(key="a", members={"jpg": b""})])
+    with pytest.raises(ValueError, match=r"a.tar: sample a has \['jpg'\], wanted \['jpg', 'json'\]"):
+        verify_shard(path)
+    write_tar(path, [TarSample(key="a", members={"jpg": b"", "json": b'{"supervision": "image_text"}'})])
+    with pytest.raises(ValueError, match=r"(?s)a.tar: sample a: .*width.*Field required"):
+        verify_shard(path)
+    path.write_bytes(path.read_bytes()[:1536])
+    with pytest.raises(ValueError, match="a.tar is cut off at 1536 bytes; delete the folder"):
+        verify_shard(path)

@@ -64,7 +64,10 @@ class SupervisionConfig:
     image_size: int  # the longer side is resized to it, in pixels, and the picture padded to a square
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
-    scale_jitter: tuple[float, float] = (1.0, 1.0)  # the picture's longer side is image_size times a factor drawn from this range
+    scale_jitter: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # the picture's longer side is image_size times a factor drawn from this range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ class TrainConfig:
     image_text: SupervisionConfig | None
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    # Steps at the beginning without image-text pairs: a phrase can be matched to regions only once these say something.
+    image_text_after: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = 10
     checkpoint_every: int = 100

@@ -1,4 +1,6 @@
-"""Detect whatever you can name, in three lines::
+"""Detect whatever you can name, in three lines.
+
+Example::
 
     predictor = Predictor.from_pretrained("outputs/model")
     detections = predictor(Image.open("photo.jpg"), names=["red apple", "guitar"])

@@ -21,13 +21,12 @@ from pipelines.runner.jobs import (
     download_job,
     global_job,
     image_text_job,
-    kept_files,
     shard_job,
     urls_job,
     validation_job,
 )
 from pipelines.stages.download import IMAGES_TAR_NAME
-from pipelines.storage import Job, TableFile
+from pipelines.storage import Job, TableFile, format_counts, kept_files
 
 # In the order of the street, with what a row of each one's table is.
 UNITS = {
@@ -42,6 +41,10 @@ UNITS = {
     "grounding_shards": "boxes",
     "validation": "pictures",
 }
+
+
+SHARDS_RUN = "shards run"
+AFTER_PAIRS = {"dagster/priority": "-1"}  # what does not hang together runs in the order of the street
 
 
 class Street(dg.ConfigurableResource):
@@ -81,13 +84,13 @@ def _run(street: Street, asset: str, jobs: list[Job], *, where: Literal["ray", "
 
 
 def _result(run: AssetRun) -> dg.MaterializeResult:
-    metadata = {
+    metadata: dict[str, dg.RawMetadataValue] = {
         "what ran": run.line,
         "rows in": run.rows_in,
         "rows kept": run.rows_kept,
         "dropped": dg.MetadataValue.json(run.dropped),
         "shards": len(run.tables),
-        "shards run": len(run.reasons),
+        SHARDS_RUN: len(run.reasons),
     }
     return dg.MaterializeResult(metadata=metadata)
 
@@ -112,7 +115,9 @@ def images(street: Street) -> dg.MaterializeResult:
         with dataset.connected(folder=runner.root / "small_web") as download:
             yield [download_job("images", download, job.inputs[0], shard=job.shard) for job in due]
 
-    jobs = [download_job("images", dataset.download, file, shard=shard) for shard, file in _kept(street, "urls").items()]
+    jobs = [
+        download_job("images", dataset.download, file, shard=shard) for shard, file in _kept(street, "urls").items()
+    ]
     return _result(runner.run("images", jobs, where="ray", around=connected))
 
 
@@ -136,7 +141,9 @@ def deduplicated(street: Street) -> dg.MaterializeResult:
 def noun_phrases(street: Street) -> dg.MaterializeResult:
     """Pairs with the noun phrases of their captions."""
     stage = _dataset(street).noun_phrases
-    jobs = [shard_job("noun_phrases", stage, file, shard=shard) for shard, file in _kept(street, "deduplicated").items()]
+    jobs = [
+        shard_job("noun_phrases", stage, file, shard=shard) for shard, file in _kept(street, "deduplicated").items()
+    ]
     return _run(street, "noun_phrases", jobs, where="ray")
 
 
@@ -159,25 +166,29 @@ def image_text_shards(street: Street) -> dg.MaterializeResult:
     return _run(street, "image_text_shards", jobs, where="ray")
 
 
-@dg.asset
+@dg.asset(op_tags=AFTER_PAIRS)
 def detection_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with boxes and category names."""
     dataset = _dataset(street)
     source = dataset.detection
-    jobs = [] if source is None else boxed_jobs("detection_shards", source, pictures_per_shard=dataset.pictures_per_shard)
+    jobs = (
+        [] if source is None else boxed_jobs("detection_shards", source, pictures_per_shard=dataset.pictures_per_shard)
+    )
     return _run(street, "detection_shards", jobs, where="ray")
 
 
-@dg.asset
+@dg.asset(op_tags=AFTER_PAIRS)
 def grounding_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with boxes and phrases."""
     dataset = _dataset(street)
     source = dataset.grounding
-    jobs = [] if source is None else boxed_jobs("grounding_shards", source, pictures_per_shard=dataset.pictures_per_shard)
+    jobs = (
+        [] if source is None else boxed_jobs("grounding_shards", source, pictures_per_shard=dataset.pictures_per_shard)
+    )
     return _run(street, "grounding_shards", jobs, where="ray")
 
 
-@dg.asset(deps=[detection_shards, grounding_shards])
+@dg.asset(deps=[detection_shards, grounding_shards], op_tags=AFTER_PAIRS)
 def validation(street: Street) -> dg.MaterializeResult:
     """The held-out pictures in LVIS v1 format; how rare a category is follows from the training boxes."""
     source, runner = _dataset(street).validation, _runner(street)
@@ -198,6 +209,9 @@ def dataset(street: Street) -> dg.MaterializeResult:
         categories=[] if config.detection is None else config.detection.vocabulary(),
         units=UNITS,
     )
+    if not manifest.supervisions:
+        steps = [f"{row['stage']} kept {row['rows_kept']} ({format_counts(row['dropped'])})" for row in manifest.funnel]
+        raise ValueError(f"no training sample is left: {'; '.join(steps)}")
     change = publish_dataset(manifest, folder=runner.folder)
     line = f"{'dataset':<18} {change or 'unchanged'}: {manifest.digest[:16]}"
     runner.console.print(line, highlight=False)
@@ -240,5 +254,5 @@ def build(config: BuildConfig) -> int:
             instance=instance,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-    metadata = [event.materialization.metadata for event in result.get_asset_materialization_events()]
-    return sum(int(entry["shards run"].value) for entry in metadata if "shards run" in entry)
+    counts = [event.materialization.metadata.get(SHARDS_RUN) for event in result.get_asset_materialization_events()]
+    return sum(count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue))

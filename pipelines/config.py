@@ -1,6 +1,7 @@
 """What a dataset is made of: its sources, its scale and the settings of its stages."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from pipelines.stages.download import Download
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.opener import OpenerConfig
-from pipelines.storage import sha256_file
+
+# The small web answers in milliseconds, and one URL in a thousand is made never to end.
+EMOJI_SCENES_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +76,10 @@ class DatasetConfig:
     name: str
     pairs: PairSource | None = None
     num_pairs: int | None = None
-    pairs_per_shard: int = 10_000
+    pairs_per_shard: int = 2000
     detection: BoxedSource | None = None
     grounding: BoxedSource | None = None
-    pictures_per_shard: int = 2000
+    pictures_per_shard: int = 500
     validation: ValidationSource | None = None
     served: EmojiScenes | None = None
     download: Download = field(default_factory=Download)
@@ -130,6 +133,8 @@ class BuildConfig:
         Raises:
             ValueError: they contradict each other, or name a file that is not there.
         """
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"--name {self.name}: letters, digits, dots, dashes and underscores only")
         if self.urls is None and self.detection is None:
             return self._emoji_scenes()
         return self._own_data()
@@ -138,7 +143,7 @@ class BuildConfig:
         if self.scale not in SCALES:
             raise ValueError(f"--scale {self.scale}: there is no such scale; choose one of {', '.join(SCALES)}")
         if self.validation or self.images:
-            raise ValueError("--validation and --images go with --detection")
+            raise ValueError("--validation and --images go with --urls or --detection")
         scale = SCALES[self.scale]
         scenes = EmojiScenes(image_size_px=scale.image_size_px)
         return DatasetConfig(
@@ -151,7 +156,9 @@ class BuildConfig:
             pictures_per_shard=scale.pictures_per_shard,
             validation=scenes.validation(scale.num_validation),
             served=scenes,
-            download=Download(image_size_px=scale.image_size_px),
+            download=Download(
+                image_size_px=scale.image_size_px, opener=OpenerConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
+            ),
             filters=Filters(min_side_px=scale.image_size_px // 2),
         )
 
@@ -159,30 +166,32 @@ class BuildConfig:
         for option, path in (("urls", self.urls), ("detection", self.detection), ("validation", self.validation)):
             if path is not None and not path.is_file():
                 raise ValueError(f"--{option} {path}: there is no such file")
-        if self.detection is None and self.validation is not None and self.images is None:
-            raise ValueError("--validation needs --images, the folder of its pictures")
+        own = self.urls or self.detection
+        assert own is not None
         detection, validation = self._own_boxes()
         return DatasetConfig(
-            name=self.name or next(path.stem for path in (self.urls, self.detection) if path is not None),
-            pairs=None if self.urls is None else PairsFile(path=self.urls, sha256=sha256_file(self.urls)),
+            name=self.name or re.sub(r"\W+", "_", own.stem),
+            pairs=None if self.urls is None else PairsFile(path=self.urls),
             detection=detection,
             validation=validation,
-            download=Download(
-                image_size_px=self.image_size, opener=OpenerConfig(allow_loopback=self.allow_loopback)
-            ),
+            download=Download(image_size_px=self.image_size, opener=OpenerConfig(allow_loopback=self.allow_loopback)),
         )
 
     def _own_boxes(self) -> tuple[Coco | None, CocoValidation | None]:
-        if self.images is not None and not self.images.is_dir():
-            raise ValueError(f"--images {self.images}: there is no such folder")
-        if (self.detection or self.validation) and self.images is None:
-            raise ValueError("--detection and --validation need --images, the folder of their pictures")
-        held_out = None
-        if self.validation is not None:
-            held_out = Coco(annotations=self.validation, images=self.images, max_side_px=self.max_side)
+        """Training and held-out pictures."""
+        if self.detection is None and self.validation is None:
+            return None, None
+        if self.images is None or not self.images.is_dir():
+            raise ValueError(f"--images {self.images}: --detection and --validation need the folder of their pictures")
         if self.detection is None:
-            return None, held_out and CocoValidation(pictures=held_out)
-        every = Coco(annotations=self.detection, images=self.images, max_side_px=self.max_side)
-        if held_out is not None:
-            return every, CocoValidation(pictures=held_out)
-        return replace(every, split="train"), CocoValidation(pictures=replace(every, split="held_out"))
+            assert self.validation is not None
+            return None, CocoValidation(pictures=self._coco(self.validation))
+        pictures = self._coco(self.detection)
+        if self.validation is not None:
+            return pictures, CocoValidation(pictures=self._coco(self.validation))
+        return replace(pictures, split="train"), CocoValidation(pictures=replace(pictures, split="held_out"))
+
+    def _coco(self, annotations: Path) -> Coco:
+        assert self.images is not None
+        # Absolute, since workers have working directories of their own.
+        return Coco(annotations=annotations.resolve(), images=self.images.resolve(), max_side_px=self.max_side)

@@ -9,8 +9,9 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from schemas.tables import DROP_REASON, with_drop_reason
 
 KEPT = "kept.parquet"
 DROPPED = "dropped.parquet"
+WHOLE = "all"  # the shard name of a table that holds every shard, each in a folder of its own
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 
@@ -101,7 +103,20 @@ class PublishedTable:
         )
 
 
+def kept_files(tables: Mapping[str, PublishedTable]) -> dict[str, TableFile]:
+    """The kept rows of an asset by shard, whether it published a table a shard or one for all."""
+    files = {}
+    for table in tables.values():
+        for entry in table.manifest.files:
+            folder, _, name = entry.path.rpartition("/")
+            if name == KEPT:
+                shard = folder or str(table.manifest.shard)
+                files[shard] = table.file(entry.path, name=f"{table.manifest.stage}/{shard}/{KEPT}")
+    return dict(sorted(files.items()))
+
+
 def table_folder(root: Path, stage: str, fingerprint: str) -> Path:
+    """Where the table of a fingerprint lies."""
     return root / stage / fingerprint[:16]
 
 
@@ -128,11 +143,18 @@ def verify(table: PublishedTable) -> str | None:
     return None
 
 
-def publish(job: Job, *, root: Path) -> PublishedTable:
+def publish(job: Job, *, root: Path, lease: str) -> PublishedTable:
     """Run a job and publish its table.
+
+    Args:
+        job: what to run.
+        root: the data root.
+        lease: what `locked` gave to the build that wants the table. A worker may outlive a killed build for some seconds, in
+            which what the job needs (a web server, say) is already gone: what it makes then must not be published.
 
     Raises:
         ValueError: a file cannot be written (a full disk, say); nothing is published then.
+        RuntimeError: the build has ended.
     """
     final = table_folder(root, job.stage, job.fingerprint)
     temporary = final.parent / f"{_TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
@@ -152,6 +174,8 @@ def publish(job: Job, *, root: Path) -> PublishedTable:
             files=_file_entries(temporary, written.num_rows),
         )
         (temporary / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if not _is_held(root, job.stage, lease):
+            raise RuntimeError(f"{job.stage} {job.shard}: the build that wanted this table has ended")
         if final.exists():
             standing = read_table(root, job.stage, job.fingerprint)
             if standing is not None and verify(standing) is None:
@@ -161,8 +185,9 @@ def publish(job: Job, *, root: Path) -> PublishedTable:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        path = error.filename or _newest_file(temporary)
-        raise ValueError(f"{job.stage} {job.shard}: cannot write {path}: {error.strerror or os.strerror(error.errno)}") from error
+        path = Path(error.filename or _newest_file(temporary))
+        reason = error.strerror or os.strerror(error.errno)
+        raise ValueError(f"{job.stage} {job.shard}: cannot write {path.name} in {final.parent}: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return PublishedTable(folder=final, manifest=manifest)
@@ -202,6 +227,12 @@ def count_reasons(dropped: pa.Table) -> dict[str, int]:
     return {count["values"].as_py(): count["counts"].as_py() for count in counts}
 
 
+def format_counts(counts: Mapping[str, int]) -> str:
+    """``http_404 1,136, dns 48``: the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
+
+
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Equal tables give equal files: no schema metadata, one chunking, fixed compression."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,24 +248,47 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def locked(root: Path, stage: str) -> Iterator[None]:
-    """Hold a stage's folder against other builds in the same data root, and sweep what a killed build left there."""
+def locked(root: Path, stage: str) -> Iterator[str]:
+    """Hold a stage's folder against other builds in the same data root, and sweep what a killed build left there.
+
+    Yields:
+        The lease that `publish` asks for.
+    """
     folder = root / stage
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
+        file = (folder / _LOCK).open("a+")
     except OSError as error:
         raise ValueError(f"cannot write in the data root: {error.filename}: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system when the holder ends, however it ends
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another build that works on {folder}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when the holder ends, however it ends
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        yield
+        lease = uuid.uuid4().hex
+        file.truncate(0)
+        file.write(lease)
+        file.flush()
+        yield lease
+
+
+def _is_held(root: Path, stage: str, lease: str) -> bool:
+    """Whether the build that got this lease still runs: the file is locked, and by that build."""
+    with (root / stage / _LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read() == lease
+        return False
 
 
 def _file_entries(folder: Path, num_rows: dict[str, int]) -> list[FileEntry]:
@@ -251,4 +305,6 @@ def _file_entries(folder: Path, num_rows: dict[str, int]) -> list[FileEntry]:
 
 
 def _newest_file(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime, default=folder)
+    return max(
+        (path for path in folder.rglob("*") if not path.is_dir()), key=lambda path: path.stat().st_mtime, default=folder
+    )

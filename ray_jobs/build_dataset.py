@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines.assets import build
 from pipelines.config import BuildConfig
+from pipelines.storage import format_counts
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 
@@ -25,23 +26,27 @@ def main(config: BuildConfig) -> None:
     manifest = read_dataset_manifest(path)
     console.print(funnel_table(manifest))
     seconds = time.monotonic() - started
-    console.print("nothing to do: everything is up to date" if num_runs == 0 else f"{num_runs} shards ran", f"({seconds:.1f} s)")
+    console.print(
+        "nothing to do: everything is up to date" if num_runs == 0 else f"{num_runs} tables computed",
+        f"({seconds:.1f} s)",
+    )
     console.print(f"dataset: {path}", soft_wrap=True, highlight=False)
     console.print(f"next: python ray_jobs/pretrain.py --data {path}", soft_wrap=True, highlight=False)
 
 
 def funnel_table(manifest: DatasetManifest) -> Table:
     """One row an asset: rows in and kept, and the most frequent reasons for dropping one."""
-    table = Table("asset", "unit", title=f"dataset {manifest.name}, version {manifest.digest[:16]}", title_justify="left")
+    table = Table(
+        "asset", "unit", title=f"dataset {manifest.name}, version {manifest.digest[:16]}", title_justify="left"
+    )
     for column in ("in", "kept"):
         table.add_column(column, justify="right")
     table.add_column("dropped, by reason")
     for row in manifest.funnel:
-        counts = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))
-        reasons = [f"{reason} {count:,}" for reason, count in counts[:NUM_REASONS_SHOWN]]
-        others = sum(count for _, count in counts[NUM_REASONS_SHOWN:])
-        reasons += [f"others {others:,}"] if others else []
-        table.add_row(row["stage"], row["unit"], f"{row['rows_in']:,}", f"{row['rows_kept']:,}", ", ".join(reasons))
+        shown = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))[:NUM_REASONS_SHOWN]
+        others = sum(row["dropped"].values()) - sum(count for _, count in shown)
+        reasons = format_counts(dict(shown)) + (f", others {others:,}" if others else "")
+        table.add_row(row["stage"], row["unit"], f"{row['rows_in']:,}", f"{row['rows_kept']:,}", reasons)
     return table
 
 

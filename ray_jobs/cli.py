@@ -9,15 +9,21 @@ import tyro
 Config = TypeVar("Config")
 
 
-def run_cli(config_type: type[Config], main: Callable[[Config], None]) -> None:
+def run_cli(
+    config_type: type[Config], main: Callable[[Config], None], *, default: Callable[[], Config] | None = None
+) -> None:
     """Parse the command line into ``config_type`` and call ``main`` with it.
 
     A ``ValueError`` is a user's to mend: its message goes to stderr as one line and the exit status is 2, as for an unknown
-    option. Any other exception is a defect and keeps its traceback.
+    option. Any other exception is a defect and keeps its traceback. ``default`` gives a whole configuration whose values the
+    options replace.
     """
-    config = tyro.cli(config_type)
     try:
-        main(config)
+        options = (tyro.conf.AvoidSubcommands,)  # an optional part is as the default has it
+        if default is None:
+            main(tyro.cli(config_type, config=options))
+        else:
+            main(tyro.cli(config_type, config=options, default=default()))
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -23,7 +23,9 @@ def conform(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
         try:
             column = column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(f"{where}: column {field.name!r} is {column.type}, wanted {field.type}: {error}") from error
+            raise ValueError(
+                f"{where}: column {field.name!r} is {column.type}, wanted {field.type}: {error}"
+            ) from error
         if not field.nullable and column.null_count:
             raise ValueError(f"{where}: column {field.name!r} has {column.null_count} null(s); it may have none")
         columns.append(column)

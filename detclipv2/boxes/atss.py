@@ -49,29 +49,32 @@ def assign(
         boxes_xyxy: ground truth, pixels.
         anchors_xyxy: anchors of all levels, pixels.
         num_anchors: how many of them each level has.
-        valid: [K] bool, anchors that may be assigned (those on padding may not).
+        valid: [K] bool, anchors that take part (those on padding do not).
         topk: candidates a level.
     """
     if boxes_xyxy.numel() == 0:
         empty = torch.zeros(0, dtype=torch.long, device=anchors_xyxy.device)
         return Assignment(anchors=empty, boxes=empty)
+    kept = torch.arange(len(anchors_xyxy), device=anchors_xyxy.device)
+    if valid is not None:
+        kept = valid.nonzero().squeeze(1)
+        num_anchors = [int(level.sum()) for level in valid.split(num_anchors)]
+        anchors_xyxy = anchors_xyxy[kept]
     points = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2]
     centers = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2  # [N, 2]
     distances = torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist")  # [K, N]
-    if valid is not None:
-        distances = distances.masked_fill(~valid[:, None], torch.inf)
     candidates = _candidates(distances, num_anchors, topk)  # [C, N]
     ious = box_iou(anchors_xyxy, boxes_xyxy)  # [K, N]
     candidate_ious = ious.gather(0, candidates)
     threshold = candidate_ious.mean(0) + candidate_ious.std(0)  # [N]
     columns = torch.arange(len(boxes_xyxy), device=boxes_xyxy.device).expand_as(candidates)
     inside = center_margins(points[candidates], boxes_xyxy[columns]).amin(-1) > MIN_CENTER_MARGIN_PX
-    positive = (candidate_ious >= threshold) & inside & distances.gather(0, candidates).isfinite()
+    positive = (candidate_ious >= threshold) & inside
     claims = torch.full_like(ious, -1.0)
     claims[candidates[positive], columns[positive]] = candidate_ious[positive]
     best_iou, best_box = claims.max(dim=1)
     anchors = (best_iou >= 0).nonzero().squeeze(1)
-    return Assignment(anchors=anchors, boxes=best_box[anchors])
+    return Assignment(anchors=kept[anchors], boxes=best_box[anchors])
 
 
 def centerness_target(anchors_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:

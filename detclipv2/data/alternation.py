@@ -8,7 +8,12 @@ from detclipv2.config import Supervision
 
 
 def alternation(
-    num_samples: Mapping[Supervision, int], global_batch_sizes: Mapping[Supervision, int], *, num_steps: int, seed: int
+    num_samples: Mapping[Supervision, int],
+    global_batch_sizes: Mapping[Supervision, int],
+    *,
+    num_steps: int,
+    seed: int,
+    image_text_after: int = 0,
 ) -> list[Supervision]:
     """The supervision type of each step.
 
@@ -20,6 +25,8 @@ def alternation(
         global_batch_sizes: samples of a step of that type over all ranks.
         num_steps: length of the schedule.
         seed: shuffles.
+        image_text_after: steps at the beginning without image-text pairs, while regions say nothing yet. An epoch that falls
+            into them has the other types alone. Differs from the paper, whose schedule is long enough not to need it.
 
     Raises:
         ValueError: no type has samples.
@@ -27,13 +34,23 @@ def alternation(
     tokens: list[Supervision] = [
         name for name, count in sorted(num_samples.items()) for _ in range(math.ceil(count / global_batch_sizes[name]))
     ]
-    if not tokens:
-        raise ValueError("no supervision type has any sample: build a dataset with `python ray_jobs/build_dataset.py`")
+    if not tokens or (image_text_after and set(tokens) == {"image_text"}):
+        raise ValueError(
+            "no supervision type has any sample"
+            + (
+                ": image_text_after must be 0 without boxed data"
+                if tokens
+                else "; build a dataset with ray_jobs/build_dataset.py"
+            )
+        )
     schedule: list[Supervision] = []
     epoch = 0
     while len(schedule) < num_steps:
-        shuffled = list(tokens)
+        shuffled = (
+            [name for name in tokens if name != "image_text"] if len(schedule) < image_text_after else list(tokens)
+        )
         random.Random(f"alternation-{seed}-{epoch}").shuffle(shuffled)
-        schedule += shuffled
+        end = image_text_after if len(schedule) < image_text_after else num_steps
+        schedule += shuffled[: end - len(schedule)]
         epoch += 1
-    return schedule[:num_steps]
+    return schedule

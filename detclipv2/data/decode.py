@@ -33,7 +33,9 @@ def decode_sample(record: dict[str, Any]) -> Sample:
     where = f"{record.get('__url__', 'shard')}, key {record.get('__key__')!r}"
     missing = [suffix for suffix in ("jpg", "json") if suffix not in record]
     if missing:
-        raise ValueError(f"{where}: member(s) {missing} missing; `verify_shard` in pipelines/stages/shards.py checks a shard")
+        raise ValueError(
+            f"{where}: member(s) {missing} missing; `verify_shard` in pipelines/stages/shards.py checks a shard"
+        )
     try:
         annotation = json.loads(record["json"])
         image = decode_image(torch.frombuffer(bytearray(record["jpg"]), dtype=torch.uint8), mode=ImageReadMode.RGB)

@@ -30,9 +30,7 @@ def _resized(sample: Sample, size_hw: tuple[int, int]) -> Sample:
 
 def flipped(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
-    boxes = BoundingBoxes(
-        sample.boxes_xyxy, format=BoundingBoxFormat.XYXY, canvas_size=tuple(sample.image.shape[-2:])
-    )
+    boxes = BoundingBoxes(sample.boxes_xyxy, format=BoundingBoxFormat.XYXY, canvas_size=tuple(sample.image.shape[-2:]))
     mirrored = F.horizontal_flip(boxes).as_subclass(Tensor)
     return replace(sample, image=F.horizontal_flip(sample.image), boxes_xyxy=mirrored)
 

@@ -9,7 +9,13 @@ from torchvision.ops import sigmoid_focal_loss
 
 
 def alignment_targets(
-    *, num_images: int, num_anchors: int, num_concepts: int, image_index: Tensor, anchor_index: Tensor, concept_index: Tensor
+    *,
+    num_images: int,
+    num_anchors: int,
+    num_concepts: int,
+    image_index: Tensor,
+    anchor_index: Tensor,
+    concept_index: Tensor,
 ) -> Tensor:
     """The target matrix G [B, K, M_B] of 0 and 1 from the positions [P] of its ones."""
     targets = torch.zeros(num_images, num_anchors, num_concepts, device=image_index.device)

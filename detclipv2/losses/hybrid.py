@@ -72,13 +72,18 @@ class HybridObjective(nn.Module):
                 valid=output.valid[image],
                 topk=self.config.assignment_topk,
             )
-            to_global = torch.tensor([index[text] for text in batch.concepts[image]], device=labels.device)
+            to_global = torch.tensor(
+                [index[text] for text in batch.concepts[image]], dtype=torch.long, device=labels.device
+            )
             images.append(torch.full_like(assignment.anchors, image))
             anchors.append(assignment.anchors)
             concepts.append(to_global[labels[assignment.boxes]])
             boxes.append(gt_boxes[assignment.boxes])
         return _Positives(
-            images=torch.cat(images), anchors=torch.cat(anchors), concepts=torch.cat(concepts), boxes_xyxy=torch.cat(boxes)
+            images=torch.cat(images),
+            anchors=torch.cat(anchors),
+            concepts=torch.cat(concepts),
+            boxes_xyxy=torch.cat(boxes),
         )
 
     def _boxed(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
@@ -125,6 +130,9 @@ class HybridObjective(nn.Module):
 
     def _image_text(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
         config = self.config
+        wordless = [key for key, concepts in zip(batch.keys, batch.concepts, strict=True) if not concepts]
+        if wordless:
+            raise ValueError(f"image-text pairs {wordless} have no concept: a pair needs a phrase, or its caption as one")
         everyone, index, texts = self._global_texts(batch.concepts)
         local = sorted({index[text] for image in batch.concepts for text in image})
         proposals = select_proposals(
@@ -133,7 +141,5 @@ class HybridObjective(nn.Module):
         best = best_region_similarity(texts, proposals.embeddings, proposals.mask)  # [U, B]
         captions = [[index[text] for text in image] for images in everyone for image in images]
         weights = caption_weights(captions, len(texts), device=best.device)
-        loss = contrastive_loss(
-            weights @ best, temperature=config.temperature, label_smoothing=config.label_smoothing
-        )
+        loss = contrastive_loss(weights @ best, temperature=config.temperature, label_smoothing=config.label_smoothing)
         return {"contrastive": config.contrastive_weight * loss}

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def make_anchors(level_sizes: list[tuple[int, int]], strides: list[int], *, scale: float, device: torch.device) -> Tensor:
+def make_anchors(
+    level_sizes: list[tuple[int, int]], strides: list[int], *, scale: float, device: torch.device
+) -> Tensor:
     """Anchors [K, 4] (xyxy, pixels), row by row, from the first level to the last.
 
     Args:

@@ -31,7 +31,9 @@ def select_proposals(output: HeadOutput, texts: Tensor, *, num_proposals: int, n
         image_index = torch.arange(num_images, device=boxes.device).repeat_interleave(num_anchors)
         flat = objectness.flatten()
         candidates = flat.isfinite().nonzero().squeeze(1)
-        kept = candidates[batched_nms(boxes.flatten(0, 1)[candidates], flat[candidates], image_index[candidates], nms_iou)]
+        kept = candidates[
+            batched_nms(boxes.flatten(0, 1)[candidates], flat[candidates], image_index[candidates], nms_iou)
+        ]
         index = torch.zeros(num_images, num_proposals, dtype=torch.long, device=boxes.device)
         mask = torch.zeros(num_images, num_proposals, dtype=torch.bool, device=boxes.device)
         for image in range(num_images):

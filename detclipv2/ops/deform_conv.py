@@ -38,7 +38,9 @@ def _by_weighted_rows(features: Tensor, offset: Tensor, mask: Tensor, weight: Te
     """
     batch, channels, height, width = features.shape
     device = features.device
-    kernel_y, kernel_x = torch.meshgrid(torch.arange(-1, 2, device=device), torch.arange(-1, 2, device=device), indexing="ij")
+    kernel_y, kernel_x = torch.meshgrid(
+        torch.arange(-1, 2, device=device), torch.arange(-1, 2, device=device), indexing="ij"
+    )
     y = offset[:, 0::2] + kernel_y.reshape(1, _POINTS, 1, 1) + torch.arange(height, device=device).view(1, 1, -1, 1)
     x = offset[:, 1::2] + kernel_x.reshape(1, _POINTS, 1, 1) + torch.arange(width, device=device).view(1, 1, 1, -1)
     top, left = y.detach().floor(), x.detach().floor()
@@ -57,6 +59,8 @@ def _by_weighted_rows(features: Tensor, offset: Tensor, mask: Tensor, weight: Te
         per_sample_weights=torch.stack(shares, dim=-1).reshape(-1, 4),
         mode="sum",
     )  # [B P H W, C]
-    patches = sampled.reshape(batch, _POINTS, height * width, channels).permute(0, 2, 1, 3).reshape(-1, _POINTS * channels)
+    patches = (
+        sampled.reshape(batch, _POINTS, height * width, channels).permute(0, 2, 1, 3).reshape(-1, _POINTS * channels)
+    )
     kernel = weight.permute(2, 3, 1, 0).reshape(_POINTS * channels, -1)
     return (patches @ kernel).reshape(batch, height, width, -1).permute(0, 3, 1, 2)

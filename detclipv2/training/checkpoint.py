@@ -38,4 +38,6 @@ def load_state(folder: Path) -> TrainState:
     try:
         return TrainState(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} is not a checkpoint: {error}; remove its folder to start from an earlier one") from error
+        raise ValueError(
+            f"{path} is not a checkpoint: {error}; remove its folder to start from an earlier one"
+        ) from error

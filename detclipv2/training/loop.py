@@ -48,6 +48,7 @@ def schedule_of(training: Training) -> list[Supervision]:
         {name: stream.config.batch_size * world_size() for name, stream in training.streams.items()},
         num_steps=training.config.num_steps,
         seed=training.config.seed,
+        image_text_after=training.config.image_text_after,
     )
 
 
@@ -67,18 +68,18 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     torch.manual_seed(config.seed)
     optimizer = build_optimizer(objective, config.optim)
     learning_rates = build_schedule(optimizer, config.optim, num_steps=config.num_steps)
-    step = 0
+    done = 0
     if resume is not None:
         objective.load_state_dict(resume.model, strict=False)
         optimizer.load_state_dict(resume.optimizer)
         learning_rates.load_state_dict(resume.schedule)
         torch.set_rng_state(resume.rng)
-        step = resume.step
+        done = resume.step
     types = schedule_of(training)
-    batches = {name: stream.batches(types[:step].count(name)) for name, stream in training.streams.items()}
+    batches = {name: stream.batches(types[:done].count(name)) for name, stream in training.streams.items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     training.wrapped.train()
-    for step in range(step + 1, config.num_steps + 1):
+    for step in range(done + 1, config.num_steps + 1):
         started = time.perf_counter()
         batch = next(batches[types[step - 1]]).to(training.device)
         loaded = time.perf_counter()

@@ -29,7 +29,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         [
             {"params": parameters, "lr": config.learning_rate * factor, "weight_decay": decay}
             for (factor, decay), parameters in groups.items()
-        ]
+        ],
+        fused=True,
     )
 
 

@@ -36,18 +36,20 @@ def assemble_dataset(
     vocabularies = {"detection": categories, "grounding": sorted(boxed["grounding"]), "image_text": []}
     supervisions = {}
     for kind, vocabulary in vocabularies.items():
-        shards = [entry for table in assets[f"{kind}_shards"].values() for entry in _files(table, root=root, ending=".tar")]
+        shards = [
+            entry for table in assets[f"{kind}_shards"].values() for entry in _files(table, root=root, ending=".tar")
+        ]
         shards = [entry for entry in shards if entry.num_rows]
         if shards:
             num_samples = sum(entry.num_rows for entry in shards)
             supervisions[kind] = SupervisionSplit(num_samples=num_samples, shards=shards, vocabulary=list(vocabulary))
-    validation = next(iter(assets["validation"].values()), None)
+    annotations, pictures = _validation(assets["validation"], root=root)
     return DatasetManifest(
         name=name,
         supervisions=supervisions,
         boxed_concepts=sorted(boxed["detection"] | boxed["grounding"]),
-        validation_annotations=validation and _files(validation, root=root, ending=ANNOTATIONS)[0],
-        validation_images=validation and (validation.folder / VALIDATION_IMAGES).relative_to(root).as_posix(),
+        validation_annotations=annotations,
+        validation_images=pictures,
         funnel=[_funnel_row(asset, tables, unit=units[asset]) for asset, tables in assets.items() if tables],
         parents={asset: _digest(tables) for asset, tables in assets.items() if tables},
     )
@@ -81,6 +83,14 @@ def _files(table: PublishedTable, *, root: Path, ending: str) -> list[FileEntry]
     folder = table.folder.relative_to(root)
     entries = [entry for entry in table.manifest.files if entry.path.endswith(ending)]
     return [entry.model_copy(update={"path": (folder / entry.path).as_posix()}) for entry in entries]
+
+
+def _validation(tables: Tables, *, root: Path) -> tuple[FileEntry | None, str | None]:
+    """The annotations and the folder of the pictures, where there is a validation set."""
+    for table in tables.values():
+        folder = (table.folder / VALIDATION_IMAGES).relative_to(root).as_posix()
+        return _files(table, root=root, ending=ANNOTATIONS)[0], folder
+    return None, None
 
 
 def _funnel_row(asset: str, tables: Tables, *, unit: str) -> dict[str, object]:

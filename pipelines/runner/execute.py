@@ -1,7 +1,7 @@
 """Executes jobs in this process or through Ray Data.
 
-On Ray one row is one job and one task: an index flows one way and a manifest comes back. Pictures and tables pass between
-jobs on disk alone, so that the object store stays empty.
+On Ray one row is one job and one task: an index flows one way, and whether it went well the other. Pictures, tables and
+manifests pass on disk alone, so that the object store stays empty.
 """
 
 import logging
@@ -9,38 +9,37 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import Job, PublishedTable, publish, table_folder
-from schemas.manifest import Manifest
+from pipelines.storage import Job, publish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Times that a task whose worker died (out of memory, a crash in a decoder) is tried again; Ray Data's default is for ever.
 MAX_RETRIES = 2
-# Rows are an index or a manifest, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
+# Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """``table`` or, where the job failed, ``error`` (one line) and, where it was no user error, ``details`` (a traceback)."""
+    """``error`` is empty, or one line on why no table was published; ``details`` is its traceback unless a user is at fault."""
 
     job: Job
-    table: PublishedTable | None = None
-    error: str | None = None
+    error: str
     details: str = ""
 
 
-def run_here(jobs: Sequence[Job], *, root: Path) -> Iterator[JobResult]:
+def run_here(jobs: Sequence[Job], *, root: Path, lease: str) -> Iterator[JobResult]:
     """Run jobs one after the other in this process, yielding each result as it comes."""
-    for index, job in enumerate(jobs):
-        yield _result(job, _run(jobs, root, {"index": index}), root)
+    for job in jobs:
+        yield JobResult(job=job, **_run(job, root, lease))
 
 
-def run_on_ray(jobs: Sequence[Job], *, root: Path) -> Iterator[JobResult]:
+def run_on_ray(jobs: Sequence[Job], *, root: Path, lease: str) -> Iterator[JobResult]:
     """Run jobs as Ray Data tasks, yielding each result as it comes; a job whose worker keeps dying is an error too."""
     import ray
 
@@ -51,15 +50,41 @@ def run_on_ray(jobs: Sequence[Job], *, root: Path) -> Iterator[JobResult]:
     context.max_errored_blocks = -1  # a lost worker costs its own job, not the others
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = ray.data.from_items([{"index": index} for index in range(len(jobs))], override_num_blocks=len(jobs))
+    with (
+        warnings.catch_warnings()
+    ):  # max_retries has no other door in Ray 2.60, and 2.64 is announced to close this one
+        warnings.simplefilter("ignore")
+        answers = rows.map(partial(_run_row, jobs, root, lease), num_cpus=1, max_retries=MAX_RETRIES)
     waiting = set(range(len(jobs)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # max_retries has no other door in 2.60, and this one is announced to close in 2.64
-        answers = rows.map(partial(_run, jobs, root), num_cpus=1, max_retries=MAX_RETRIES)
-    for row in answers.iter_rows():
-        waiting.remove(row["index"])
-        yield _result(jobs[row["index"]], row, root)
+    with closing(_LostTasks()) as lost:
+        for answer in answers.iter_rows():
+            index = answer.pop("index")
+            waiting.remove(index)
+            yield JobResult(job=jobs[index], **answer)
     for index in sorted(waiting):
-        yield JobResult(job=jobs[index], error=f"its worker process died {MAX_RETRIES + 1} times (out of memory, or a crash)")
+        yield JobResult(job=jobs[index], error=f"its task was lost: {lost.cause}")
+
+
+class _LostTasks(logging.Handler):
+    """Ray Data tells why it gave up a task in its log alone; this keeps the last such reason."""
+
+    _logger = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.cause = "no reason was given"
+        self._logger.setLevel(logging.ERROR)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self.cause = f"{type(error).__name__}: {error}"
+
+    def close(self) -> None:
+        self._logger.removeHandler(self)
+        super().close()
 
 
 def connect() -> None:
@@ -85,21 +110,16 @@ def connect() -> None:
     )
 
 
-def _run(jobs: Sequence[Job], root: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Publish one job's table; errors travel back as text, since one shard's failure must not end the others."""
-    answer: dict[str, Any] = {"index": row["index"], "manifest": "", "error": "", "details": ""}
+def _run_row(jobs: Sequence[Job], root: Path, lease: str, row: dict[str, int]) -> dict[str, Any]:
+    return {**row, **_run(jobs[row["index"]], root, lease)}
+
+
+def _run(job: Job, root: Path, lease: str) -> dict[str, str]:
+    """Publish one job's table; an error comes back as text, since one shard's failure must not end the others."""
     try:
-        answer["manifest"] = publish(jobs[row["index"]], root=root).manifest.model_dump_json()
+        publish(job, root=root, lease=lease)
     except ValueError as error:
-        answer["error"] = str(error)
+        return {"error": str(error), "details": ""}
     except Exception as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
-        answer["details"] = traceback.format_exc()
-    return answer
-
-
-def _result(job: Job, answer: dict[str, Any], root: Path) -> JobResult:
-    if answer["error"]:
-        return JobResult(job=job, error=answer["error"], details=answer["details"])
-    folder = table_folder(root, job.stage, job.fingerprint)
-    return JobResult(job=job, table=PublishedTable(folder=folder, manifest=Manifest.model_validate_json(answer["manifest"])))
+        return {"error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+    return {"error": "", "details": ""}

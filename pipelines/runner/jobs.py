@@ -10,23 +10,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.source import BoxedImage, BoxedSource, PairSource, ValidationSource
-from pipelines.stages.download import IMAGES_TAR_NAME, Download
+from pipelines.stages.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
 from pipelines.stages.shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.stages.urls import Urls
 from pipelines.storage import (
-    KEPT,
+    WHOLE,
     Job,
-    PublishedTable,
     TableFile,
     Written,
+    format_counts,
     write_parquet,
     write_split,
 )
 from schemas.conform import conform
 from schemas.tables import PHRASES
 
-WHOLE = "all"  # the shard name of a job that reads every shard at once
 CONCEPTS = "concepts.parquet"
 ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
@@ -44,18 +43,6 @@ CONCEPTS_SCHEMA = pa.schema(
         pa.field("num_boxes", pa.int64(), nullable=False),
     ]
 )
-
-
-def kept_files(tables: Mapping[str, PublishedTable]) -> dict[str, TableFile]:
-    """The kept rows of an asset by shard, whether it published a table a shard or one for all."""
-    files = {}
-    for table in tables.values():
-        for entry in table.manifest.files:
-            folder, _, name = entry.path.rpartition("/")
-            if name == KEPT:
-                shard = folder or table.manifest.shard
-                files[shard] = table.file(entry.path, name=f"{table.manifest.stage}/{shard}/{KEPT}")
-    return dict(sorted(files.items()))
 
 
 def urls_job(source: PairSource, *, num_pairs: int | None, pairs_per_shard: int) -> Job:
@@ -85,8 +72,16 @@ def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
 
 
 def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) -> Job:
-    """The pictures of one shard of URLs."""
-    return replace(shard_job(asset, stage, file, shard=shard), work=partial(_write_download, stage, file))
+    """The pictures of one shard of URLs; being allowed more addresses is a reason to ask again."""
+    return Job(
+        stage=asset,
+        version=stage.version,
+        shard=shard,
+        config={**stage.config, "allow_loopback": stage.opener.allow_loopback},
+        inputs=(file,),
+        num_rows=file.num_rows,
+        work=partial(_write_download, stage, file),
+    )
 
 
 def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile]) -> Job:
@@ -157,9 +152,14 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
 
 def _write_urls(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int, folder: Path) -> Written:
     table = stage(source.pairs(num_pairs))
-    starts = range(0, max(table.num_rows, 1), pairs_per_shard)
+    starts = range(0, table.num_rows, pairs_per_shard)
     parts = {f"{source.name}-{i:05d}": table.slice(start, pairs_per_shard) for i, start in enumerate(starts)}
-    return _write_parts(parts, folder, schema=stage.output_schema, where="urls")
+    written = _write_parts(parts, folder, schema=stage.output_schema, where="urls")
+    if not written.rows_kept:
+        raise ValueError(
+            f"{source.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
+        )
+    return written
 
 
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
@@ -170,6 +170,11 @@ def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
 def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
     table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
     written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
+    if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
+        # An outage must not pass for a finished shard, which no later build would try again.
+        raise ValueError(
+            f"none of its {written.rows_in} URLs answered ({format_counts(written.dropped)}): is the web in reach?"
+        )
     return replace(written, num_rows=written.num_rows | {IMAGES_TAR_NAME: written.rows_kept})
 
 
@@ -211,7 +216,10 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
 
     entry = write_boxed_shard(folder / name, counted())
     concepts = sorted(num_boxes)
-    counts = {"num_images": [num_images[text] for text in concepts], "num_boxes": [num_boxes[text] for text in concepts]}
+    counts = {
+        "num_images": [num_images[text] for text in concepts],
+        "num_boxes": [num_boxes[text] for text in concepts],
+    }
     write_parquet(pa.table({"concept": concepts, **counts}, schema=CONCEPTS_SCHEMA), folder / CONCEPTS)
     return Written(
         rows_in=num_boxes.total() + dropped.total(),

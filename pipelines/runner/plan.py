@@ -36,7 +36,9 @@ def summarize_reasons(reasons: list[str]) -> str:
         return f"{counts[NEW]} {NEW}"
     if len(counts) == 1:
         return next(iter(counts))
-    return "; ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return "; ".join(
+        f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _difference(last: PublishedTable, job: Job) -> str:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.runner.execute import JobResult, run_here, run_on_ray
 from pipelines.runner.plan import reason_to_run, summarize_reasons
-from pipelines.storage import Job, PublishedTable, locked, read_table, write_text_atomically
+from pipelines.storage import WHOLE, Job, PublishedTable, kept_files, locked, read_table, write_text_atomically
 
 Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
 
@@ -48,13 +48,13 @@ class AssetRun:
     @property
     def line(self) -> str:
         """One line for a person: what ran, and why."""
-        if not self.tables:
-            return f"{self.asset:<18} nothing to do: the dataset has no such data"
-        total = len(self.tables)
+        is_whole = WHOLE in self.tables
+        total = len(kept_files(self.tables)) if is_whole else len(self.tables)
         if not self.reasons:
             return f"{self.asset:<18} up to date: {total} of {total} shards verified"
-        reasons = summarize_reasons(self.reasons)
-        return f"{self.asset:<18} ran {len(self.reasons)} of {total} shards in {self.seconds:.1f} s: {reasons}"
+        shards = f"over all {total} shards" if is_whole else f"{len(self.reasons)} of {total} shards"
+        reasons = self.reasons[0] if is_whole else summarize_reasons(self.reasons)
+        return f"{self.asset:<18} ran {shards} in {self.seconds:.1f} s: {reasons}"
 
 
 class Runner:
@@ -65,8 +65,8 @@ class Runner:
     """
 
     def __init__(self, root: Path, *, dataset: str, console: Console | None = None) -> None:
-        self.root = root
-        self.folder = root / "datasets" / dataset
+        self.root = root.resolve()  # workers have working directories of their own
+        self.folder = self.root / "datasets" / dataset
         self.console = console or Console()
 
     def run(
@@ -85,12 +85,15 @@ class Runner:
             RuntimeError: a job failed otherwise; the traceback is in the message. In both cases the other shards' tables
                 are published, and the next build continues there.
         """
+        assert len({job.fingerprint for job in jobs}) == len(jobs), f"{asset}: two shards would share a table"
         started = time.monotonic()
-        with locked(self.root, asset):
+        with locked(self.root, asset) as lease:
             last = self._last(asset)
-            reasons = {job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs}
+            reasons = {
+                job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs
+            }
             due = [job for job in jobs if reasons[job.shard] is not None]
-            failed = self._run_due(asset, due, where=where, around=around) if due else []
+            failed = self._run_due(asset, due, lease=lease, where=where, around=around) if due else []
             self._remember(asset, {job.shard: job.fingerprint for job in jobs})
         if failed:
             raise _failure(asset, failed, total=len(jobs))
@@ -100,7 +103,8 @@ class Runner:
             reasons=[reason for reason in reasons.values() if reason is not None],
             seconds=time.monotonic() - started,
         )
-        self.console.print(run.line, highlight=False, soft_wrap=True)
+        if jobs:  # without any the dataset has no such data
+            self.console.print(run.line, highlight=False, soft_wrap=True)
         return run
 
     def tables(self, asset: str) -> dict[str, PublishedTable]:
@@ -112,10 +116,11 @@ class Runner:
         tables = {shard: read_table(self.root, asset, fingerprint) for shard, fingerprint in self._last(asset).items()}
         missing = [shard for shard, table in tables.items() if table is None]
         if missing or not self._state(asset).is_file():
-            raise ValueError(f"{self.folder.name}: {asset} is not complete ({missing or 'never built'}): build it first")
+            shards = f" ({', '.join(missing)})" if missing else ""
+            raise ValueError(f"{self.folder.name}: {asset} is not complete{shards}: build it first")
         return {shard: table for shard, table in sorted(tables.items()) if table is not None}
 
-    def _run_due(self, asset: str, due: list[Job], *, where: str, around: Around) -> list[JobResult]:
+    def _run_due(self, asset: str, due: list[Job], *, lease: str, where: str, around: Around) -> list[JobResult]:
         """Run jobs under a progress bar; return the failures."""
         columns = (
             TextColumn("{task.description:<18}"),
@@ -130,7 +135,7 @@ class Runner:
         progress = Progress(*columns, console=self.console, transient=True, disable=not sys.stdout.isatty())
         with progress, around(due) as ready:
             task = progress.add_task(asset, total=sum(job.num_rows for job in ready))
-            for result in (run_on_ray if where == "ray" else run_here)(ready, root=self.root):
+            for result in (run_on_ray if where == "ray" else run_here)(ready, root=self.root, lease=lease):
                 progress.advance(task, result.job.num_rows)
                 if result.error:
                     failed.append(result)
@@ -149,7 +154,11 @@ class Runner:
 
 def _failure(asset: str, failed: list[JobResult], *, total: int) -> Exception:
     first = min(failed, key=lambda result: (not result.details, result.job.shard))
-    text = f"{asset} failed on {len(failed)} of {total} shards, first {first.job.shard}: {first.error}"
+    where = asset
+    if first.job.shard != WHOLE:
+        where = f"{asset} failed on {len(failed)} of {total} shards, first {first.job.shard}"
     if first.details:
-        return RuntimeError(f"{text}\n{first.details}")
-    return ValueError(f"{text}; the other shards are kept, run the same command again once this is mended")
+        return RuntimeError(f"{where}: {first.error}\n{first.details}")
+    return ValueError(
+        f"{where}: {first.error}; what is finished is kept, run the same command again once this is mended"
+    )

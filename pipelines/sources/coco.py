@@ -13,7 +13,7 @@ from pipelines.sources.coco_json import CocoIndex, CocoPicture, Split, read_inde
 from pipelines.sources.lvis_format import LvisPicture, NamedBox, lvis_annotations
 from pipelines.sources.source import BoxedImage
 from schemas.manifest import canonical_json, sha256_hex
-from schemas.training import TrainingSample
+from schemas.training import Supervision, TrainingSample
 
 Box = tuple[float, float, float, float]
 MIN_BOX_SIDE_PX = 1.0
@@ -40,7 +40,7 @@ class Coco:
     split: Split = "all"
 
     name: ClassVar[str] = "coco"
-    supervision: ClassVar[str] = "detection"
+    supervision: ClassVar[Supervision] = "detection"
 
     @property
     def index(self) -> CocoIndex:

@@ -73,7 +73,9 @@ def read_index(annotations: Path, images: Path, split: Split) -> CocoIndex:
         else:
             pictures.append(_picture(image, path, of_image[image["id"]]))
     if not pictures:
-        raise ValueError(f"{annotations}: none of its {len(content['images'])} pictures ({split}) is in the folder {images}")
+        raise ValueError(
+            f"{annotations}: none of its {len(content['images'])} pictures ({split}) is in the folder {images}"
+        )
     pictures[0] = replace(pictures[0], num_lost_boxes=num_lost_boxes)
     categories = {category["id"]: _category(category) for category in content["categories"]}
     return CocoIndex(sha256=sha256_hex(text), pictures=tuple(pictures), categories=categories)
@@ -93,7 +95,9 @@ def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     for section, keys in _KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(f"{path} has no list {section!r}: COCO instances JSON has images, annotations and categories")
+            raise ValueError(
+                f"{path} has no list {section!r}: COCO instances JSON has images, annotations and categories"
+            )
         for i, entry in enumerate(content[section]):
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
@@ -104,7 +108,9 @@ def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
     for i, annotation in enumerate(content["annotations"]):
         box = annotation["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-            raise ValueError(f"{path}: annotations[{i}] has the bbox {box!r}; it must be four numbers: x, y, width, height")
+            raise ValueError(
+                f"{path}: annotations[{i}] has the bbox {box!r}; it must be four numbers: x, y, width, height"
+            )
     return content
 
 

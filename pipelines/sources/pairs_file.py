@@ -1,5 +1,6 @@
 """A user's own table of image-text pairs: Parquet, CSV or TSV with the columns ``url`` and ``caption``."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,13 @@ from pipelines.stages.urls import read_pairs
 
 @dataclass(frozen=True, kw_only=True)
 class PairsFile:
-    """Rows in the order of the file, so that rows added at its end leave the shards before them valid.
+    """A `pipelines.sources.source.PairSource`: rows in the order of the file, so that rows added at its end only add shards.
 
     Attributes:
         path: the table; its columns are those that `pipelines.stages.urls.read_pairs` takes.
-        sha256: of the file.
     """
 
     path: Path
-    sha256: str
 
     @property
     def name(self) -> str:
@@ -29,7 +28,8 @@ class PairsFile:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"sha256": self.sha256}
+        with self.path.open("rb") as file:
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def pairs(self, limit: int | None = None) -> pa.Table:
         """The first ``limit`` rows.

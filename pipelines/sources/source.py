@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.training import TrainingSample
+from schemas.training import Supervision, TrainingSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class BoxedImage:
 class PairSource(Protocol):
     """Image-text pairs. Row order is stable, and a larger limit only appends rows: shards of the prefix stay valid."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def config(self) -> dict[str, Any]: ...
@@ -37,8 +38,13 @@ class PairSource(Protocol):
 class BoxedSource(Protocol):
     """Pictures with boxes of one supervision type, addressed by position so that shards can be made in parallel."""
 
-    name: str
-    supervision: str  # "detection" or "grounding"
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def supervision(self) -> Supervision:
+        """Detection or grounding."""
+        ...
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,7 +63,8 @@ class BoxedSource(Protocol):
 class ValidationSource(Protocol):
     """A validation set in LVIS v1 format."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def config(self) -> dict[str, Any]: ...

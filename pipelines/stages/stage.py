@@ -14,10 +14,17 @@ class Stage(Protocol):
     ``drop_reason`` and as many rows as the input: a stage drops a row by giving its reason, a slug, never by leaving it out.
     """
 
-    name: str
-    version: int
-    input_schema: pa.Schema
-    output_schema: pa.Schema
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def input_schema(self) -> pa.Schema: ...
+
+    @property
+    def output_schema(self) -> pa.Schema: ...
 
     @property
     def config(self) -> dict[str, Any]: ...
@@ -28,15 +35,22 @@ class Stage(Protocol):
 class GlobalStage(Protocol):
     """A stage whose verdict on a row depends on the rows of all shards.
 
-    It gets the kept table of every shard by the shard's name, and gives a table for each. The order of ``tables`` is the order of
-    age: a new shard comes last, and where rows compete the older one wins, so that growth disturbs the past as
+    It gets the kept table of every shard by the shard's name, and gives a table for each. The order of ``tables`` is the
+    order of age: a new shard comes last, and where rows compete the older one wins, so that growth disturbs the past as
     little as it can.
     """
 
-    name: str
-    version: int
-    input_schema: pa.Schema
-    output_schema: pa.Schema
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def input_schema(self) -> pa.Schema: ...
+
+    @property
+    def output_schema(self) -> pa.Schema: ...
 
     @property
     def config(self) -> dict[str, Any]: ...

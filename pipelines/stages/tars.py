@@ -109,7 +109,7 @@ def _write_samples(path: Path, samples: Iterable[TarSample], *, name: str) -> in
 
 
 def _check_end_mark(path: Path, mend: str) -> None:
-    """``tarfile`` takes a file cut between two members for a whole one; the two zero blocks at the end tell them apart."""
+    """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -17,6 +18,7 @@ PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string()
 
 _COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption"}  # LAION writes URL and TEXT
 _URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
+_ROWS_PER_BATCH = 65_536  # of Python strings at a time
 _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
 
 
@@ -47,15 +49,13 @@ class Urls:
         url = pc.fill_null(_as_text(table.column("url")), "")
         caption_or_null = _as_text(table.column("caption"))
         caption = pc.fill_null(caption_or_null, "")
-        keys = [pair_key(*pair) for pair in zip(url.to_pylist(), caption.to_pylist(), strict=True)]
-        first_row: dict[str, int] = {}
-        is_repeat = pa.array([first_row.setdefault(key, row) != row for row, key in enumerate(keys)], pa.bool_())
+        key = _pair_keys(url, caption)
         reason = pc.case_when(
             pc.make_struct(
                 pc.invert(pc.match_substring_regex(url, _URL_WITH_HOST)),
                 pc.or_(pc.is_null(caption_or_null), pc.match_substring_regex(caption, _NUMBER)),
                 pc.equal(pc.utf8_trim_whitespace(caption), ""),
-                is_repeat,
+                _is_repeat(key),
             ),
             "url_invalid",
             "caption_not_text",
@@ -63,12 +63,27 @@ class Urls:
             "duplicate_pair",
         )
         source = pa.repeat(pa.scalar(self.source), len(table))
-        return pa.table([pa.array(keys, pa.string()), url, caption, source, reason], schema=with_drop_reason(URLS))
+        return pa.table([key, url, caption, source, reason], schema=with_drop_reason(URLS))
 
 
 def pair_key(url: str, caption: str) -> str:
     """First 16 hex digits of sha256(url + NUL + caption): the identity of a pair along the whole street."""
     return hashlib.sha256(f"{url}\0{caption}".encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _pair_keys(url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
+    batches = pa.table([url, caption], names=["url", "caption"]).to_batches(max_chunksize=_ROWS_PER_BATCH)
+    chunks = []
+    for batch in batches:
+        pairs = zip(batch["url"].to_pylist(), batch["caption"].to_pylist(), strict=True)
+        chunks.append(pa.array([pair_key(*pair) for pair in pairs], pa.string()))
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _is_repeat(key: pa.ChunkedArray) -> pa.Array:
+    row = pa.array(np.arange(len(key)))
+    first_rows = pa.table([key, row], names=["key", "row"]).group_by("key").aggregate([("row", "min")])
+    return pc.invert(pc.is_in(row, value_set=first_rows.column("row_min")))
 
 
 def read_pairs(path: Path) -> pa.Table:
@@ -107,9 +122,10 @@ def _read(path: Path) -> pa.Table:
         return pa.parquet.read_table(path)
     if suffix not in (".csv", ".tsv"):
         raise ValueError(f"{path} is neither .parquet nor .csv nor .tsv")
-    is_csv = suffix == ".csv"
-    parse = pa.csv.ParseOptions(
-        delimiter="," if is_csv else "\t", quote_char='"' if is_csv else False, newlines_in_values=is_csv
+    parse = (
+        pa.csv.ParseOptions(delimiter=",", newlines_in_values=True)
+        if suffix == ".csv"
+        else pa.csv.ParseOptions(delimiter="\t", quote_char=False)
     )
     with pa.csv.open_csv(path, parse_options=parse) as reader:
         names = reader.schema.names

@@ -1,3 +1,5 @@
+import hashlib
+
 import pyarrow as pa
 import pytest
 
@@ -64,8 +66,15 @@ def test_nothing_to_balance(balanced):
     assert balanced({"a": [], "b": [["cat"]]}) == {"a": [], "b": [(["cat"], None)]}
 
 
+def test_the_draw_is_a_hash_of_key_and_phrase(balanced):
+    rows = balanced({"a": [["cat"]] * 100}, max_count=30)["a"]
+    digests = [hashlib.md5(f"a{i:06}\ncat".encode()).digest() for i in range(100)]
+    draws = [int.from_bytes(digest[8:], "little") / 2**64 for digest in digests]
+    assert [reason for _, reason in rows] == [None if draw < 0.3 else "balanced_out" for draw in draws]
+
+
 def test_golden(images, golden):
     stage = Balance(max_count=2, min_count=2)
-    lists = [["cat"], ["cat", "owl"], ["cat"], ["cat"], ["fig"], ["owl", "fig2"], ["cat"]]
-    table = images([{}] * 7).append_column(PHRASES.field("phrases"), [lists])
+    lists = [["cat"], ["cat", "owl"], *[["cat"]] * 6, ["fig"], ["owl", "plum"]]
+    table = images([{}] * 10).append_column(PHRASES.field("phrases"), [lists])
     golden(stage, stage({"a": table})["a"].select(["key", "phrases", "drop_reason"]).to_pylist())

@@ -1,9 +1,10 @@
 import hashlib
 import io
 import os
-import tarfile
+from dataclasses import replace
 
 import imagehash
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from pipelines.stages import download
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.tars import read_tar
 from pipelines.stages.urls import Urls
 from schemas.tables import IMAGES, with_drop_reason
 
@@ -23,17 +25,15 @@ def run(web, tmp_path):
         pairs = pa.table({"url": [f"http://img.test{p}" for p in paths], "caption": ["a red apple"] * len(paths)})
         table = Urls(source="test")(pairs).drop(["drop_reason"])
         opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
-        stage = Download(**{"image_size_px": 40, "thread_count": 4, "opener": opener} | options)
+        stage = replace(Download(image_size_px=40, thread_count=4, opener=opener), **options)
         result = stage.run(table, folder=tmp_path)
         assert os.listdir(tmp_path) == ["images.tar"]
-        with tarfile.open(tmp_path / "images.tar") as tar:
-            names = tar.getnames()
-            pictures = {
-                name.removesuffix(".jpg"): Image.open(io.BytesIO(tar.extractfile(name).read())) for name in names
-            }
+        samples = list(read_tar(tmp_path / "images.tar"))
+        assert all(set(sample.members) == {"jpg"} for sample in samples)
+        pictures = {sample.key: Image.open(io.BytesIO(sample.members["jpg"])) for sample in samples}
         keys = result.column("key").to_pylist()
         assert keys == sorted(keys)
-        assert names == [f"{row['key']}.jpg" for row in result.to_pylist() if row["drop_reason"] is None]
+        assert list(pictures) == [row["key"] for row in result.to_pylist() if row["drop_reason"] is None]
         assert result.schema == with_drop_reason(IMAGES)
         return {row["url"].removeprefix("http://img.test"): row for row in result.to_pylist()}, pictures
 
@@ -44,7 +44,7 @@ def colours(image: Image.Image) -> tuple[str, str]:
     """The nearest of red, blue and white at the left and the right."""
 
     def name(x: int) -> str:
-        red, _, blue = image.convert("RGB").getpixel((x, image.height // 2))
+        red, _, blue = np.asarray(image.convert("RGB"))[image.height // 2, x]
         return "white" if red > 200 and blue > 200 else "red" if red > blue else "blue"
 
     return name(2), name(image.width - 3)

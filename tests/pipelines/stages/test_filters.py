@@ -59,6 +59,8 @@ def test_sizes_are_those_of_the_original(reason_of, width, height, reason):
         ("une pomme rouge sur la table avec du pain", "caption_not_english"),
         ("una manzana roja en la mesa con pan", "caption_not_english"),
         ("uma foto com os amigos", "caption_not_english"),
+        ("Hochwertige Aufkleber in vielen Farben und Größen", "caption_not_english"),
+        ("Chez Panisse in Berkeley", None),
         ("een rode appel op de tafel van het huis", "caption_not_english"),
         ("una mela rossa nel piatto con il pane", "caption_not_english"),
     ],

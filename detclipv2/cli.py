@@ -1,0 +1,98 @@
+"""``detclip``: use a trained detector from the command line."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image, UnidentifiedImageError
+
+from detclipv2.drawing import draw_detections
+from detclipv2.inference import Predictor
+
+MODELS = Path("outputs/models")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Find what you name in a photo; prints JSON, or writes it, or draws it."""
+
+    image: tyro.conf.Positional[Path]
+    """The photo."""
+    names: tuple[str, ...]
+    """What to look for, such as: "red apple" guitar "traffic light"."""
+    out: Path | None = None
+    """Where to write: a picture (.jpg, .png, .webp) with the detections drawn, or .json."""
+    model: Path | None = None
+    """A model folder; the newest one below outputs/models unless given."""
+    threshold: float = 0.3
+    """Weakest score that is shown."""
+    max_detections: int = 100
+    """Most detections that are shown."""
+
+
+def newest_model(folder: Path = MODELS) -> Path:
+    """The model folder that was written last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    models = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise ValueError(f"no model in {folder}: train one with `make demo`, or name a folder with --model")
+    return models[-1].parent
+
+
+def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
+    """Run ``detclip predict``.
+
+    Raises:
+        ValueError: the photo or the model cannot be read, or a name is empty, or the output's kind is unknown.
+    """
+    if config.out is not None and config.out.suffix.lower() not in {".jpg", ".jpeg", ".png", ".webp", ".json"}:
+        raise ValueError(f"--out {config.out}: choose a name that ends in .jpg, .png, .webp or .json")
+    try:
+        image = Image.open(config.image)
+        image.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
+    predictor = Predictor.from_pretrained(config.model or newest_model())
+    found = predictor(image, names=config.names, score_threshold=config.threshold, max_detections=config.max_detections)
+    rows = [
+        {"name": config.names[label], "score": round(score, 4), "box_xyxy": [round(value, 1) for value in box]}
+        for box, score, label in zip(
+            found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+    ]
+    text = json.dumps({"image": str(config.image), "detections": rows}, indent=2, ensure_ascii=False)
+    if config.out is None:
+        print(text)
+        return
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    if config.out.suffix.lower() == ".json":
+        config.out.write_text(text + "\n")
+    else:
+        drawn = draw_detections(
+            image,
+            found.boxes_xyxy.tolist(),
+            [config.names[label] for label in found.labels.tolist()],
+            found.scores.tolist(),
+        )
+        drawn.convert("RGB").save(config.out)
+    counts = {name: sum(row["name"] == name for row in rows) for name in config.names}
+    print(f"{config.out}: " + ", ".join(f"{count} x {name}" for name, count in counts.items()))
+
+
+def main() -> None:
+    """Entry point of ``detclip``."""
+    try:
+        tyro.extras.subcommand_cli_from_dict({"predict": predict}, prog="detclip", description=__doc__)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The whole street in one command: data, training, evaluation, a registered model and a report. What ``make demo`` runs."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from detclipv2.evaluation.lvis import LvisMetrics
+from pipelines.config import BuildConfig
+from ray_jobs import build_dataset
+from ray_jobs.cli import run_cli
+from ray_jobs.evaluate import evaluate_and_register
+from ray_jobs.job import load_recipe
+from ray_jobs.pretrain import pretrain
+from schemas.manifest import MANIFEST_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Build the demo's data, train on it, evaluate, register and report."""
+
+    scale: str = "demo"
+    """Scale of the embedded emoji scenes: tiny, demo or demo_large."""
+    recipe: str = "demo:pretrain"
+    """The training recipe."""
+    outputs: Path = Path("outputs")
+    """Everything goes below it."""
+
+
+def main(config: DemoConfig) -> None:
+    """Walk the street."""
+    console = Console()
+    started = time.monotonic()
+    data_root = config.outputs / "data"
+    console.rule("data")
+    build_dataset.main(BuildConfig(scale=config.scale, root=data_root))
+    built = time.monotonic()
+    console.rule("training")
+    job = replace(
+        load_recipe(config.recipe), data=data_root / "datasets" / config.scale / MANIFEST_NAME, outputs=config.outputs
+    )
+    run = pretrain(job, console=console)
+    trained = time.monotonic()
+    console.rule("evaluation")
+    metrics = evaluate_and_register(job, run.name, run.state, training_s=run.seconds, console=console)
+    console.print()
+    timing = (
+        f"data {built - started:.0f} s, training {trained - built:.0f} s, evaluation {time.monotonic() - trained:.0f} s"
+    )
+    console.print(Panel(last_screen(config, run.name, metrics, timing), title="what was built", title_align="left"))
+
+
+def last_screen(config: DemoConfig, run_name: str, metrics: LvisMetrics | None, timing: str) -> str:
+    """What was built, how good it is, and what to try next."""
+    lines = [f"An open-vocabulary detector, {config.outputs}/models/{run_name}  ({timing})"]
+    if metrics is not None and metrics.novel_ap50 is not None and metrics.base_ap50 is not None:
+        lines += [
+            "",
+            f"  AP50 {metrics.base_ap50:.2f} on concepts that had boxes in training",
+            f"  AP50 {metrics.novel_ap50:.2f} on {len(metrics.novel_categories)} concepts that no box ever showed:"
+            " captions alone taught them",
+        ]
+    report = config.outputs / "reports" / run_name / "report.html"
+    picture = next((config.outputs / "data" / "validation").glob("*/images/*.jpg"), Path("photo.jpg"))
+    lines += [
+        "",
+        "Look at it    open " + str(report),
+        "Use it        .venv/bin/detclip predict " + f'{picture} --names "red apple" guitar --out drawn.jpg',
+        "See the runs  make ui",
+        "Grow it       .venv/bin/python ray_jobs/build_dataset.py --scale demo_large",
+        "Your own data .venv/bin/python ray_jobs/build_dataset.py --urls pairs.parquet --detection coco.json --images photos/",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_cli(DemoConfig, main)

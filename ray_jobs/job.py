@@ -1,0 +1,90 @@
+"""What a training job is made of, and where it leaves its things."""
+
+import importlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from detclipv2.config import ModelConfig, TrainConfig
+from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """Train a detector with Ray Train, evaluate it, register it with MLflow.
+
+    A job that is submitted again with the same configuration and data goes on where it stopped.
+    """
+
+    recipe: str
+    """The recipe that this configuration came from."""
+    train: TrainConfig
+    """How to train."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: Path = Path("outputs/data/datasets/demo/MANIFEST.json")
+    """Manifest of the dataset."""
+    outputs: Path = Path("outputs")
+    """Runs, models and the MLflow database go below it."""
+    name: str | None = None
+    """Name of the run; the recipe and a digest of configuration and data unless given. The same name continues a run."""
+    num_workers: int = 2
+    """Processes that train together."""
+    use_gpu: bool = False
+    """Whether each of them gets a GPU."""
+    max_failures: int = 3
+    """Worker failures from which training recovers by itself, from the last checkpoint."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database; an SQLite file below outputs unless given."""
+    registered_model: str = "detclipv2"
+    """Name under which the model is registered."""
+
+    def run_name(self, dataset: DatasetManifest) -> str:
+        """The given name, or one that equal configurations on equal data share."""
+        if self.name is not None:
+            return self.name
+        what = {
+            "train": asdict(self.train),
+            "model": asdict(self.model),
+            "workers": self.num_workers,
+            "data": dataset.digest,
+        }
+        return f"{self.recipe.replace(':', '-')}-{sha256_hex(canonical_json(what))[:8]}"
+
+    @property
+    def data_root(self) -> Path:
+        """What the paths of the dataset manifest are relative to: ``<root>/datasets/<name>/MANIFEST.json``."""
+        return self.data.resolve().parent.parent.parent
+
+    def for_dataset(self, dataset: DatasetManifest) -> "JobConfig":
+        """The same job without the supervision types of which the dataset has no samples.
+
+        Raises:
+            ValueError: none is left.
+        """
+        present = {name for name, split in dataset.supervisions.items() if split.num_samples}
+        missing: dict[str, Any] = {name: None for name in self.train.supervisions() if name not in present}
+        if len(missing) == len(self.train.supervisions()):
+            raise ValueError(
+                f"{self.data}: it has {sorted(present)}, the recipe trains on {sorted(self.train.supervisions())}"
+            )
+        return replace(self, train=replace(self.train, **missing))
+
+
+def load_recipe(name: str) -> JobConfig:
+    """The configuration of a recipe, such as ``demo:pretrain`` (``ray_jobs/recipes/demo.py``, function ``pretrain``).
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    folder = Path(__file__).parent / "recipes"
+    module_name, _, function_name = name.partition(":")
+    known = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    if module_name not in known:
+        raise ValueError(f"no recipe {name!r}: there are {', '.join(known)} in ray_jobs/recipes, as in demo:pretrain")
+    module = importlib.import_module(f"ray_jobs.recipes.{module_name}")
+    recipe = getattr(module, function_name or "pretrain", None)
+    if recipe is None:
+        raise ValueError(f"ray_jobs/recipes/{module_name}.py has no recipe {function_name!r}")
+    config: JobConfig = recipe()
+    return config

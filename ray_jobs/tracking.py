@@ -1,0 +1,161 @@
+"""All that speaks to MLflow: one run a training, from its first attempt to its last."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from ray_jobs.job import JobConfig
+from schemas.manifest import DatasetManifest
+
+EXPERIMENT = "detclipv2"
+ALIAS = "candidate"
+_NAME_TAG = "detclipv2.run_name"
+_MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
+_MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
+SYSTEM_METRICS_INTERVAL_S = 5
+
+# Schema migrations and the like are no news to a person who trains.
+for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+
+def tracking_uri(job: JobConfig) -> str:
+    """The given tracking server, or the SQLite database of the outputs folder."""
+    if job.tracking_uri is not None:
+        return job.tracking_uri
+    job.outputs.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{job.outputs.resolve() / 'mlflow.db'}"
+
+
+class Tracker:
+    """The driver's hand on the run of one training.
+
+    The driver owns the run; workers only add metrics to it. So a worker that dies leaves nothing behind that looks as if it
+    were still running.
+    """
+
+    def __init__(self, job: JobConfig, dataset: DatasetManifest) -> None:
+        self.job = job
+        self.dataset = dataset
+        self.uri = tracking_uri(job)
+        self.client = MlflowClient(self.uri)
+        self.run_name = job.run_name(dataset)
+        self.run_id = self._open()
+
+    def _open(self) -> str:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            artifacts = (self.job.outputs.resolve() / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
+            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        else:
+            experiment_id = experiment.experiment_id
+        earlier = self.client.search_runs([experiment_id], f"tags.`{_NAME_TAG}` = '{self.run_name}'", max_results=1)
+        if earlier:
+            run_id: str = earlier[0].info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+            return run_id
+        tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
+        run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
+        self.client.log_batch(run_id, params=[Param(key, value) for key, value in _flat_params(self.job).items()])
+        self.client.log_dict(run_id, _json_config(self.job), "config.json")
+        self._log_data(run_id)
+        return run_id
+
+    def _log_data(self, run_id: str) -> None:
+        """The versions of the data as dataset inputs whose digests lead back to the manifest."""
+        # Under its digest the manifest stays, even when a dataset of this name is built anew.
+        versioned = self.job.data.resolve().with_name(f"{self.dataset.digest[:16]}.json")
+        source = resolve_dataset_source(str(versioned if versioned.is_file() else self.job.data.resolve()))
+        used = [name for name in self.job.train.supervisions() if name in self.dataset.supervisions]
+        contexts = used + (["validation"] if self.dataset.validation_annotations else [])
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=run_id):
+            for context in contexts:
+                data = MetaDataset(source, name=self.dataset.name, digest=self.dataset.digest[:_MAX_DIGEST])
+                split = self.dataset.supervisions.get(context)
+                mlflow.log_input(data, context=context, tags={"samples": str(split.num_samples)} if split else None)
+        self.client.log_dict(run_id, self.dataset.model_dump(), "dataset_manifest.json")
+        self.client.update_run(run_id, status="RUNNING")
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Metrics of the finished training, such as AP."""
+        log_metrics(self.client, self.run_id, metrics, step=step)
+
+    def log_files(self, *paths: Path, folder: str | None = None) -> None:
+        """Files as artifacts of the run."""
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """(step, value) of every logged loss."""
+        names = [name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/")]
+        return {
+            name.removeprefix("loss/"): [
+                (metric.step, metric.value) for metric in self.client.get_metric_history(self.run_id, name)
+            ]
+            for name in sorted(names)
+        }
+
+    def register(self, folder: Path, *, metrics: Mapping[str, float]) -> str:
+        """A version of the registered model for a model folder, with the alias ``candidate``; return the version."""
+        name = self.job.registered_model
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = folder.resolve().as_uri()
+        for known in self.client.search_model_versions(f"name = '{name}'"):
+            if known.run_id == self.run_id and known.source == source:
+                return str(known.version)
+        tags = {"data_digest": self.dataset.digest} | {key: f"{value:.4f}" for key, value in metrics.items()}
+        version = self.client.create_model_version(name, source=source, run_id=self.run_id, tags=tags)
+        self.client.set_registered_model_alias(name, ALIAS, version.version)
+        return str(version.version)
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+    """One batch of metrics; its time is MLflow's."""
+    now = mlflow.utils.time.get_current_time_millis()
+    client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+
+def last_logged_step(client: MlflowClient, run_id: str, metric: str) -> int:
+    """Highest step of a metric: what a resumed training repeats up to there is on the books already."""
+    try:
+        return max((entry.step for entry in client.get_metric_history(run_id, metric)), default=0)
+    except MlflowException:
+        return 0
+
+
+def _json_config(job: JobConfig) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(json.dumps(asdict(job), default=str))
+    return config
+
+
+def _flat_params(job: JobConfig) -> dict[str, str]:
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, part)
+        else:
+            flat[prefix] = str(value)[:_MAX_PARAM]
+
+    walk("", _json_config(job))
+    return flat

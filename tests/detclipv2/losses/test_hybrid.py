@@ -1,0 +1,170 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detclipv2.boxes.atss import assign, centerness_target
+from detclipv2.boxes.coder import decode
+from detclipv2.config import LossConfig, ModelConfig
+from detclipv2.losses.alignment import alignment_loss
+from detclipv2.losses.box import box_loss, centerness_loss
+from detclipv2.losses.contrastive import best_region_similarity
+from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.models.detector import DetCLIPv2
+from detclipv2.structures import Batch
+
+BOXES = [[[4.0, 4, 36, 40], [30, 20, 60, 60]], [[8.0, 8, 40, 24]]]
+CONCEPTS = [["dog", "cat", "owl"], ["cat", "apple"]]
+
+MakeBatch = Callable[..., Batch]
+Build = Callable[..., DetCLIPv2]
+Gradients = Callable[[HybridObjective, Batch], dict[str, Tensor | None]]
+
+
+def _objective(detector: DetCLIPv2, **changes: Any) -> HybridObjective:
+    return HybridObjective(detector, LossConfig(**changes)).train()
+
+
+def test_losses_of_each_supervision_type(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    objective = _objective(tiny_detector())
+
+    assert set(objective(make_batch("detection", CONCEPTS, BOXES))) == {"align", "box", "centerness"}
+    assert set(objective(make_batch("grounding", CONCEPTS, BOXES))) == {"align"}
+    assert set(objective(make_batch("image_text", CONCEPTS))) == {"contrastive"}
+
+
+def test_boxed_losses_equal_their_parts(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    objective = _objective(tiny_detector(), box_weight=3.0, centerness_weight=5.0)
+    batch = make_batch("detection", CONCEPTS, BOXES)
+
+    losses = objective(batch)
+
+    detector = objective.detector
+    output = detector(batch.pixels, batch.image_sizes_hw)
+    distinct = ["apple", "cat", "dog", "owl"]
+    logits = detector.logits(output.embeddings, detector.text_encoder(distinct))
+    targets = torch.zeros(2, 86, 4)
+    predicted, wanted, weights, centerness = [], [], [], []
+    for image, (boxes, names) in enumerate(zip(batch.boxes_xyxy, [["dog", "cat"], ["cat"]], strict=True)):
+        found = assign(boxes, output.anchors_xyxy, num_anchors=output.num_anchors)
+        for anchor, box in zip(found.anchors.tolist(), found.boxes.tolist(), strict=True):
+            targets[image, anchor, distinct.index(names[box])] = 1
+        anchors = output.anchors_xyxy[found.anchors]
+        predicted.append(decode(output.box_deltas[image, found.anchors], anchors))
+        wanted.append(boxes[found.boxes])
+        weights.append(centerness_target(anchors, boxes[found.boxes]))
+        centerness.append(output.centerness[image, found.anchors])
+    weight = torch.cat(weights)
+    num_positives = torch.tensor(float(len(weight)))
+    by_hand = {
+        "align": alignment_loss(logits, targets, valid=output.valid, num_positives=num_positives),
+        "box": 3 * box_loss(torch.cat(predicted), torch.cat(wanted), centerness=weight, centerness_sum=weight.sum()),
+        "centerness": 5 * centerness_loss(torch.cat(centerness), weight, num_positives=num_positives),
+    }
+    assert num_positives >= 3
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, by_hand[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_concepts_are_pooled_over_the_batch(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    objective = _objective(tiny_detector())
+
+    def align(concepts: list[list[str]]) -> Tensor:
+        return objective(make_batch("grounding", concepts, [BOXES[0][:1], BOXES[1]]))["align"]
+
+    apart = align([["dog"], ["cat"]])
+    # Every image meets all concepts of the batch, once each, in whatever order they come.
+    torch.testing.assert_close(align([["dog", "cat"], ["cat", "dog"]]), apart)
+    assert float(align([["dog", "owl"], ["cat"]]).detach()) > float(apart.detach())
+
+
+def test_image_text_loss_equals_its_parts(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    # All anchors are proposals: nothing is suppressed at an IoU of 1.
+    detector = tiny_detector()
+    objective = _objective(detector, num_proposals=86, proposal_nms_iou=1.0, contrastive_weight=0.5)
+    captions = [["dog", "a dog and an owl", "owl"], ["cat"], ["dog", "cat"]]
+    batch = make_batch("image_text", captions)
+
+    found = objective(batch)["contrastive"]
+
+    output = detector(batch.pixels, batch.image_sizes_hw)
+    similarity = torch.stack(
+        [best_region_similarity(detector.text_encoder(texts), output.embeddings, output.valid).mean(0) for texts in captions]
+    )
+    wanted = 0.5 * F.cross_entropy(similarity / 0.5, torch.arange(3), label_smoothing=0.1)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("supervision", "deformable"), [("image_text", "on"), ("image_text", "off"), ("grounding", "on")])
+def test_who_learns_without_box_losses(
+    supervision: str, deformable: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    objective = _objective(tiny_detector(deformable=deformable))
+    found = gradients(objective, make_batch(supervision, CONCEPTS, BOXES if supervision == "grounding" else None))
+
+    def norms(prefix: str) -> list[float]:
+        chosen = {name: grad for name, grad in found.items() if name.startswith(prefix)}
+        assert chosen, prefix
+        return [0.0 if grad is None else float(grad.norm()) for grad in chosen.values()]
+
+    for prefix in ("head.output.box", "head.output.centerness", "head.output.scales"):
+        assert not any(norms(prefix))
+    assert all(norms("head.classification_tower"))
+    assert all(norms("text_encoder.projection"))
+    assert any(norms("backbone"))
+    assert all(norm > 0 for norm in norms("head.regression_tower")) == (deformable == "on")
+
+
+def test_all_that_detection_trains(tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients) -> None:
+    found = gradients(_objective(tiny_detector()), make_batch("detection", CONCEPTS, BOXES))
+
+    silent = {name for name, grad in found.items() if grad is None or not grad.any()}
+    assert all(name.startswith("text_encoder.transformer.") for name in silent)
+
+
+@pytest.mark.parametrize("supervision", ["detection", "grounding"])
+@pytest.mark.parametrize("concepts", [[["dog"], ["cat"]], [["dog"], []]])
+def test_no_boxes_no_nan(
+    supervision: str, concepts: list[list[str]], tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    objective = _objective(tiny_detector())
+    batch = make_batch(supervision, concepts)
+
+    losses = objective(batch)
+
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+    assert all(float(losses[name].detach()) == 0 for name in losses if name != "align")
+    assert all(bool(grad.isfinite().all()) for grad in gradients(objective, batch).values() if grad is not None)
+
+
+def test_a_degenerate_box_gives_no_nan(tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients) -> None:
+    boxes = [[[10.0, 10, 10, 30]], [[20.0, 20, 20.001, 20.001]]]
+    batch = make_batch("detection", [["dog"], ["cat"]], boxes)
+
+    found = gradients(_objective(tiny_detector()), batch)
+
+    assert all(bool(grad.isfinite().all()) for grad in found.values() if grad is not None)
+
+
+def test_pictures_smaller_than_the_canvas_train_too(
+    tiny_config: ModelConfig, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    batch = replace(make_batch("image_text", CONCEPTS), image_sizes_hw=[(64, 64), (17, 9)])
+
+    found = gradients(_objective(tiny_detector(region_norm="unit")), batch)
+
+    assert all(bool(grad.isfinite().all()) for grad in found.values() if grad is not None)
+
+
+def test_a_batch_without_any_concept(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    with pytest.raises(ValueError, match="a batch without any concept: every sample needs a category, a phrase or a caption"):
+        _objective(tiny_detector())(make_batch("grounding", [[], []]))
+
+
+def test_a_caption_without_any_concept(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    with pytest.raises(ValueError, match=r"image-text pairs \['image-1'\] have no concept: a pair needs a phrase"):
+        _objective(tiny_detector())(make_batch("image_text", [["dog"], []]))

@@ -1,0 +1,44 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from detclipv2.models.detector import DetCLIPv2
+
+
+def test_output_of_padded_pictures(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    detector = tiny_detector().eval()
+    pixels = torch.rand(2, 3, 64, 64)
+
+    output = detector(pixels, [(64, 64), (32, 48)])
+
+    assert output.num_anchors == [64, 16, 4, 1, 1]
+    assert output.embeddings.shape == (2, 86, 16)
+    assert output.box_deltas.shape == (2, 86, 4)
+    assert output.centerness.shape == output.valid.shape == (2, 86)
+    assert output.anchors_xyxy.shape == (86, 4)
+    # Centres of the second picture: 4 x 6, 2 x 3, 1 x 2, 1, 1.
+    assert [int(level.sum()) for level in output.valid[1].split(output.num_anchors)] == [24, 6, 2, 1, 1]
+    # An anchor's side is scale (4) x stride (8).
+    assert output.anchors_xyxy[0].tolist() == [-16, -16, 16, 16]
+
+
+def test_pixels_are_normalised(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    pixels = torch.rand(1, 3, 64, 64)
+    plain = tiny_detector(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0)).eval()
+    normalising = tiny_detector(pixel_mean=(0.1, 0.2, 0.3), pixel_std=(2.0, 3.0, 4.0)).eval()
+    by_hand = (pixels - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1)
+
+    found, wanted = normalising(pixels, [(64, 64)]), plain(by_hand, [(64, 64)])
+
+    torch.testing.assert_close(found.embeddings, wanted.embeddings)
+
+
+def test_logits_are_dot_products_and_a_bias(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    detector = tiny_detector()
+    embeddings, texts = torch.eye(16)[None, :2] * 3, torch.eye(16)[:3]
+
+    logits = detector.logits(embeddings, texts)
+
+    bias = float(detector.head.logit_bias)
+    assert logits[0].tolist() == [pytest.approx(row) for row in ([3 + bias, bias, bias], [bias, 3 + bias, bias])]

@@ -1,0 +1,79 @@
+import torch
+from torch import Tensor
+
+from detclipv2.models.proposals import select_proposals
+from detclipv2.structures import HeadOutput
+
+TEXTS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+
+
+def _output(embeddings: list[list[list[float]]], anchors: list[list[float]], valid: Tensor | None = None) -> HeadOutput:
+    regions = torch.tensor(embeddings, requires_grad=True)
+    batch, count = regions.shape[:2]
+    return HeadOutput(
+        embeddings=regions,
+        box_deltas=torch.zeros(batch, count, 4, requires_grad=True),
+        centerness=torch.zeros(batch, count, requires_grad=True),
+        anchors_xyxy=torch.tensor(anchors),
+        num_anchors=[count],
+        valid=torch.ones(batch, count, dtype=torch.bool) if valid is None else valid,
+    )
+
+
+APART = [[0.0, 0, 9, 9], [10, 0, 19, 9], [20, 0, 29, 9], [30, 0, 39, 9]]
+
+
+def test_the_most_similar_to_any_text_come_first() -> None:
+    output = _output([[[0.1, 0.2], [0.9, -5.0], [-1.0, -1.0], [0.0, 2.0]]], APART)
+
+    proposals = select_proposals(output, TEXTS, num_proposals=3, nms_iou=0.6)
+
+    # Objectness is the maximum over texts: 0.2, 0.9, -1, 2.
+    assert proposals.embeddings[0].tolist() == output.embeddings[0, [3, 1, 0]].tolist()
+    assert proposals.mask.tolist() == [[True, True, True]]
+
+
+def test_suppression_is_class_agnostic_and_within_an_image() -> None:
+    # Anchors 0 and 1 overlap by 9/11, anchors 2 and 3 by 1/3.
+    anchors = [[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [55, 0, 65, 10]]
+    embeddings = [[[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]]]
+    output = _output(embeddings, anchors)
+
+    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+
+    assert proposals.mask.tolist() == [[True, True, True, False]] * 2
+    assert proposals.embeddings[0, :3].tolist() == output.embeddings[0, [0, 2, 3]].tolist()
+    assert proposals.embeddings[1, :3].tolist() == output.embeddings[1, [1, 2, 3]].tolist()
+
+
+def test_padding_is_no_proposal() -> None:
+    valid = torch.tensor([[True, False, True, False], [False, False, False, False]])
+    output = _output([[[0.1, 0.0], [9.0, 0.0], [0.2, 0.0], [9.0, 0.0]]] * 2, APART, valid)
+
+    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+
+    assert proposals.mask.tolist() == [[True, True, False, False], [False] * 4]
+    assert proposals.embeddings[0, :2].tolist() == output.embeddings[0, [2, 0]].tolist()
+
+
+def test_only_the_selected_embeddings_get_a_gradient() -> None:
+    output = _output([[[0.1, 0.2], [0.9, 0.0], [-1.0, -1.0], [0.0, 2.0]]], APART)
+
+    proposals = select_proposals(output, TEXTS, num_proposals=2, nms_iou=0.6)
+    (proposals.embeddings * torch.tensor([[[1.0], [10.0]]])).sum().backward()
+
+    assert output.embeddings.grad is not None
+    assert output.embeddings.grad[0].tolist() == [[0, 0], [10, 10], [0, 0], [1, 1]]
+    assert output.box_deltas.grad is None
+    assert output.centerness.grad is None
+
+
+def test_boxes_are_decoded_before_suppression() -> None:
+    output = _output([[[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.2, 0.0]]], APART)
+    with torch.no_grad():
+        output.box_deltas[0, 1, 0] = -10 / 9 / 0.1  # moves anchor 1 onto anchor 0
+
+    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+
+    assert proposals.embeddings[0, :3].tolist() == output.embeddings[0, [0, 2, 3]].tolist()
+    assert proposals.mask.tolist() == [[True, True, True, False]]

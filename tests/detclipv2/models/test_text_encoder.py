@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from detclipv2.models.text_encoder import SentenceEncoder, packaged_minilm
+
+NAMES = ["dog", "red apple", "a very long and winding road through the dark green hills", "cat", "traffic light"]
+
+
+def _before_normalisation(encoder: SentenceEncoder, texts: list[str]) -> Tensor:
+    outputs: list[Tensor] = []
+    hook = encoder.projection.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.no_grad():
+        encoder(texts)
+    hook.remove()
+    return outputs[0]
+
+
+def test_embeddings_have_unit_length_and_one_row_a_text(minilm: SentenceEncoder) -> None:
+    embeddings = minilm([*NAMES, "dog"])
+
+    assert embeddings.shape == (6, 64)
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(6))
+    assert torch.equal(embeddings[0], embeddings[5])
+    assert (embeddings[0] @ embeddings[1:5].T < 0.99).all()
+
+
+@pytest.mark.parametrize("training_mode", ["frozen", "trained"])
+def test_an_embedding_does_not_depend_on_its_neighbours(text_folder: Path, training_mode: str) -> None:
+    def encoder() -> SentenceEncoder:
+        torch.manual_seed(0)
+        return SentenceEncoder(text_folder, embed_dim=16, training_mode=training_mode).eval()
+
+    together = encoder()(NAMES)
+    apart = torch.cat([encoder()([name]) for name in NAMES])
+
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+
+
+def test_a_packaged_embedding_does_not_depend_on_its_neighbours(minilm: SentenceEncoder) -> None:
+    padded = minilm(["zebra crossing", "a painting of two zebras that are crossing the river"])[0]
+    minilm._features.pop("zebra crossing")
+
+    torch.testing.assert_close(minilm(["zebra crossing"])[0], padded, rtol=0, atol=1e-5)
+
+
+def test_what_a_frozen_encoder_remembers_is_what_it_computes(text_folder: Path) -> None:
+    def encoder(training_mode: str) -> SentenceEncoder:
+        torch.manual_seed(0)
+        return SentenceEncoder(text_folder, embed_dim=16, training_mode=training_mode).eval()
+
+    frozen, trained = encoder("frozen"), encoder("trained")
+
+    first, second = frozen(NAMES), frozen([NAMES[3], *NAMES])
+    torch.testing.assert_close(first, trained(NAMES), rtol=0, atol=1e-5)
+    assert torch.equal(second[1:], first)
+    assert torch.equal(second[0], first[3])
+
+
+def test_texts_are_cut_after_max_tokens(text_folder: Path) -> None:
+    encoder = SentenceEncoder(text_folder, embed_dim=16, max_tokens=4).eval()  # two words between [CLS] and [SEP]
+    embeddings = encoder(["dog cat", "dog cat horse yak", "dog horse"])
+
+    torch.testing.assert_close(embeddings[0], embeddings[1], rtol=0, atol=1e-6)
+    assert not torch.allclose(embeddings[0], embeddings[2], atol=1e-3)
+
+
+def test_centre_takes_out_what_all_texts_share(minilm: SentenceEncoder) -> None:
+    bias = minilm.projection.bias.detach().clone()
+    before = _before_normalisation(minilm, NAMES)
+
+    minilm.centre(NAMES)
+    after = _before_normalisation(minilm, NAMES)
+    with torch.no_grad():
+        minilm.projection.bias.copy_(bias)
+
+    assert float(before.mean(0).norm()) > 0.2
+    assert float(after.mean(0).norm()) < 1e-5
+    torch.testing.assert_close(after - after.mean(0), before - before.mean(0))
+
+
+def test_only_the_projection_of_a_frozen_encoder_learns(text_folder: Path) -> None:
+    frozen = SentenceEncoder(text_folder, embed_dim=16).train()
+    frozen(NAMES).sum().backward()
+
+    assert {name for name, p in frozen.named_parameters() if p.grad is not None} == {"projection.weight", "projection.bias"}
+    assert not any(module.training for module in frozen.transformer.modules())
+
+    trained = SentenceEncoder(text_folder, embed_dim=16, training_mode="trained").train()
+    trained(NAMES).square()[:, 0].sum().backward()
+    assert all(p.grad is not None for p in trained.parameters())
+    assert trained.transformer.training
+
+
+def test_names_that_were_encoded_for_inference_can_be_trained_on(text_folder: Path) -> None:
+    encoder = SentenceEncoder(text_folder, embed_dim=16).train()
+    with torch.inference_mode():
+        encoder(NAMES)
+
+    encoder(NAMES)[:, 0].sum().backward()
+
+    assert encoder.projection.weight.grad is not None
+    assert float(encoder.projection.weight.grad.norm()) > 0
+
+
+def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"no text encoder in {tmp_path}: it needs config.json, a tokenizer"):
+        SentenceEncoder(tmp_path, embed_dim=16)
+
+
+def test_the_packaged_encoder_is_found() -> None:
+    assert (packaged_minilm() / "model.safetensors").is_file()

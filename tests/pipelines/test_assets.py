@@ -1,0 +1,38 @@
+"""The asset graph as Dagster sees it."""
+
+import dataclasses
+
+import dagster as dg
+
+from pipelines.assets import ASSETS, UNITS, Street, defs
+from pipelines.config import BuildConfig
+
+
+def test_the_definitions_load_and_follow_the_street() -> None:
+    graph = defs.resolve_asset_graph()
+    names = [key.to_user_string() for key in graph.toposorted_asset_keys]
+
+    assert sorted(names) == sorted([*UNITS, "dataset"])
+    parents = {
+        key.to_user_string(): {p.to_user_string() for p in graph.get(key).parent_keys}
+        for key in graph.toposorted_asset_keys
+    }
+    assert parents["filtered"] == {"images"}
+    assert parents["image_text_shards"] == {"balanced", "images"}
+    assert parents["validation"] == {"detection_shards", "grounding_shards"}
+    assert parents["dataset"] == {"image_text_shards", "validation"}
+
+
+def test_the_resource_has_the_options_of_the_command_line_with_their_defaults() -> None:
+    options = {field.name: field.default for field in dataclasses.fields(BuildConfig)}
+    fields = {name: field.default for name, field in Street.model_fields.items()}
+
+    assert {name: str(value) if name == "root" else value for name, value in options.items()} == fields
+
+
+def test_every_asset_says_what_it_holds() -> None:
+    assert all(asset.descriptions_by_key[asset.key] for asset in ASSETS)
+
+
+def test_one_process_runs_all_assets() -> None:
+    assert defs.executor is dg.in_process_executor, "a process a step would start a Ray cluster a step"

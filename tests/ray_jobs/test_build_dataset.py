@@ -1,0 +1,214 @@
+"""The data street from the command line: built, skipped, grown, killed and mended."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from PIL import Image
+from rich.console import Console
+
+from pipelines.assets import build
+from pipelines.config import SCALES, BuildConfig
+from pipelines.sources.small_web import SmallWeb
+from pipelines.stages.shards import verify_shard
+from ray_jobs.build_dataset import funnel_table, main
+from ray_jobs.cli import run_cli
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "../x"], "error: --name ../x: letters, digits, dots, dashes and underscores only"),
+        (["--urls", "none.csv"], "error: --urls none.csv: there is no such file"),
+        (
+            ["--urls", "empty.csv"],
+            "error: urls: empty: none of its 1 rows is a pair",
+        ),
+        (["--urls", "wrong.csv"], "error: urls: wrong.csv has no column caption"),
+        (["--root", "wrong.csv"], "error: cannot write in the data root: "),
+    ],
+)
+def test_a_user_error_is_one_line_and_status_2(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.csv").write_text("url,caption\nhttp://a.test/1.jpg,\n")
+    Path("wrong.csv").write_text("url,alt\nhttp://a.test/1.jpg,x\n")
+    monkeypatch.setattr(sys, "argv", ["build_dataset.py", *options])
+
+    with pytest.raises(SystemExit) as exit_:
+        run_cli(BuildConfig, main)
+
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not list(Path().glob("**/.tmp-*"))
+
+
+def test_an_unknown_option_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["build_dataset.py", "--sacle", "demo"])
+
+    with pytest.raises(SystemExit) as exit_:
+        run_cli(BuildConfig, main)
+    assert exit_.value.code == 2
+
+
+def test_the_funnel_shows_the_three_largest_reasons() -> None:
+    dropped = {"dns": 5, "http_404": 1136, "timeout": 1, "too_large": 2, "http_403": 48}
+    row = {"stage": "images", "unit": "pairs", "rows_in": 5000, "rows_kept": 3808, "dropped": dropped}
+    manifest = DatasetManifest(name="demo", supervisions={}, boxed_concepts=[], funnel=[row])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(funnel_table(manifest))
+
+    text = console.file.getvalue()
+    assert "images │ pairs │ 5,000 │ 3,808 │ http_404 1,136, http_403 48, dns 5, others 3" in text
+
+
+@pytest.fixture
+def ray_ends() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_growing_fetches_no_url_twice_and_gives_what_a_fresh_build_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_ends: None
+) -> None:
+    monkeypatch.setitem(SCALES, "tiny_large", replace(SCALES["tiny"], num_pairs=360))
+    small = BuildConfig(scale="tiny", root=tmp_path)
+    large = replace(small, scale="tiny_large")
+
+    assert build(small) > 0
+    before = read_dataset(tmp_path, "tiny")
+    assert build(small) == 0
+    assert "images             up to date: 2 of 2 shards verified" in capsys.readouterr().out
+    assert read_dataset(tmp_path, "tiny") == before
+
+    build(replace(large, name="tiny"))
+    lines = capsys.readouterr().out.splitlines()
+    assert starts(lines, "images             ran 1 of 3 shards in ").endswith(": 1 new")
+    assert starts(lines, "deduplicated       ran over all 3 ").endswith(": parent changed: filtered 1 new")
+    assert starts(lines, "noun_phrases       ran 1 of 3 shards in ").endswith(": 1 new")
+    assert "detection_shards   up to date: 2 of 2 shards verified" in lines
+    assert "validation         up to date: 1 of 1 shards verified" in lines
+    counts = [json.loads(line)["url"] for line in (tmp_path / "small_web" / "requests.jsonl").read_text().splitlines()]
+    assert len(counts) == len(set(counts)) > 300
+    assert read_dataset_manifest(dataset_folder(tmp_path, "tiny") / f"{before.digest[:16]}.json") == before
+
+    fresh = tmp_path / "fresh"
+    build(replace(large, name="tiny", root=fresh))
+    grown = read_dataset(tmp_path, "tiny")
+    assert grown == read_dataset(fresh, "tiny")
+    for split in grown.supervisions.values():
+        assert sum(verify_shard(tmp_path / entry.path) for entry in split.shards) == split.num_samples
+        assert all((tmp_path / e.path).read_bytes() == (fresh / e.path).read_bytes() for e in split.shards)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "ray_jobs/build_dataset.py", "--scale", "tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        [*command, "--root", str(killed)], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not list(killed.glob("images/.tmp-*/.download-*")):
+        assert process.poll() is None and time.monotonic() < deadline, "no download was seen"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("image_text_shards/*"))
+
+    for root in (killed, whole):
+        done = subprocess.run(
+            [*command, "--root", str(root)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    assert files(killed) == files(whole)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_ends: None) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(10):
+        Image.effect_noise((240, 200 + i), 20 + 20 * i).save(photos / f"{i}.jpg")
+    instances = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(10)],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [10, 10, 50, 40]} for i in range(10)],
+        "categories": [{"id": 1, "name": "noise"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    with SmallWeb(photos, folder=tmp_path / "web") as web:
+        address = next(iter(web.connect_to.values()))
+        rows = [f"http://{address}/{i}.jpg,a grey picture of noise {i}" for i in range(10)]
+        (tmp_path / "pairs.csv").write_text(
+            "\n".join(["url,caption", *rows, f"http://{address}/none.jpg,nothing there"])
+        )
+        strict = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv")
+        with pytest.raises(ValueError, match=r"no training sample is left: .*images kept 0 \(forbidden_address 11\)"):
+            build(strict)
+        own = replace(strict, allow_loopback=True, detection=tmp_path / "instances.json", images=photos)
+        build(own)
+    assert "config changed: allow_loopback false -> true" in capsys.readouterr().out
+
+    dataset = read_dataset(own.root, "pairs")
+    assert {kind: split.num_samples for kind, split in dataset.supervisions.items()} == {
+        "image_text": 10,
+        "detection": 8,
+    }
+    assert dataset.boxed_concepts == ["noise"]
+    assert next(row for row in dataset.funnel if row["stage"] == "images")["dropped"] == {"http_404": 1}
+    assert dataset.validation_annotations is not None
+    assert len(json.loads((own.root / dataset.validation_annotations.path).read_text())["images"]) == 2
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_an_outage_is_an_error_and_no_finished_shard(tmp_path: Path, ray_ends: None) -> None:
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1:9/1.jpg,a small red apple\n")
+    config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"none of its 1 URLs answered \(connection 1\): is the web in reach\?"):
+            build(config)
+
+
+def dataset_folder(root: Path, name: str) -> Path:
+    return root / "datasets" / name
+
+
+def read_dataset(root: Path, name: str) -> DatasetManifest:
+    return read_dataset_manifest(dataset_folder(root, name) / MANIFEST_NAME)
+
+
+def starts(lines: list[str], beginning: str) -> str:
+    return next(line for line in lines if line.startswith(beginning))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every published file; the lock and the request log are none."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "requests.jsonl")]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}

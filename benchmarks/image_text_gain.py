@@ -43,7 +43,7 @@ def main(config: GainConfig) -> None:
     for label, recipe in RECIPES.items():
         job = replace(load_recipe(recipe), data=data_root / "datasets" / "demo" / MANIFEST_NAME, outputs=config.outputs)
         run = pretrain(job, console=console)
-        metrics = evaluate_and_register(job, run.name, run.state, training_s=run.seconds, console=console)
+        metrics = evaluate_and_register(job, run.name, run.state, console=console)
         assert metrics is not None
         results[label] = metrics
         values = (metrics.base_ap50, metrics.novel_ap50, metrics.fixed_ap_10000)

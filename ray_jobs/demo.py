@@ -44,7 +44,7 @@ def main(config: DemoConfig) -> None:
     run = pretrain(job, console=console)
     trained = time.monotonic()
     console.rule("evaluation")
-    metrics = evaluate_and_register(job, run.name, run.state, training_s=run.seconds, console=console)
+    metrics = evaluate_and_register(job, run.name, run.state, console=console)
     console.print()
     timing = (
         f"data {built - started:.0f} s, training {trained - built:.0f} s, evaluation {time.monotonic() - trained:.0f} s"

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torchvision.ops import nms
 
 from detclipv2.build import build_detector
 from detclipv2.drawing import draw_detections
@@ -29,7 +31,8 @@ from schemas.manifest import DatasetManifest, canonical_json, read_dataset_manif
 from schemas.predictions import LvisDetection
 
 NUM_DRAWN = 9
-DRAW_SCORE = 0.3
+DRAW_SCORE = 0.25
+DRAW_NMS_IOU = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,16 @@ def evaluate(
     return Evaluated(metrics=metrics, detections=rows)
 
 
+def shown(detections: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
+    """The detections of a picture that a person should see: the strong ones, each object with its best name alone."""
+    rows = [row for row in detections if row["image_id"] == image_id and row["score"] >= DRAW_SCORE]
+    if not rows:
+        return []
+    boxes = torch.tensor([(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)])
+    keep = nms(boxes, torch.tensor([row["score"] for row in rows]), DRAW_NMS_IOU)
+    return [rows[index] for index in keep.tolist()]
+
+
 def picture_name(picture: dict[str, Any]) -> str:
     """File name of an LVIS image entry, which names it by its URL."""
     return str(picture.get("file_name") or picture["coco_url"]).rsplit("/", 1)[-1]
@@ -122,9 +135,7 @@ def metrics_table(metrics: LvisMetrics) -> Table:
     return table
 
 
-def evaluate_and_register(
-    job: JobConfig, run_name: str, state: TrainState, *, training_s: float, console: Console
-) -> LvisMetrics | None:
+def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, console: Console) -> LvisMetrics | None:
     """Model folder, metrics, registered version and report of a finished training; None without a validation set."""
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
@@ -141,7 +152,7 @@ def evaluate_and_register(
         values = evaluated.metrics.to_dict()
         tracker.log_metrics({f"val/{name}": value for name, value in values.items()}, step=state.step)
         version = tracker.register(model_folder, metrics=values)
-        report = _report(job, tracker, dataset, evaluated, predictor, model_folder, training_s)
+        report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
         tracker.log_files(report)
         tracker.log_files(
             *sample_pictures(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
@@ -187,7 +198,6 @@ def _report(
     evaluated: Evaluated,
     predictor: Predictor,
     model_folder: Path,
-    training_s: float,
 ) -> Path:
     drawn = _pictures_to_draw(dataset, evaluated, job.data_root)
     path = job.outputs / "reports" / tracker.run_name / "report.html"
@@ -195,16 +205,14 @@ def _report(
         ReportData(
             name=tracker.run_name,
             run_id=tracker.run_id,
-            training_time_s=training_s or tracker.training_seconds(),
+            training_time_s=tracker.training_seconds(),
             num_parameters=sum(parameter.numel() for parameter in predictor.detector.parameters()),
             model_bytes=sum(file.stat().st_size for file in model_folder.rglob("*") if file.is_file()),
             dataset=dataset,
             data_root=job.data_root,
             metrics=evaluated.metrics,
             losses=tracker.losses(),
-            detections={
-                picture: [row for row in evaluated.detections if row["image_id"] == picture] for picture in drawn
-            },
+            detections={picture: shown(evaluated.detections, picture) for picture in drawn},
             config=json.loads(canonical_json(json.loads(json.dumps(asdict(job), default=str)))),
             reproduce=[f"python ray_jobs/pretrain.py {job.recipe} --data {job.data}"],
             min_score=DRAW_SCORE,
@@ -222,7 +230,7 @@ def sample_pictures(dataset: DatasetManifest, evaluated: Evaluated, data_root: P
     pictures = {picture["id"]: picture_name(picture) for picture in ground_truth["images"]}
     paths = []
     for image_id in _pictures_to_draw(dataset, evaluated, data_root):
-        rows = [row for row in evaluated.detections if row["image_id"] == image_id and row["score"] >= DRAW_SCORE]
+        rows = shown(evaluated.detections, image_id)
         drawn = draw_detections(
             Image.open(data_root / dataset.validation_images / pictures[image_id]),
             [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],

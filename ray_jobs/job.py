@@ -35,7 +35,7 @@ class JobConfig:
     max_failures: int = 3
     """Worker failures from which training recovers by itself, from the last checkpoint."""
     tracking_uri: str | None = None
-    """MLflow's tracking server or database; an SQLite file below outputs unless given."""
+    """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else an SQLite file below outputs, unless given."""
     registered_model: str = "detclipv2"
     """Name under which the model is registered."""
 

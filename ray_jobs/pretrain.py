@@ -6,7 +6,6 @@ The recipe, ``demo:pretrain`` unless given, is a complete configuration; every o
 
 import logging
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipelines.runner.execute import connect
 from ray_jobs.cli import run_cli
 from ray_jobs.evaluate import evaluate_and_register
 from ray_jobs.job import JobConfig, load_recipe
-from ray_jobs.progress import ProgressBoard, progress_of
+from ray_jobs.progress import progress_of, start_board
 from ray_jobs.tracking import Tracker
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
@@ -38,7 +37,6 @@ class TrainedRun:
     name: str
     run_id: str
     folder: Path
-    seconds: float  # of this attempt; 0 if it was finished before
     state: TrainState
 
 
@@ -58,16 +56,14 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     try:
         finished = folder / FINISHED_NAME
         if finished.is_file():
-            checkpoint, seconds = folder / finished.read_text().strip(), 0.0
+            checkpoint = folder / finished.read_text().strip()
             console.print(
                 f"training   up to date: run {name} reached its last step, {job.train.num_steps}", highlight=False
             )
         else:
-            checkpoint, seconds = _fit(job, dataset, tracker, folder, console=console)
+            checkpoint = _fit(job, dataset, tracker, folder, console=console)
         status = "FINISHED"
-        return TrainedRun(
-            name=name, run_id=tracker.run_id, folder=folder, seconds=seconds, state=load_state(checkpoint)
-        )
+        return TrainedRun(name=name, run_id=tracker.run_id, folder=folder, state=load_state(checkpoint))
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -75,10 +71,8 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         tracker.close(status)
 
 
-def _fit(
-    job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console
-) -> tuple[Path, float]:
-    """Run Ray Train; return the last checkpoint's folder and the seconds it took."""
+def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console) -> Path:
+    """Run Ray Train; return the last checkpoint's folder."""
     connect()
     # Its wishes for the next version are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -87,7 +81,7 @@ def _fit(
         f" {', '.join(job.train.supervisions())}",
         highlight=False,
     )
-    board = ProgressBoard.remote()
+    board = start_board()
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -103,7 +97,6 @@ def _fit(
             checkpoint_config=CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
         ),
     )
-    started = time.monotonic()
     try:
         with progress_of(board, num_steps=job.train.num_steps, console=console):
             result = trainer.fit()
@@ -112,7 +105,7 @@ def _fit(
     assert result.checkpoint is not None
     checkpoint = Path(result.checkpoint.path)
     (folder / FINISHED_NAME).write_text(f"{checkpoint.name}\n")
-    return checkpoint, time.monotonic() - started
+    return checkpoint
 
 
 def main(job: JobConfig) -> None:
@@ -120,7 +113,7 @@ def main(job: JobConfig) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     console = Console()
     run = pretrain(job, console=console)
-    evaluate_and_register(job, run.name, run.state, training_s=run.seconds, console=console)
+    evaluate_and_register(job, run.name, run.state, console=console)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ POLL_S = 1.0
 PRINT_EVERY_S = 15.0  # where there is no terminal to redraw
 
 
-@ray.remote(num_cpus=0)
 class ProgressBoard:
     """The latest step and the latest value of every loss."""
 
@@ -29,6 +28,11 @@ class ProgressBoard:
     def read(self) -> tuple[int, dict[str, float]]:
         """The step and the losses."""
         return self.step, self.losses
+
+
+def start_board() -> Any:
+    """A new board, as the handle of an actor that takes no CPU from the workers."""
+    return ray.remote(num_cpus=0)(ProgressBoard).remote()
 
 
 def _words(losses: Mapping[str, float]) -> str:

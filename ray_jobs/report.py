@@ -32,7 +32,7 @@ CURVE_WIDTH, CURVE_HEIGHT = 300, 120  # units of the SVG
 class ReportData:
     """Everything that the page shows.
 
-    ``detections`` are rows of the LVIS results format by image id, for the validation pictures that the page draws, in that order.
+    ``detections`` are rows of the LVIS results format by image id, for the validation pictures to draw, in that order.
     ``losses`` are (step, value) pairs by name. ``baseline`` is another run's metrics on the same validation set.
     """
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,9 +32,10 @@ for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
 
 
 def tracking_uri(job: JobConfig) -> str:
-    """The given tracking server, or the SQLite database of the outputs folder."""
-    if job.tracking_uri is not None:
-        return job.tracking_uri
+    """The given tracking server, else MLFLOW_TRACKING_URI's, else the SQLite database of the outputs folder."""
+    given = job.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
     job.outputs.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{job.outputs.resolve() / 'mlflow.db'}"
 
@@ -75,13 +78,15 @@ class Tracker:
         """The versions of the data as dataset inputs whose digests lead back to the manifest."""
         # Under its digest the manifest stays, even when a dataset of this name is built anew.
         versioned = self.job.data.resolve().with_name(f"{self.dataset.digest[:16]}.json")
-        source = resolve_dataset_source(str(versioned if versioned.is_file() else self.job.data.resolve()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow registers the local source twice, and says so
+            source = resolve_dataset_source(str(versioned if versioned.is_file() else self.job.data.resolve()))
         used = [name for name in self.job.train.supervisions() if name in self.dataset.supervisions]
         contexts = used + (["validation"] if self.dataset.validation_annotations else [])
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=run_id):
             for context in contexts:
-                data = MetaDataset(source, name=self.dataset.name, digest=self.dataset.digest[:_MAX_DIGEST])
+                data = MetaDataset(source, name=self.dataset.name, digest=self.dataset.digest[:_MAX_DIGEST])  # type: ignore[abstract]
                 split = self.dataset.supervisions.get(context)
                 mlflow.log_input(data, context=context, tags={"samples": str(split.num_samples)} if split else None)
         self.client.log_dict(run_id, self.dataset.model_dump(), "dataset_manifest.json")
@@ -105,6 +110,11 @@ class Tracker:
             ]
             for name in sorted(names)
         }
+
+    def training_seconds(self) -> float:
+        """Time that all logged steps took together, whatever attempt they belong to."""
+        means = self.client.get_metric_history(self.run_id, "step_s")
+        return self.job.train.log_every * sum(metric.value for metric in means)
 
     def register(self, folder: Path, *, metrics: Mapping[str, float]) -> str:
         """A version of the registered model for a model folder, with the alias ``candidate``; return the version."""

@@ -38,15 +38,14 @@ def decode_sample(record: dict[str, Any]) -> Sample:
         )
     try:
         annotation = json.loads(record["json"])
-        image = decode_image(torch.frombuffer(bytearray(record["jpg"]), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{where}: cannot be decoded: {error}") from error
-    return Sample(
-        key=record["__key__"],
-        supervision=annotation["supervision"],
-        image=image,
-        boxes_xyxy=torch.tensor(annotation["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor(annotation["labels"], dtype=torch.long),
-        concepts=annotation["concepts"],
-        caption=annotation["caption"],
-    )
+        return Sample(
+            key=record["__key__"],
+            supervision=annotation["supervision"],
+            image=decode_image(torch.frombuffer(bytearray(record["jpg"]), dtype=torch.uint8), mode=ImageReadMode.RGB),
+            boxes_xyxy=torch.tensor(annotation["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor(annotation["labels"], dtype=torch.long),
+            concepts=annotation["concepts"],
+            caption=annotation["caption"],
+        )
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error

@@ -46,10 +46,14 @@ class Stream:
         """Batches from number ``start`` on; skipped samples are not decoded.
 
         Raises:
-            ValueError: there are no samples, or a record cannot be decoded.
+            ValueError: there are fewer samples than ranks, or a record cannot be decoded.
         """
-        if not sum(shard.num_samples for shard in self.shards):
-            raise ValueError(f"{self.supervision}: no samples in {len(self.shards)} shard(s)")
+        num_samples = sum(shard.num_samples for shard in self.shards)
+        if num_samples < self.world_size:
+            raise ValueError(
+                f"{self.supervision}: {num_samples} sample(s) in {len(self.shards)} shard(s) for {self.world_size} worker(s);"
+                " every worker needs one: add data, or train with fewer workers"
+            )
         position = start * self.config.batch_size
         records = self._records(position)
         for first in itertools.count(position, self.config.batch_size):

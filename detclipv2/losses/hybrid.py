@@ -132,7 +132,9 @@ class HybridObjective(nn.Module):
         config = self.config
         wordless = [key for key, concepts in zip(batch.keys, batch.concepts, strict=True) if not concepts]
         if wordless:
-            raise ValueError(f"image-text pairs {wordless} have no concept: a pair needs a phrase, or its caption as one")
+            raise ValueError(
+                f"image-text pairs {wordless} have no concept: a pair needs a phrase, or its caption as one"
+            )
         everyone, index, texts = self._global_texts(batch.concepts)
         local = sorted({index[text] for image in batch.concepts for text in image})
         proposals = select_proposals(

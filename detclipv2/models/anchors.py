@@ -13,6 +13,7 @@ def make_anchors(
         level_sizes: height and width of each feature map, in cells.
         strides: pixels a cell of each.
         scale: side of an anchor in strides. Its centre is the upper left corner of its cell (centre offset 0, as in ATSS).
+        device: where the anchors are made.
     """
     levels = []
     for (height, width), stride in zip(level_sizes, strides, strict=True):

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -27,7 +27,8 @@ class Backbone(nn.Module):
         frozen_modules: names of submodules of the timm model that are not trained.
 
     Raises:
-        ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, or no such module to freeze.
+        ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, or no such
+            module to freeze.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class Backbone(nn.Module):
         frozen_modules: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        extra = {"drop_path_rate": drop_path} if drop_path else {}
+        extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
-        model = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
+        model: Any = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
         reductions = model.feature_info.reduction()
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
@@ -57,7 +58,9 @@ class Backbone(nn.Module):
         known = {path for path, _ in self.model.named_modules()}
         unknown = [path for path in frozen_modules if path not in known]
         if unknown:
-            raise ValueError(f"backbone {name!r} has no module {unknown[0]!r} to freeze; it has {sorted(known)[1:6]} and more")
+            raise ValueError(
+                f"backbone {name!r} has no module {unknown[0]!r} to freeze; it has {sorted(known)[1:6]} and more"
+            )
         if frozen_modules:
             freeze(self.model, list(frozen_modules), include_bn_running_stats=False)
 
@@ -75,14 +78,15 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     a quarter of the backbone's time on a CPU.
     """
     for parent in list(model.modules()):
-        previous: nn.Module | None = None
+        previous: Any = None
         for name, child in list(parent.named_children()):
             if isinstance(child, FrozenBatchNormAct2d | FrozenBatchNorm2d) and isinstance(previous, nn.Conv2d):
-                scale = child.weight * (child.running_var + child.eps).rsqrt()
-                shift = child.bias - child.running_mean * scale
+                norm: Any = child
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                shift = norm.bias - norm.running_mean * scale
                 previous.weight.mul_(scale.view(-1, 1, 1, 1))
                 previous.bias = nn.Parameter(shift if previous.bias is None else shift + previous.bias * scale)
-                setattr(parent, name, getattr(child, "act", nn.Identity()))
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))
             previous = child
     return model
 

@@ -16,7 +16,8 @@ class _ExtraLevels(ExtraFPNBlock):
         self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         for conv in (self.p6, self.p7):
             nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         p6 = self.p6(results[-1])

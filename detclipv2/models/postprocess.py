@@ -5,7 +5,7 @@ Shapes: B images, K anchors, M names.
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from detclipv2.boxes.coder import decode
 from detclipv2.structures import Detections, HeadOutput
@@ -24,7 +24,7 @@ def postprocess(
 ) -> list[Detections]:
     """Detections of each image, in pixels of the (resized) picture.
 
-    Score = sqrt(sigmoid(S) * sigmoid(centerness)); suppression runs per name, so a score never depends on other names.
+    Score = sigmoid(S) * sigmoid(centerness); suppression runs per name, so a score never depends on other names.
 
     Args:
         output: of the detector.
@@ -34,7 +34,7 @@ def postprocess(
         nms_iou: overlap above which the weaker of two boxes of one name goes.
         max_detections: kept an image.
     """
-    scores = (logits.float().sigmoid() * output.centerness.float().sigmoid()[..., None]).sqrt()
+    scores = logits.float().sigmoid() * output.centerness.float().sigmoid()[..., None]
     scores = scores.masked_fill(~output.valid[..., None], -1.0)
     boxes = decode(output.box_deltas, output.anchors_xyxy)
     return [
@@ -76,3 +76,11 @@ def _one_image(
     kept_boxes, kept_scores, labels = kept_boxes[keep], kept_scores[keep], labels[keep]
     best = batched_nms(kept_boxes, kept_scores, labels, nms_iou)[:max_detections]
     return Detections(boxes_xyxy=kept_boxes[best], scores=kept_scores[best], labels=labels[best])
+
+
+def one_name_each(detections: Detections, *, nms_iou: float = 0.5) -> Detections:
+    """The same detections with the best name alone for every object: what a person wants to see, not what AP measures."""
+    keep = nms(detections.boxes_xyxy, detections.scores, nms_iou)
+    return Detections(
+        boxes_xyxy=detections.boxes_xyxy[keep], scores=detections.scores[keep], labels=detections.labels[keep]
+    )

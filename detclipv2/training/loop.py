@@ -92,7 +92,7 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
         total.backward()
         norm = clip_grad_norm_(trained, config.optim.clip_grad_norm)
         optimizer.step()
-        rate = learning_rates.get_last_lr()[0]
+        rate = float(learning_rates.get_last_lr()[0])
         learning_rates.step()
         elapsed = time.perf_counter() - started
         metrics = {f"loss/{batch.supervision}/{name}": float(value) for name, value in losses.items()}

@@ -1,7 +1,6 @@
 """The runner: one call an asset. Skips what stands verified, runs the rest, and says which, how many and why."""
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -126,17 +125,19 @@ class Runner:
             TextColumn("{task.description:<18}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("rows"),
+            TextColumn("rows, {task.fields[num_shards]} of {task.fields[total_shards]} shards"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
         )
         failed = []
-        progress = Progress(*columns, console=self.console, transient=True, disable=not sys.stdout.isatty())
+        progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with progress, around(due) as ready:
-            task = progress.add_task(asset, total=sum(job.num_rows for job in ready))
-            for result in (run_on_ray if where == "ray" else run_here)(ready, root=self.root, lease=lease):
-                progress.advance(task, result.job.num_rows)
+            num_rows = sum(job.num_rows for job in ready)
+            task = progress.add_task(asset, total=num_rows, num_shards=0, total_shards=len(ready))
+            results = (run_on_ray if where == "ray" else run_here)(ready, root=self.root, lease=lease)
+            for num_shards, result in enumerate(results, start=1):
+                progress.update(task, advance=result.job.num_rows, num_shards=num_shards)
                 if result.error:
                     failed.append(result)
         return failed

@@ -11,7 +11,11 @@ FROZEN = (
     "conv_stem",
     "blocks.0",
     "blocks.1",
-    *(f"blocks.{stage}.{block}.conv_dw" for stage, depth in ((2, 2), (3, 3), (4, 3), (5, 4), (6, 1)) for block in range(depth)),
+    *(
+        f"blocks.{stage}.{block}.conv_dw"
+        for stage, depth in ((2, 2), (3, 3), (4, 3), (5, 4), (6, 1))
+        for block in range(depth)
+    ),
 )
 
 
@@ -30,7 +34,7 @@ def pretrain() -> JobConfig:
             region_norm="unit",
         ),
         train=TrainConfig(
-            num_steps=700,
+            num_steps=850,
             image_text_after=200,
             detection=SupervisionConfig(batch_size=8, image_size=112, num_concepts=150),
             grounding=SupervisionConfig(batch_size=8, image_size=112, num_concepts=100),

@@ -1,0 +1,85 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from detclipv2.config import OptimConfig
+from detclipv2.models.detector import DetCLIPv2
+from detclipv2.training.optim import build_optimizer, build_schedule
+
+CONFIG = OptimConfig(
+    learning_rate=1e-3, backbone_learning_rate_factor=0.5, text_learning_rate_factor=0.1, weight_decay=0.05, warmup_steps=4
+)
+
+
+def test_every_trained_parameter_has_its_learning_rate_and_decay(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    detector = tiny_detector(text_training="trained", frozen_modules=("conv_stem",))
+    optimizer = build_optimizer(detector, CONFIG)
+    settings = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+    for name, parameter in detector.named_parameters():
+        if name.startswith("backbone.model.conv_stem."):
+            assert id(parameter) not in settings
+            continue
+        rate = 1e-3
+        if name.startswith("backbone."):
+            rate = 5e-4
+        elif name.startswith("text_encoder.transformer."):
+            rate = 1e-4
+        decay = 0.0 if name.endswith((".bias", ".scales")) or parameter.ndim < 2 else 0.05
+        assert settings[id(parameter)] == (pytest.approx(rate), decay), name
+    assert settings[id(detector.head.logit_bias)] == (1e-3, 0.0)
+    assert settings[id(detector.text_encoder.projection.weight)] == (1e-3, 0.05)
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
+
+
+def _rates(config: OptimConfig, *, num_steps: int) -> list[float]:
+    optimizer = build_optimizer(nn.Linear(1, 1), config)
+    schedule = build_schedule(optimizer, config, num_steps=num_steps)
+    rates = []
+    for _ in range(num_steps + 1):
+        rates.append(schedule.get_last_lr()[0] / config.learning_rate)
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_warmup_then_cosine() -> None:
+    rates = _rates(CONFIG, num_steps=44)
+
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    # 40 steps of cosine: a quarter, half and three quarters of the way.
+    assert rates[14] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert rates[24] == pytest.approx(0.5)
+    assert rates[34] == pytest.approx(0.5 * (1 - math.sqrt(0.5)))
+    assert rates[44] == pytest.approx(0.0)
+    assert all(rate > 0 for rate in rates[:44])
+
+
+def test_warmup_takes_a_tenth_of_a_short_run_at_most() -> None:
+    assert _rates(OptimConfig(warmup_steps=1000), num_steps=20)[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert _rates(OptimConfig(warmup_steps=1000), num_steps=1) == pytest.approx([1.0, 1.0])
+
+
+def test_a_frozen_model_has_nothing_to_train() -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), CONFIG)
+
+
+def test_decay_shrinks_matrices_alone() -> None:
+    layer = nn.Linear(2, 2)
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    optimizer = build_optimizer(layer, CONFIG)
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    optimizer.step()
+
+    torch.testing.assert_close(layer.weight.detach(), before[0] * (1 - 1e-3 * 0.05))
+    assert torch.equal(layer.bias, before[1])

@@ -1,0 +1,42 @@
+"""A tiny dataset and the jobs' own processes, shared by the integration tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY_OPTIONS = (
+    *("--train.num-steps", "12", "--train.log-every", "2", "--train.checkpoint-every", "3"),
+    *("--train.image-text-after", "3"),
+    *("--train.detection.image-size", "64", "--train.grounding.image-size", "64", "--train.image-text.image-size", "64"),
+    *("--train.detection.batch-size", "2", "--train.grounding.batch-size", "2", "--train.image-text.batch-size", "2"),
+)
+
+
+def job_environment() -> dict[str, str]:
+    """The environment of a person's shell, with one thread a process."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def run_job(*command: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a script of ray_jobs as a person would, from the repository's root."""
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=job_environment(), text=True, capture_output=True, timeout=timeout_s
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of the emoji scenes at scale tiny, built once."""
+    root = tmp_path_factory.mktemp("data")
+    built = run_job("ray_jobs/build_dataset.py", "--scale", "tiny", "--root", str(root))
+    assert built.returncode == 0, built.stdout + built.stderr
+    return root / "datasets" / "tiny" / "MANIFEST.json"

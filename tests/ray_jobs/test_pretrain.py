@@ -1,0 +1,184 @@
+"""The training half of the street, on a real Ray cluster, MLflow database and dataset."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from schemas.manifest import read_dataset_manifest
+from tests.ray_jobs.conftest import ROOT, TINY_OPTIONS, job_environment, run_job
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def only_run(outputs: Path) -> tuple[MlflowClient, Run]:
+    client = MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("detclipv2")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def logged_steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
+    return [entry.step for entry in client.get_metric_history(run.info.run_id, metric)]
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one undisturbed training leaves behind."""
+    folder = tmp_path_factory.mktemp("outputs")
+    job = run_job("ray_jobs/pretrain.py", "--data", str(tiny_data), "--outputs", str(folder), *TINY_OPTIONS)
+    assert job.returncode == 0, job.stdout + job.stderr
+    return folder
+
+
+def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: Path) -> None:
+    client, run = only_run(outputs)
+    assert run.info.status == "FINISHED"
+    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
+    dataset = read_dataset_manifest(tiny_data)
+    inputs = {next(tag.value for tag in entry.tags if tag.key == "mlflow.data.context"): entry for entry in run.inputs.dataset_inputs}
+    assert set(inputs) == {"detection", "grounding", "image_text", "validation"}
+    for entry in inputs.values():
+        assert dataset.digest.startswith(entry.dataset.digest)
+        source = json.loads(entry.dataset.source)["uri"]
+        assert read_dataset_manifest(Path(source)).digest == dataset.digest, "the digest leads back to the manifest"
+    assert run.data.params["train.num_steps"] == "12"
+    assert run.data.params["model.backbone"] == "tf_efficientnet_lite0"
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    assert {"val/novel_ap50", "val/base_ap50", "val/lvis_ap_300", "val/fixed_ap_10000"} <= run.data.metrics.keys()
+    artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    assert {"config.json", "dataset_manifest.json", "report.html", "detections"} <= artifacts
+
+
+def test_registered_model_version_has_an_alias_and_can_be_used(outputs: Path, tmp_path: Path) -> None:
+    client, run = only_run(outputs)
+    version = client.get_model_version_by_alias("detclipv2", "candidate")
+    assert version.run_id == run.info.run_id
+    model = Path(version.source.removeprefix("file://"))
+    Image.new("RGB", (120, 80), "white").save(tmp_path / "photo.jpg")
+    used = run_job(
+        *("-m", "detclipv2.cli", "predict", str(tmp_path / "photo.jpg"), "--names", "red apple", "guitar"),
+        *("--model", str(model), "--out", str(tmp_path / "found.json"), "--threshold", "0"),
+    )
+    assert used.returncode == 0, used.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {row["name"] for row in found["detections"]} <= {"red apple", "guitar"}
+
+
+def test_the_same_job_again_trains_nothing_and_leaves_one_run(outputs: Path, tiny_data: Path) -> None:
+    again = run_job("ray_jobs/pretrain.py", "--data", str(tiny_data), "--outputs", str(outputs), *TINY_OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert "up to date" in again.stdout
+    client, run = only_run(outputs)
+    assert run.info.status == "FINISHED"
+    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
+
+
+def _worker_pid(driver: psutil.Process, deadline_s: float) -> int:
+    """A Ray Train worker below the driver."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        for process in driver.children(recursive=True):
+            try:
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    return process.pid
+            except psutil.Error:
+                continue
+        time.sleep(0.2)
+    raise AssertionError("no training worker appeared")
+
+
+def test_a_killed_worker_costs_no_step_and_no_second_run(tiny_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "ray_jobs/pretrain.py", "--data", str(tiny_data), "--outputs", str(tmp_path), *TINY_OPTIONS]
+    job = subprocess.Popen(command, cwd=ROOT, env=job_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        driver = psutil.Process(job.pid)
+        worker = _worker_pid(driver, deadline_s=120)
+        end = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("*/checkpoint_*")):
+            assert job.poll() is None, job.communicate()[0]
+            assert time.monotonic() < end, "no checkpoint within two minutes"
+            time.sleep(0.1)
+        os.kill(worker, signal.SIGKILL)
+        output, _ = job.communicate(timeout=200)
+    finally:
+        if job.poll() is None:
+            job.terminate()
+            job.wait(timeout=30)
+    assert job.returncode == 0, output
+    client, run = only_run(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12], "every step once, none missing"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    dashboard = _free_port()
+    head = subprocess.Popen(
+        [
+            *(ray, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2", "--port", str(_free_port())),
+            *("--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
+            *("--temp-dir", f"/tmp/ray-{os.getpid()}"),
+        ],
+        cwd=ROOT,
+        env=job_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", dashboard)):
+            assert time.monotonic() < end and head.poll() is None, "the head did not come up"
+            time.sleep(0.5)
+        submitted = subprocess.run(
+            [
+                *(ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "python", "ray_jobs/pretrain.py"),
+                *("--data", str(tiny_data), "--outputs", str(tmp_path), *TINY_OPTIONS),
+            ],
+            cwd="/",  # the head's folder counts, not the submitter's
+            env=job_environment(),
+            text=True,
+            capture_output=True,
+            timeout=250,
+        )
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        assert "novel concepts" in submitted.stdout
+        assert only_run(tmp_path)[1].info.status == "FINISHED"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nowhere:pretrain"], "no recipe 'nowhere:pretrain'"),
+        (["demo:nothing"], "has no recipe 'nothing'"),
+        (["--data", "missing/MANIFEST.json"], "no dataset at missing/MANIFEST.json"),
+        (["--train.learning-rat", "1"], "learning-rat"),
+    ],
+)
+def test_user_errors_are_one_line_and_status_2(options: list[str], message: str) -> None:
+    failed = run_job("ray_jobs/pretrain.py", *options)
+    assert failed.returncode == 2
+    assert message in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
@@ -55,8 +55,7 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     if config.out is not None and config.out.suffix.lower() not in {".jpg", ".jpeg", ".png", ".webp", ".json"}:
         raise ValueError(f"--out {config.out}: choose a name that ends in .jpg, .png, .webp or .json")
     try:
-        image = Image.open(config.image)
-        image.load()
+        image = ImageOps.exif_transpose(Image.open(config.image))  # upright, as its boxes will be
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
     predictor = Predictor.from_pretrained(config.model or newest_model())

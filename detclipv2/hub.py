@@ -1,13 +1,13 @@
 """One artefact: weights, configuration, text encoder with its tokenizer, and the digest of the data that it saw."""
 
 import json
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from detclipv2.build import build_detector
@@ -55,8 +55,8 @@ def save_pretrained(
             "names": names,
         }
         (temporary / _CONFIG).write_text(json.dumps(description, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.exists():  # it goes whole, and only when its successor is whole
+            folder.replace(Path(scratch) / "before")
         temporary.replace(folder)
 
 
@@ -81,12 +81,12 @@ def load_pretrained(folder: Path) -> Pretrained:
         bare = replace(config, backbone_weights="random", text_encoder=str(folder / _TEXT_ENCODER))
         detector = build_detector(bare)
         detector.load_state_dict(load_file(folder / _WEIGHTS))
-    except (KeyError, ValidationError, RuntimeError, OSError) as error:
-        raise ValueError(f"{folder} holds no readable model: {error}") from error
-    return Pretrained(
-        detector=detector,
-        config=config,
-        image_size=description["image_size"],
-        data_digest=description["data_digest"],
-        names=description["names"],
-    )
+        return Pretrained(
+            detector=detector,
+            config=config,
+            image_size=description["image_size"],
+            data_digest=description["data_digest"],
+            names=description["names"],
+        )
+    except (KeyError, ValueError, SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error

@@ -19,7 +19,7 @@ from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.opener import OpenerConfig
 
 # The small web answers in milliseconds, and one URL in a thousand is made never to end.
-EMOJI_SCENES_DEADLINE_S = 10.0
+EMOJI_SCENES_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,11 @@ class Scale:
 
 
 DEMO = Scale(
-    num_pairs=6000,
+    num_pairs=8000,
     num_detection=1200,
     num_grounding=600,
     num_validation=250,
-    pairs_per_shard=750,
+    pairs_per_shard=1000,
     pictures_per_shard=400,
 )
 SCALES = {

@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
+from detclipv2.build import build_detector
 from detclipv2.training.checkpoint import TrainState, load_state
 from pipelines.runner.execute import connect
 from ray_jobs.cli import run_cli
@@ -71,8 +72,29 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         tracker.close(status)
 
 
+def check_shards(dataset: DatasetManifest, data_root: Path) -> None:
+    """See that every shard is there and whole, before a cluster starts.
+
+    Raises:
+        ValueError: one is missing or has another size than the manifest says.
+    """
+    for split in dataset.supervisions.values():
+        for entry in split.shards:
+            path = data_root / entry.path
+            num_bytes = path.stat().st_size if path.is_file() else None
+            if num_bytes != entry.num_bytes:
+                found = (
+                    "is missing"
+                    if num_bytes is None
+                    else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
+                )
+                raise ValueError(f"shard {path} {found}; build the dataset again, which makes only this shard anew")
+
+
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console) -> Path:
     """Run Ray Train; return the last checkpoint's folder."""
+    check_shards(dataset, job.data_root)
+    build_detector(job.model)  # what is wrong with the model is said here, once, and not by every worker
     connect()
     # Its wishes for the next version are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -25,12 +25,12 @@ def select_proposals(output: HeadOutput, texts: Tensor, *, num_proposals: int, n
     non-maximum suppression and the top k follow. Selection carries no gradient, the selected embeddings do.
     """
     with torch.no_grad():
-        objectness = (output.embeddings @ texts.T).amax(-1).masked_fill(~output.valid, -torch.inf)  # [B, K]
+        objectness = (output.embeddings @ texts.T).amax(-1)  # [B, K]
         boxes = decode(output.box_deltas, output.anchors_xyxy)  # [B, K, 4]
         num_images, num_anchors = objectness.shape
         image_index = torch.arange(num_images, device=boxes.device).repeat_interleave(num_anchors)
         flat = objectness.flatten()
-        candidates = flat.isfinite().nonzero().squeeze(1)
+        candidates = output.valid.flatten().nonzero().squeeze(1)
         kept = candidates[
             batched_nms(boxes.flatten(0, 1)[candidates], flat[candidates], image_index[candidates], nms_iou)
         ]

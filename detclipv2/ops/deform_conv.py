@@ -43,7 +43,8 @@ def _by_weighted_rows(features: Tensor, offset: Tensor, mask: Tensor, weight: Te
     )
     y = offset[:, 0::2] + kernel_y.reshape(1, _POINTS, 1, 1) + torch.arange(height, device=device).view(1, 1, -1, 1)
     x = offset[:, 1::2] + kernel_x.reshape(1, _POINTS, 1, 1) + torch.arange(width, device=device).view(1, 1, 1, -1)
-    top, left = y.detach().floor(), x.detach().floor()
+    # A NaN is no index; its share below stays NaN, so that it shows in the loss.
+    top, left = y.detach().floor().nan_to_num(), x.detach().floor().nan_to_num()
     bottom_share, right_share = y - top, x - left
     image = torch.arange(batch, device=device).view(-1, 1, 1, 1)
     rows, shares = [], []

@@ -73,6 +73,7 @@ class ValidationSource(Protocol):
         """Write ``annotations.json`` and ``images/`` under ``folder``; return the number of pictures.
 
         Args:
+            folder: an empty folder.
             train_image_counts: training pictures with a box of each category name, from which LVIS's frequency follows
                 (r: at most 10, c: at most 100, f: more), so that a concept without any training box is always rare.
         """

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import duckdb
 import pyarrow as pa
 
 from schemas.tables import PHRASES, with_drop_reason
@@ -44,6 +43,8 @@ class Balance:
         if not tables:
             return {}
         pairs = pa.concat_tables([table.select(["key", "phrases"]) for table in tables.values()])
+        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
+
         with duckdb.connect(config={"threads": 1}) as database:
             database.register("pairs", pairs)
             balanced = database.sql(_BALANCED, params=self.config).to_arrow_table()

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import duckdb
 import pyarrow as pa
 
 from schemas.tables import IMAGES, with_drop_reason
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Dedup:
         ]
         if not parts:
             return {}
+        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
+
         with duckdb.connect(config={"threads": 1}) as database:
             database.register("images", pa.concat_tables(parts))
             database.execute(_RANKED)
@@ -60,7 +64,7 @@ class Dedup:
             start += len(table)
         return results
 
-    def _near_duplicates(self, database: duckdb.DuckDBPyConnection) -> list[int]:
+    def _near_duplicates(self, database: "DuckDBPyConnection") -> list[int]:
         """Ranks of the hashes that are near an earlier kept hash."""
         edges = [64 * band // (self.max_distance + 1) for band in range(self.max_distance + 2)]
         bands = [

@@ -7,7 +7,6 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import duckdb
 import pyarrow as pa
 
 from schemas.tables import IMAGES, with_drop_reason
@@ -89,6 +88,8 @@ class Filters:
         table = table.set_column(table.schema.get_field_index("caption"), IMAGES.field("caption"), captions)
         pairs = table.select(["original_width", "original_height", "caption"])
         pairs = pairs.append_column("row", pa.array(range(len(table)), pa.int64()))
+        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
+
         with duckdb.connect(config={"threads": 1}) as database:
             database.register("pairs", pairs)
             patterns = {

@@ -1,20 +1,22 @@
 """What a caption says is in the picture: its noun phrases, by spaCy (section 3.1 of arXiv:2304.04514)."""
 
 import functools
+import importlib.metadata
 import itertools
 import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import spacy
-from spacy.language import Language
-from spacy.tokens import Span, Token
 
 from schemas.tables import IMAGES, PHRASES, with_drop_reason
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Span, Token
 
 # Heads of phrases about the picture or its page, not about what it shows.
 _STOP_HEADS = (
@@ -62,7 +64,7 @@ class NounPhrases:
     def config(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "model_version": load_model(self.model).meta["version"],
+            "model_version": _model_version(self.model),
             "max_phrases": self.max_phrases,
             "max_words": self.max_words,
             "stop_heads": sorted(self.stop_heads),
@@ -97,7 +99,7 @@ class NounPhrases:
                     phrases = (self._phrase(part) for part in parts)
                     yield list(itertools.islice(dict.fromkeys(filter(None, phrases)), self.max_phrases))
 
-    def _phrase(self, span: Span) -> str | None:
+    def _phrase(self, span: "Span") -> str | None:
         """The base noun phrase as text, or None if it names nothing that the picture shows."""
         if span.root.pos_ in ("PRON", "NUM") or span.root.lower_ in self.stop_heads or span[0].lower_ == "no":
             return None
@@ -108,18 +110,28 @@ class NounPhrases:
 
 
 @functools.cache
-def load_model(name: str) -> Language:
+def load_model(name: str) -> "Language":
     """The spaCy model, loaded once a process.
 
     Raises:
         ValueError: it is not installed.
     """
+    import spacy  # it imports torch, which the planning process does without
+
     try:
         return spacy.load(name, exclude=_EXCLUDED_PIPES)
     except OSError as error:
         raise ValueError(
             f"spaCy model {name!r} is not installed: install its package, or name another model"
         ) from error
+
+
+def _model_version(name: str) -> str:
+    """The version of an installed model, without loading it where it is a package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return str(load_model(name).meta["version"])
 
 
 def segments_of(caption: str) -> list[str]:
@@ -154,7 +166,7 @@ def _words_of(token: str) -> str:
     return token.replace("_", " ")
 
 
-def _parts(chunk: Span) -> Iterator[Span]:
+def _parts(chunk: "Span") -> Iterator["Span"]:
     """The members of an enumeration that the parser took for one noun phrase: "kite, beer mug, an owl and a crab"."""
     start = chunk.start
     for token in chunk[1:-1]:
@@ -167,5 +179,5 @@ def _parts(chunk: Span) -> Iterator[Span]:
         yield chunk.doc[start : chunk.end]
 
 
-def _is_leading(token: Token) -> bool:
+def _is_leading(token: "Token") -> bool:
     return token.pos_ in ("DET", "PRON", "PUNCT", "SYM", "SPACE", "PART") or token.tag_ == "PRP$"

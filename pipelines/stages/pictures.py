@@ -33,7 +33,7 @@ class GuardedResizer:
             stream = self._upright_8_bit(stream)
         except Image.DecompressionBombError as error:
             return None, None, None, None, None, f"too_many_pixels: {error}"
-        except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever broken bytes make them raise
+        except Exception as error:
             return None, None, None, None, None, str(error)
         with _LOCK:
             return self._resizer(stream)

@@ -38,14 +38,14 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def test_the_default_is_the_demo_of_emoji_scenes() -> None:
     dataset = BuildConfig().dataset()
 
-    assert (dataset.name, dataset.num_pairs, dataset.pairs_per_shard) == ("demo", 5000, 625)
-    assert dataset.detection is not None and len(dataset.detection) == 1200
-    assert dataset.grounding is not None and len(dataset.grounding) == 800
+    assert (dataset.name, dataset.num_pairs, dataset.pairs_per_shard) == ("demo", DEMO.num_pairs, DEMO.pairs_per_shard)
+    assert dataset.detection is not None and len(dataset.detection) == DEMO.num_detection
+    assert dataset.grounding is not None and len(dataset.grounding) == DEMO.num_grounding
     assert dataset.served is dataset.pairs
 
 
 def test_the_larger_demo_keeps_the_shards_of_the_smaller() -> None:
-    assert SCALES["demo_large"] == replace(DEMO, num_pairs=10_000)
+    assert SCALES["demo_large"] == replace(DEMO, num_pairs=2 * DEMO.num_pairs)
     assert DEMO.num_pairs % DEMO.pairs_per_shard == 0, "its last shard would change as it grows"
 
 

@@ -191,8 +191,14 @@ def test_reasons_are_counted() -> None:
     assert summarize_reasons(["new", "b is missing", "new"]) == "2 new; 1 b is missing"
 
 
+@pytest.fixture
+def ray_ends() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.integration
-def test_on_ray_a_dying_worker_costs_its_own_shard(runner: Runner) -> None:
+def test_on_ray_a_dying_worker_costs_its_own_shard(runner: Runner, ray_ends: None) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import the tests
     jobs = [job("a"), job("b", work=die), job("c", work=refuse), job("d")]
 

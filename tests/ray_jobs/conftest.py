@@ -11,7 +11,14 @@ ROOT = Path(__file__).parents[2]
 TINY_OPTIONS = (
     *("--train.num-steps", "12", "--train.log-every", "2", "--train.checkpoint-every", "3"),
     *("--train.image-text-after", "3"),
-    *("--train.detection.image-size", "64", "--train.grounding.image-size", "64", "--train.image-text.image-size", "64"),
+    *(
+        "--train.detection.image-size",
+        "64",
+        "--train.grounding.image-size",
+        "64",
+        "--train.image-text.image-size",
+        "64",
+    ),
     *("--train.detection.batch-size", "2", "--train.grounding.batch-size", "2", "--train.image-text.batch-size", "2"),
 )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,7 +48,12 @@ def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: P
     assert run.info.status == "FINISHED"
     assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
     dataset = read_dataset_manifest(tiny_data)
-    inputs = {next(tag.value for tag in entry.tags if tag.key == "mlflow.data.context"): entry for entry in run.inputs.dataset_inputs}
+    inputs = {
+        tag.value: entry
+        for entry in run.inputs.dataset_inputs
+        for tag in entry.tags
+        if tag.key == "mlflow.data.context"
+    }
     assert set(inputs) == {"detection", "grounding", "image_text", "validation"}
     for entry in inputs.values():
         assert dataset.digest.startswith(entry.dataset.digest)
@@ -100,8 +106,18 @@ def _worker_pid(driver: psutil.Process, deadline_s: float) -> int:
 
 
 def test_a_killed_worker_costs_no_step_and_no_second_run(tiny_data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "ray_jobs/pretrain.py", "--data", str(tiny_data), "--outputs", str(tmp_path), *TINY_OPTIONS]
-    job = subprocess.Popen(command, cwd=ROOT, env=job_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        sys.executable,
+        "ray_jobs/pretrain.py",
+        "--data",
+        str(tiny_data),
+        "--outputs",
+        str(tmp_path),
+        *TINY_OPTIONS,
+    ]
+    job = subprocess.Popen(
+        command, cwd=ROOT, env=job_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         driver = psutil.Process(job.pid)
         worker = _worker_pid(driver, deadline_s=120)
@@ -134,7 +150,17 @@ def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
     dashboard = _free_port()
     head = subprocess.Popen(
         [
-            *(ray, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2", "--port", str(_free_port())),
+            *(
+                ray,
+                "start",
+                "--head",
+                "--block",
+                "--disable-usage-stats",
+                "--num-cpus",
+                "2",
+                "--port",
+                str(_free_port()),
+            ),
             *("--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
             *("--temp-dir", f"/tmp/ray-{os.getpid()}"),
         ],
@@ -151,7 +177,16 @@ def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
             time.sleep(0.5)
         submitted = subprocess.run(
             [
-                *(ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "python", "ray_jobs/pretrain.py"),
+                *(
+                    ray,
+                    "job",
+                    "submit",
+                    "--address",
+                    f"http://127.0.0.1:{dashboard}",
+                    "--",
+                    "python",
+                    "ray_jobs/pretrain.py",
+                ),
                 *("--data", str(tiny_data), "--outputs", str(tmp_path), *TINY_OPTIONS),
             ],
             cwd="/",  # the head's folder counts, not the submitter's
@@ -168,6 +203,26 @@ def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
         head.wait(timeout=30)
 
 
+def test_a_shard_cut_in_half_is_named_before_anything_starts(tiny_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data.parents[2], root)
+    dataset = read_dataset_manifest(tiny_data)
+    shard = root / dataset.supervisions["detection"].shards[0].path
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    failed = run_job(
+        "ray_jobs/pretrain.py",
+        "--data",
+        str(root / "datasets/tiny/MANIFEST.json"),
+        "--outputs",
+        str(tmp_path),
+        *TINY_OPTIONS,
+    )
+    assert failed.returncode == 2
+    assert str(shard) in failed.stderr
+    assert "cut off" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -175,10 +230,14 @@ def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
         (["demo:nothing"], "has no recipe 'nothing'"),
         (["--data", "missing/MANIFEST.json"], "no dataset at missing/MANIFEST.json"),
         (["--train.learning-rat", "1"], "learning-rat"),
+        (["--model.backbone", "resnet5000"], "resnet5000"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(options: list[str], message: str) -> None:
-    failed = run_job("ray_jobs/pretrain.py", *options)
+def test_user_errors_are_one_line_and_status_2(
+    options: list[str], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = [] if "--data" in options else ["--data", str(tiny_data)]
+    failed = run_job("ray_jobs/pretrain.py", *options, *given, "--outputs", str(tmp_path))
     assert failed.returncode == 2
     assert message in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stderr

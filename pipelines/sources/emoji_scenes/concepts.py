@@ -2,7 +2,8 @@
 
 Base concepts have boxes in the detection and grounding scenes; novel ones occur in the captions of the image-text pairs
 only, so that whatever a detector knows of them it learnt from image-text pairs. No word of a novel name is a word of a base
-name (a box of "hot dog" would otherwise tell where a "dog" is), no two pictures are near twins, and both splits cover every theme.
+name (a box of "hot dog" would otherwise tell where a "dog" is), no two pictures are near twins, and both splits cover every
+theme.
 """
 
 from dataclasses import dataclass

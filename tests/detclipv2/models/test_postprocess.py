@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detclipv2.models.postprocess import postprocess
-from detclipv2.structures import HeadOutput
+from detclipv2.models.postprocess import one_name_each, postprocess
+from detclipv2.structures import Detections, HeadOutput
 
 ANCHORS = [[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 40, 40], [-5, 30, 5, 60]]
 SIZE_HW = (50, 30)
@@ -36,7 +36,7 @@ def test_detections_by_hand() -> None:
 
     # Anchor 1 overlaps the better anchor 0 by 9/11; the others are clipped to the picture of 30 x 50.
     assert found.boxes_xyxy.tolist() == [[0, 0, 10, 10], [20, 20, 30, 40], [0, 30, 5, 50]]
-    assert found.scores.tolist() == pytest.approx([0.9, 0.64, 0.3])
+    assert found.scores.tolist() == pytest.approx([0.81, 0.4096, 0.09])
     assert found.labels.tolist() == [0, 0, 0]
 
 
@@ -60,11 +60,11 @@ def test_padding_is_never_detected() -> None:
 def test_threshold_and_number_of_detections() -> None:
     logits = torch.tensor([[[3.0], [-9.0], [2.0], [1.0]]])
 
-    (weak_left_out,) = postprocess(_output(), logits, image_sizes_hw=[SIZE_HW], score_threshold=0.63)
+    (weak_left_out,) = postprocess(_output(), logits, image_sizes_hw=[SIZE_HW], score_threshold=0.4)
     (two,) = postprocess(_output(), logits, image_sizes_hw=[SIZE_HW], max_detections=1)
 
-    # sqrt(sigmoid(S) / 2) = 0.690, 0.008, 0.664, 0.605
-    assert weak_left_out.scores.tolist() == pytest.approx([0.690, 0.664], abs=1e-3)
+    # sigmoid(S) / 2 = 0.476, 0.000, 0.440, 0.366
+    assert weak_left_out.scores.tolist() == pytest.approx([0.476, 0.440], abs=1e-3)
     assert two.boxes_xyxy.tolist() == [ANCHORS[0]]
 
 
@@ -98,3 +98,15 @@ def test_a_name_is_scored_as_if_it_were_alone(ours: list[float], others: list[li
     together = torch.tensor([ours, *others]).T[None]
 
     assert of_first_name(together) == of_first_name(together[..., :1])
+
+
+def test_one_name_for_every_object() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4], [50, 50, 60, 60]])
+    found = one_name_each(
+        Detections(boxes_xyxy=boxes, scores=torch.tensor([0.6, 0.9, 0.3, 0.1]), labels=torch.tensor([0, 1, 2, 0]))
+    )
+
+    # IoUs with the best: 0.9, which goes, and 4/9.
+    assert found.boxes_xyxy.tolist() == boxes[[1, 2, 3]].tolist()
+    assert found.scores.tolist() == pytest.approx([0.9, 0.3, 0.1])
+    assert found.labels.tolist() == [1, 2, 0]

@@ -77,3 +77,12 @@ def test_boxes_are_decoded_before_suppression() -> None:
 
     assert proposals.embeddings[0, :3].tolist() == output.embeddings[0, [0, 2, 3]].tolist()
     assert proposals.mask.tolist() == [[True, True, True, False]]
+
+
+def test_regions_that_are_no_numbers_are_not_hidden() -> None:
+    output = _output([[[torch.nan, torch.nan]] * 4], APART)
+
+    proposals = select_proposals(output, TEXTS, num_proposals=2, nms_iou=0.6)
+
+    assert proposals.mask.all()
+    assert proposals.embeddings.isnan().all()

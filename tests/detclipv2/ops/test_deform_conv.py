@@ -51,3 +51,13 @@ def test_without_offsets_it_is_a_convolution() -> None:
     found = modulated_deform_conv(features, offset, torch.ones_like(mask), weight)
 
     torch.testing.assert_close(found, torch.nn.functional.conv2d(features, weight, padding=1))
+
+
+def test_offsets_that_are_no_numbers_show_in_the_output() -> None:
+    features, offset, mask, weight = _inputs(1.0, batch=1)
+    offset[0, 0, 2, 3] = torch.nan
+    offset[0, 7, 4, 4] = torch.inf
+
+    spoilt = modulated_deform_conv(features, offset, mask, weight).isnan().any(1).nonzero().tolist()
+
+    assert spoilt == [[0, 2, 3], [0, 4, 4]]

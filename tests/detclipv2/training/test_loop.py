@@ -92,12 +92,12 @@ def _weights(training: Training) -> dict[str, Tensor]:
 def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
 
-    train(training(num_steps=60), hooks)
+    train(training(num_steps=40, image_text=None), hooks)
 
-    for name in ("detection/align", "detection/box"):
-        losses = hooks.losses(f"loss/{name}")
-        assert len(losses) == 30
-        assert sum(losses[-5:]) < 0.6 * sum(losses[:5]), name
+    for name, factor in (("align", 0.3), ("box", 0.9), ("centerness", 1.0)):
+        losses = hooks.losses(f"loss/detection/{name}")
+        assert len(losses) == 40
+        assert sum(losses[-5:]) < factor * sum(losses[:5]), (name, losses)
 
 
 def test_books_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
@@ -119,18 +119,17 @@ def test_books_and_checkpoints(training: Callable[..., Training], tmp_path: Path
         assert metrics[f"images_per_s/{kind}"] == pytest.approx(2 / metrics["step_s"])
 
 
-@pytest.mark.parametrize("stop", [4, 8])
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
-    training: Callable[..., Training], tmp_path: Path, stop: int
+    training: Callable[..., Training], tmp_path: Path
 ) -> None:
     model = {"drop_path": 0.2, "backbone": "tf_efficientnet_lite0"}  # drop path draws from the random generator
     undisturbed, resumed = training(model), training(model)
 
     whole, rest = Recorder(tmp_path / "whole"), Recorder(tmp_path / "rest")
     train(undisturbed, whole)
-    train(resumed, rest, resume=load_state(tmp_path / "whole" / str(stop)))
+    train(resumed, rest, resume=load_state(tmp_path / "whole" / "4"))
 
-    assert list(rest.metrics) == list(range(stop + 1, 11))
+    assert list(rest.metrics) == list(range(5, 11))
     for step, metrics in rest.metrics.items():
         wanted = whole.metrics[step]
         assert {n: v for n, v in metrics.items() if n.startswith(("loss", "learning", "grad"))} == {
@@ -154,26 +153,29 @@ def test_the_same_seed_gives_the_same_weights(training: Callable[..., Training],
     assert all(torch.equal(before[name], found[name]) for name in frozen)
 
 
-def test_a_loss_that_is_not_finite_names_the_batch(training: Callable[..., Training], tmp_path: Path) -> None:
-    run = training()
+@pytest.mark.parametrize("name", ["head.logit_bias", "head.regression_tower.0.0.weight"])
+def test_a_loss_that_is_not_finite_names_the_batch(
+    training: Callable[..., Training], tmp_path: Path, name: str
+) -> None:
+    run = training(image_text=None)
     with torch.no_grad():
-        run.objective.detector.head.logit_bias.fill_(float("nan"))
-    kind = schedule_of(run)[0]
-    keys = next(run.streams[kind].batches()).keys
+        run.objective.detector.get_parameter(name).fill_(torch.nan)
+    keys = next(run.streams["detection"].batches()).keys
     before = _weights(run)
-    if kind != "detection":  # the contrastive loss has no bias
-        pytest.fail("choose a seed whose first step is a detection step")
 
-    with pytest.raises(FloatingPointError, match=r"step 1: losses .*nan.* on detection batch \['.', '.'\]") as error:
+    with pytest.raises(FloatingPointError, match="step 1: losses .*nan.* on detection batch") as error:
         train(run, Recorder(tmp_path))
 
     assert str(keys) in str(error.value)
-    assert all(torch.equal(value, _weights(run)[name]) for name, value in before.items() if "logit_bias" not in name)
+    after = _weights(run)
+    assert all(torch.equal(value, after[key]) for key, value in before.items() if not key.endswith(name))
 
 
 def test_bfloat16_trains_too(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
-    run = training(num_steps=4, precision="bf16")
+    # P7 of a 64 px picture is a convolution of a single cell, whose bf16 gradient some CPUs' libraries leave uninitialised.
+    larger = SupervisionConfig(batch_size=2, image_size=128, num_concepts=4)
+    run = training(num_steps=4, precision="bf16", detection=larger, image_text=replace(larger, num_concepts=0))
 
     train(run, hooks)
 

@@ -1,0 +1,173 @@
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from detclipv2.cli import main, newest_model
+from detclipv2.config import ModelConfig
+from detclipv2.drawing import ORDINARY
+from detclipv2.hub import save_pretrained
+from detclipv2.models.detector import DetCLIPv2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``detclip`` with these arguments."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["detclip", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+@pytest.fixture
+def model(tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2], tmp_path: Path) -> Path:
+    """Every box is its anchor."""
+    detector = tiny_detector()
+    torch.nn.init.zeros_(detector.head.output.box.weight)
+    folder = tmp_path / "models" / "tiny"
+    save_pretrained(folder, detector, config=tiny_config, image_size=64, data_digest="d", names=["dog"])
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.effect_noise((120, 80), 80).save(path)
+    return path
+
+
+def test_json_to_the_terminal(run: Run, model: Path, photo: Path) -> None:
+    found = run("predict", photo, "--names", "dog", "red apple", "--model", model, "--threshold", "0", "--max-detections", "5")
+
+    assert (found.code, found.err) == (0, "")
+    printed = json.loads(found.out)
+    assert printed["image"] == str(photo)
+    assert 0 < len(printed["detections"]) <= 5
+    scores = [row["score"] for row in printed["detections"]]
+    assert scores == sorted(scores, reverse=True)
+    for row in printed["detections"]:
+        assert row["name"] in ("dog", "red apple")
+        x1, y1, x2, y2 = row["box_xyxy"]
+        assert 0 <= x1 < x2 <= 120
+        assert 0 <= y1 < y2 <= 80
+
+
+def test_json_to_a_file(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "found.json"
+    found = run("predict", photo, "--names", "dog", "--model", model, "--threshold", "0", "--out", out)
+
+    rows = json.loads(out.read_text())["detections"]
+    assert found == Outcome(code=0, out=f"{out}: {len(rows)} x dog\n", err="")
+    assert rows
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_drawn_picture(run: Run, model: Path, photo: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"found{suffix}"
+    found = run("predict", photo, "--names", "dog", "--model", model, "--threshold", "0", "--out", out)
+
+    assert found.code == 0
+    drawn = Image.open(out)
+    assert drawn.size == (480, 320)  # enlarged four times, so that labels can be read
+    colours = [colour for _, colour in drawn.convert("RGB").getcolors(480 * 320) or []]
+    assert min(max(abs(a - b) for a, b in zip(colour, ORDINARY, strict=True)) for colour in colours) < 40
+
+
+def test_nothing_is_shown_below_the_threshold(run: Run, model: Path, photo: Path) -> None:
+    found = run("predict", photo, "--names", "dog", "--model", model, "--threshold", "0.99")
+
+    assert json.loads(found.out)["detections"] == []
+
+
+def test_a_photo_that_lies_on_its_side_is_drawn_upright(run: Run, model: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.effect_noise((600, 500), 80).save(tmp_path / "sideways.jpg", exif=exif)
+
+    run("predict", tmp_path / "sideways.jpg", "--names", "dog", "--model", model, "--out", tmp_path / "out.png")
+
+    assert Image.open(tmp_path / "out.png").size == (500, 600)
+
+
+def test_the_newest_model_is_taken(
+    run: Run, model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "outputs" / "models" / "older"
+    older.parent.mkdir(parents=True)
+    model.rename(older)
+    (older.parent / "newer").mkdir()
+    (older.parent / "newer" / "config.json").write_text("{}")
+    os.utime(older / "config.json", (1, 1))
+    monkeypatch.chdir(tmp_path)
+
+    assert newest_model(Path("outputs/models")).name == "newer"
+    assert "layout None" in run("predict", photo, "--names", "dog").err
+    os.utime(older / "config.json", (2**32, 2**32))
+    assert run("predict", photo, "--names", "dog").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.png", "--names", "dog"], "error: nothing.png cannot be read as a picture: .*No such file"),
+        (["words.txt", "--names", "dog"], "error: words.txt cannot be read as a picture: cannot identify image file"),
+        (["photo.png", "--names", " "], "error: name number 1 of 1 is empty"),
+        (["photo.png", "--names", "dog", "--out", "found.gif"], "error: --out found.gif: choose a name that ends in"),
+        (["photo.png", "--names", "dog", "--model", "nowhere"], "error: no model in nowhere: .*train one with"),
+    ],
+)
+def test_errors_are_one_line(
+    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    Path("words.txt").write_text("no picture")
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", str(model)]
+
+    found = run("predict", *arguments)
+
+    assert (found.code, found.out) == (2, "")
+    assert found.err.count("\n") == 1
+    assert re.match(message, found.err), found.err
+
+
+def test_no_model_at_all(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    found = run("predict", photo, "--names", "dog")
+
+    assert found.code == 2
+    assert found.err == "error: no model in outputs/models: train one with `make demo`, or name a folder with --model\n"
+
+
+def test_a_damaged_model(run: Run, model: Path, photo: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"no weights")
+
+    found = run("predict", photo, "--names", "dog", "--model", model)
+
+    assert found.code == 2
+    assert found.err.startswith(f"error: {model} holds no readable model: SafetensorError")

@@ -1,0 +1,59 @@
+"""One of the processes of test_distributed.py: its half of every batch, and what the losses and gradients are."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from detclipv2.build import build_detector
+from detclipv2.config import LossConfig, ModelConfig
+from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.structures import Batch
+
+NUM_ANCHORS = 86  # of a 64 px picture
+
+
+def build_objective(config: ModelConfig) -> HybridObjective:
+    """Equal in every process. All anchors are proposals, since selection looks at the concepts of one process alone."""
+    torch.manual_seed(0)
+    loss = LossConfig(num_proposals=NUM_ANCHORS, proposal_nms_iou=1.0)
+    return HybridObjective(build_detector(config), loss).train()
+
+
+def half(batch: Batch, rank: int) -> Batch:
+    """Images of a batch that a process gets."""
+    part = slice(rank * len(batch.keys) // 2, (rank + 1) * len(batch.keys) // 2)
+    return Batch(
+        supervision=batch.supervision,
+        keys=batch.keys[part],
+        pixels=batch.pixels[part],
+        image_sizes_hw=batch.image_sizes_hw[part],
+        boxes_xyxy=batch.boxes_xyxy[part],
+        labels=batch.labels[part],
+        concepts=batch.concepts[part],
+    )
+
+
+def main(folder: Path, rank: int) -> None:
+    """Write ``rank.pt``: losses and averaged gradients of every batch in ``batches.pt``."""
+    config, batches = torch.load(folder / "batches.pt", weights_only=False)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    objective = build_objective(config)
+    wrapped = DistributedDataParallel(objective, find_unused_parameters=True)
+    found = {}
+    for name, batch in batches.items():
+        wrapped.zero_grad(set_to_none=True)
+        losses = wrapped(half(batch, rank))
+        torch.stack(list(losses.values())).sum().backward()
+        found[name] = (
+            {loss: float(value.detach()) for loss, value in losses.items()},
+            {key: parameter.grad for key, parameter in objective.named_parameters()},
+        )
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from schemas.manifest import DatasetManifest, FileEntry, Manifest, fingerprint, read_dataset_manifest
+
+ENTRY = FileEntry(path="kept.parquet", sha256="0" * 64, num_bytes=10, num_rows=2)
+
+
+def manifest(**changes: object) -> Manifest:
+    values = {
+        "stage": "filters",
+        "stage_version": 1,
+        "fingerprint": "f",
+        "rows_in": 3,
+        "rows_kept": 2,
+        "files": [ENTRY],
+    }
+    return Manifest(**values | changes)
+
+
+def test_fingerprint_depends_on_every_part_and_on_no_order() -> None:
+    base = {"stage": "filters", "version": 1, "config": {"a": 1, "b": 2}, "parents": {"x": "1", "y": "2"}}
+    same = base | {"config": {"b": 2, "a": 1}, "parents": {"y": "2", "x": "1"}}
+    assert fingerprint(**base) == fingerprint(**same)
+    for change in ({"stage": "dedup"}, {"version": 2}, {"config": {"a": 1}}, {"parents": {"x": "1"}}):
+        assert fingerprint(**base | change) != fingerprint(**base)
+
+
+def test_digest_is_of_the_content_alone() -> None:
+    assert manifest().digest == manifest(fingerprint="g", stage_version=2, config={"a": 1}).digest
+    other = ENTRY.model_copy(update={"sha256": "1" * 64})
+    assert manifest().digest != manifest(files=[other]).digest
+
+
+def test_reading_a_dataset_manifest_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "MANIFEST.json"
+    with pytest.raises(ValueError, match="no dataset at .*build one with"):
+        read_dataset_manifest(path)
+    path.write_text('{"name": "demo"')
+    with pytest.raises(ValueError, match="is not a dataset manifest of version 1"):
+        read_dataset_manifest(path)
+    whole = DatasetManifest(name="demo", supervisions={}, boxed_concepts=["apple"])
+    path.write_text(whole.model_dump_json())
+    assert read_dataset_manifest(path) == whole
+    assert read_dataset_manifest(path).digest == whole.digest

@@ -1,0 +1,37 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.training import TrainingSample
+
+DETECTION: dict[str, Any] = {
+    "supervision": "detection",
+    "width": 100,
+    "height": 50,
+    "concepts": ["apple"],
+    "boxes_xyxy": [(0, 0, 100, 50)],
+    "labels": [0],
+}
+
+
+def test_a_box_may_fill_the_picture() -> None:
+    assert TrainingSample(**DETECTION).boxes_xyxy == [(0, 0, 100, 50)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": []}, "1 boxes but 0 labels"),
+        ({"labels": [1]}, "not an index into concepts"),
+        ({"boxes_xyxy": [(0, 0, 101, 50)]}, "outside the 100x50 picture"),
+        ({"boxes_xyxy": [(5, 5, 5, 9)]}, "is empty or outside"),
+        ({"supervision": "image_text", "caption": "an apple"}, "a caption and no boxes"),
+        ({"supervision": "image_text", "boxes_xyxy": [], "labels": []}, "a caption and no boxes"),
+        ({"supervision": "video"}, "supervision"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_inconsistent_samples_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainingSample(**DETECTION | changes)

@@ -19,7 +19,6 @@ from torchvision.transforms.v2 import functional as F
 from detclipv2.data.transforms import pad_to_canvas
 from detclipv2.hub import load_pretrained
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.neck import STRIDES
 from detclipv2.models.postprocess import postprocess
 from detclipv2.structures import Detections
 
@@ -84,9 +83,8 @@ class Predictor:
         factor = self.image_size / max(upright.size)
         size_hw = (max(1, round(upright.height * factor)), max(1, round(upright.width * factor)))
         resized = F.resize(F.pil_to_tensor(upright), list(size_hw), antialias=True)
-        # As in training: padded to a square of whole cells of the coarsest level.
-        canvas = -(-self.image_size // STRIDES[2]) * STRIDES[2]
-        pixels = pad_to_canvas([resized], canvas).to(self.device)
+        # The canvas of training: group normalisation sees the padding too.
+        pixels = pad_to_canvas([resized], self.image_size).to(self.device)
         output = self.detector(pixels, [size_hw])
         found = postprocess(
             output,

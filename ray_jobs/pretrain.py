@@ -52,10 +52,13 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     job = job.for_dataset(dataset)
     name = job.run_name(dataset)
     folder = job.outputs.resolve() / "runs" / name
+    finished = folder / FINISHED_NAME
+    if not finished.is_file():
+        check_shards(dataset, job.data_root)
+        build_detector(job.model)  # what is wrong with the model is said here, once, and not by every worker
     tracker = Tracker(job, dataset)
     status = "FAILED"
     try:
-        finished = folder / FINISHED_NAME
         if finished.is_file():
             checkpoint = folder / finished.read_text().strip()
             console.print(
@@ -93,8 +96,6 @@ def check_shards(dataset: DatasetManifest, data_root: Path) -> None:
 
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console) -> Path:
     """Run Ray Train; return the last checkpoint's folder."""
-    check_shards(dataset, job.data_root)
-    build_detector(job.model)  # what is wrong with the model is said here, once, and not by every worker
     connect()
     # Its wishes for the next version are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -91,6 +91,7 @@ def main(config: UiConfig) -> None:
         "DAGSTER_TELEMETRY_DISABLED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing started here outlives it
     running: list[tuple[_Service, subprocess.Popen[bytes]]] = []
     try:
         for service in wanted:
@@ -103,7 +104,9 @@ def main(config: UiConfig) -> None:
             _wait(service, process, log_folder)
             print(f"{service.name:8} {service.address}", flush=True)
         print("Ctrl-C ends all three", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
+    except KeyboardInterrupt:
+        print("ending all three", flush=True)
     finally:
         for _, process in running:
             _end(process)

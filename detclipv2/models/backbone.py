@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.layers import Format, FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.utils import freeze
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -41,6 +41,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+        if name.startswith("swin_"):
+            extra["strict_img_size"] = False  # pictures of any size, not of the pre-training's alone
         if not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
         model: Any = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
@@ -54,6 +56,7 @@ class Backbone(nn.Module):
             load_packaged_weights(model, name)
         self.levels = [reductions.index(stride) for stride in STRIDES]
         self.channels = [model.feature_info.channels()[level] for level in self.levels]
+        self.is_channels_last = getattr(model, "output_fmt", Format.NCHW) == Format.NHWC  # Swin
         self.model = fold_batch_norm(freeze_batch_norm_2d(model))
         known = {path for path, _ in self.model.named_modules()}
         unknown = [path for path in frozen_modules if path not in known]
@@ -67,7 +70,8 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Feature maps [B, C, H/8, W/8], [.., /16], [.., /32] of normalised pixels [B, 3, H, W]."""
         features = self.model(pixels)
-        return [features[level] for level in self.levels]
+        chosen = [features[level] for level in self.levels]
+        return [feature.permute(0, 3, 1, 2) for feature in chosen] if self.is_channels_last else chosen
 
 
 @torch.no_grad()

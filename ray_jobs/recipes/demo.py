@@ -35,7 +35,7 @@ def pretrain() -> JobConfig:
         ),
         train=TrainConfig(
             num_steps=850,
-            image_text_after=200,
+            image_text_after=180,
             detection=SupervisionConfig(batch_size=8, image_size=112, num_concepts=150),
             grounding=SupervisionConfig(batch_size=8, image_size=112, num_concepts=100),
             image_text=SupervisionConfig(batch_size=16, image_size=112),

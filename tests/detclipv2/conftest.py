@@ -115,7 +115,8 @@ def write_shard(tmp_path: Path) -> Callable[..., Shard]:
             for key, annotation in samples.items():
                 image = Image.new("RGB", size, (40, 80, 120))
                 for box in annotation["boxes_xyxy"]:
-                    image.paste((255, 255, 255), tuple(int(value) for value in box))
+                    x1, y1, x2, y2 = (int(value) for value in box)
+                    image.paste((255, 255, 255), (x1, y1, x2, y2))
                 jpeg = io.BytesIO()
                 image.save(jpeg, "JPEG", quality=95)
                 for suffix, content in (("jpg", jpeg.getvalue()), ("json", json.dumps(annotation).encode())):

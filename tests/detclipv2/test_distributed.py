@@ -16,17 +16,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from detclipv2.config import ModelConfig
+from detclipv2.config import LossConfig, ModelConfig
 from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
+from detclipv2.losses.contrastive import best_region_similarity, contrastive_loss
+from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.models.proposals import select_proposals
 from detclipv2.structures import Batch
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+NUM_ANCHORS = 86  # of a 64 px picture
 FIRST, SECOND = [4.0, 4, 36, 40], [30.0, 20, 60, 60]
 
 Result = tuple[dict[str, float], dict[str, Tensor | None]]
 
 
-def _two_processes() -> Any:
+def _load_script() -> Any:
     spec = importlib.util.spec_from_file_location("two_processes", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -35,29 +39,56 @@ def _two_processes() -> Any:
     return module
 
 
+TWO_PROCESSES = _load_script()
+
+
 @pytest.fixture
-def batches(make_batch: Callable[..., Batch]) -> dict[str, Batch]:
+def batches(make_batch: Callable[..., Batch]) -> dict[str, tuple[Batch, LossConfig]]:
     """Of four images each; the halves have unequal numbers of boxes and texts."""
     concepts = [["dog", "cat", "owl"], ["cat", "kite", "red car", "apple"], ["dog"], ["zebra"]]
     boxes = [[FIRST, SECOND], [SECOND], [FIRST], []]
-    captions = [["dog", "a dog"], ["owl", "kite", "red car", "an owl in a red car"], ["cat"], ["dog"]]
+    captions = [["dog", "a dog"], ["owl", "kite", "red car", "an owl in a red car"], ["cat"], ["apple"]]
+    every_anchor = LossConfig(num_proposals=NUM_ANCHORS, proposal_nms_iou=1.0)
     return {
-        "detection": make_batch("detection", concepts, boxes),
-        "grounding": make_batch("grounding", concepts, boxes),
-        "boxes in one process": make_batch("detection", concepts, [[FIRST], [SECOND], [], []]),
-        "image_text": make_batch("image_text", captions),
+        "detection": (make_batch("detection", concepts, boxes), LossConfig()),
+        "grounding": (make_batch("grounding", concepts, boxes), LossConfig()),
+        "boxes in one process": (make_batch("detection", concepts, [[FIRST], [SECOND], [], []]), LossConfig()),
+        "all proposals": (make_batch("image_text", captions), every_anchor),
+        "few proposals": (make_batch("image_text", captions), LossConfig(num_proposals=3)),
     }
 
 
-def test_two_processes_equal_one(tiny_config: ModelConfig, batches: dict[str, Batch], tmp_path: Path) -> None:
-    config = replace(tiny_config, text_training="trained")
+def _losses(objective: HybridObjective, batch: Batch) -> dict[str, Tensor]:
+    """What the objective gives for the whole batch, but with proposals chosen by the texts of each half alone."""
+    if batch.supervision != "image_text":
+        return objective(batch)
+    detector, config = objective.detector, objective.config
+    regions, masks = [], []
+    for number in range(2):
+        part = TWO_PROCESSES.half(batch, number)
+        output = detector(part.pixels, part.image_sizes_hw)
+        texts = detector.text_encoder([text for texts in part.concepts for text in texts])
+        nms_iou = config.proposal_nms_iou
+        proposals = select_proposals(output, texts, num_proposals=config.num_proposals, nms_iou=nms_iou)
+        regions.append(proposals.embeddings)
+        masks.append(proposals.mask)
+    similarity = torch.stack(
+        [
+            best_region_similarity(detector.text_encoder(texts), torch.cat(regions), torch.cat(masks)).mean(0)
+            for texts in batch.concepts
+        ]
+    )
+    return {"contrastive": config.contrastive_weight * contrastive_loss(similarity)}
+
+
+def test_two_processes_equal_one(
+    tiny_config: ModelConfig, batches: dict[str, tuple[Batch, LossConfig]], tmp_path: Path
+) -> None:
+    config = replace(tiny_config, text_training="trained", region_norm="unit")
     torch.save((config, batches), tmp_path / "batches.pt")
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    processes = [
-        subprocess.Popen([sys.executable, SCRIPT, tmp_path, str(number)], env=environment, stderr=subprocess.PIPE, text=True)
-        for number in range(2)
-    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    commands = [[sys.executable, str(SCRIPT), str(tmp_path), str(number)] for number in range(2)]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     try:
         errors = [process.communicate(timeout=120)[1] for process in processes]
     finally:
@@ -66,31 +97,30 @@ def test_two_processes_equal_one(tiny_config: ModelConfig, batches: dict[str, Ba
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     results: list[dict[str, Result]] = [torch.load(tmp_path / f"{number}.pt") for number in range(2)]
 
-    objective = _two_processes().build_objective(config)
-    for name, batch in batches.items():
+    objective = TWO_PROCESSES.build_objective(config)
+    for name, (batch, loss_config) in batches.items():
+        objective.config = loss_config
         objective.zero_grad(set_to_none=True)
-        losses = objective(batch)
+        losses = _losses(objective, batch)
         torch.stack(list(losses.values())).sum().backward()
         ranks = [result[name] for result in results]
         for loss, value in losses.items():
             mean = sum(found[loss] for found, _ in ranks) / 2
-            assert mean == pytest.approx(float(value.detach()), rel=1e-5, abs=1e-6), f"{name}: {loss}"
+            assert mean == pytest.approx(float(value.detach()), rel=1e-5), f"{name}: {loss}"
         for key, parameter in objective.named_parameters():
             for _, gradients in ranks:
-                if parameter.grad is None:
-                    assert gradients[key] is None, f"{name}: {key}"
-                    continue
-                scale = float(parameter.grad.abs().max())
-                torch.testing.assert_close(
-                    gradients[key],
-                    parameter.grad,
-                    rtol=1e-4,
-                    atol=1e-5 * scale + 1e-9,
-                    msg=lambda text, where=f"{name}: {key}": f"{where}: {text}",
-                )
+                _assert_same_gradient(gradients[key], parameter.grad, where=f"{name}: {key}")
     # Each process sees the loss of its own half.
-    first, second = (result["image_text"][0]["contrastive"] for result in results)
+    first, second = (result["all proposals"][0]["contrastive"] for result in results)
     assert first != second
+
+
+def _assert_same_gradient(found: Tensor | None, wanted: Tensor | None, *, where: str) -> None:
+    if found is None or wanted is None:
+        assert found is wanted, where
+        return
+    atol = 1e-5 * float(wanted.abs().max()) + 1e-9
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=atol, msg=lambda text: f"{where}: {text}")
 
 
 def test_collectives_are_the_identity_in_one_process() -> None:

@@ -3,7 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -35,7 +35,9 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"region_norm": "unit", "deformable": "off", "frozen_modules": ("conv_stem",)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"region_norm": "unit", "deformable": "off", "frozen_modules": ("conv_stem",)}]
+)
 def test_a_loaded_model_detects_the_same(
     save: Save, tiny_config: ModelConfig, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -80,7 +82,12 @@ def test_a_failed_save_leaves_the_former_model(save: Save, tiny_config: ModelCon
 
     with pytest.raises(TypeError):
         save_pretrained(
-            tmp_path / "model", detector, config=tiny_config, image_size=64, data_digest="d1", names=[object()]
+            tmp_path / "model",
+            detector,
+            config=tiny_config,
+            image_size=64,
+            data_digest="d1",
+            names=[cast(str, object())],
         )
 
     assert _files(tmp_path / "model") == before

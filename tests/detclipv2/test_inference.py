@@ -1,9 +1,14 @@
+import random
 from collections.abc import Callable
 
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
+from detclipv2.config import SupervisionConfig
+from detclipv2.data.decode import Sample
+from detclipv2.data.transforms import fit, pad_to_canvas
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Detections
@@ -109,8 +114,24 @@ def test_names_that_name_nothing(predictor: Predictor) -> None:
         predictor(_photo(8, 8), names=["dog", "  ", "cat"])
 
 
-def test_an_image_size_that_is_no_multiple_of_the_strides(tiny_detector: Callable[..., DetCLIPv2]) -> None:
-    found = Predictor(tiny_detector(), image_size=50)(_photo(100, 80), names=["dog"])
+@pytest.mark.parametrize("image_size", [50, 64])
+def test_the_detector_sees_the_canvas_of_training(tiny_detector: Callable[..., DetCLIPv2], image_size: int) -> None:
+    predictor = Predictor(tiny_detector(), image_size=image_size)
+    photo = _photo(40, 20)
+    sample = Sample(
+        key="k",
+        supervision="detection",
+        image=pil_to_tensor(photo),
+        boxes_xyxy=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.long),
+        concepts=["dog"],
+        caption=None,
+    )
+    config = SupervisionConfig(batch_size=1, image_size=image_size, flip=0.0)
+    trained_on = pad_to_canvas([fit(sample, config, rng=random.Random(0)).image], image_size)
+    seen: list[torch.Tensor] = []
+    predictor.detector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 
-    assert len(found.scores) > 0
-    assert (found.boxes_xyxy <= torch.tensor([100, 80] * 2) + 1e-3).all()
+    predictor(photo, names=["dog"])
+
+    assert torch.equal(seen[0], trained_on)

@@ -12,14 +12,11 @@ from detclipv2.config import LossConfig, ModelConfig
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
 
-NUM_ANCHORS = 86  # of a 64 px picture
-
 
 def build_objective(config: ModelConfig) -> HybridObjective:
-    """Equal in every process. All anchors are proposals, since selection looks at the concepts of one process alone."""
+    """Equal in every process."""
     torch.manual_seed(0)
-    loss = LossConfig(num_proposals=NUM_ANCHORS, proposal_nms_iou=1.0)
-    return HybridObjective(build_detector(config), loss).train()
+    return HybridObjective(build_detector(config), LossConfig()).train()
 
 
 def half(batch: Batch, rank: int) -> Batch:
@@ -43,7 +40,8 @@ def main(folder: Path, rank: int) -> None:
     objective = build_objective(config)
     wrapped = DistributedDataParallel(objective, find_unused_parameters=True)
     found = {}
-    for name, batch in batches.items():
+    for name, (batch, loss_config) in batches.items():
+        objective.config = loss_config
         wrapped.zero_grad(set_to_none=True)
         losses = wrapped(half(batch, rank))
         torch.stack(list(losses.values())).sum().backward()

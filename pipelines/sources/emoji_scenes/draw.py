@@ -7,7 +7,7 @@ from random import Random
 
 from pipelines.sources.emoji_scenes.concepts import BASE_NAMES, NOVEL_NAMES
 
-MIN_OBJECTS, MAX_OBJECTS = 2, 4
+MIN_OBJECTS, MAX_OBJECTS = 3, 5
 NOVEL_SHARE = 0.5  # of the objects of image-text pairs
 _REPEAT_SHARE = 0.15  # of the scenes: the last object is of the first one's concept
 

@@ -22,7 +22,7 @@ from pipelines.sources.emoji_scenes.concepts import CONCEPTS
 
 VERSION = 2  # bumped by hand when any picture, caption or box changes
 JPEG_QUALITY = 90
-MIN_SIDE, MAX_SIDE = 0.22, 0.45  # of an object's longer side before rotation, as a share of the scene's side
+MIN_SIDE, MAX_SIDE = 0.22, 0.42  # of an object's longer side before rotation, as a share of the scene's side
 MAX_ANGLE_DEG = 30.0
 MAX_OVERHANG = 0.15  # share of an object's extent that may lie outside the scene
 MIN_VISIBLE = 0.55  # share of an object's pixels that neither the border nor later objects may take

@@ -40,7 +40,7 @@ def _reference(boxes: Tensor, anchors: Tensor, valid: Tensor, *, topk: int) -> d
         for count in NUM_ANCHORS:
             level = [index for index in range(start, start + count) if valid[index]]
             points = {i: ((anchors[i, 0] + anchors[i, 2]) / 2, (anchors[i, 1] + anchors[i, 3]) / 2) for i in level}
-            candidates += sorted(level, key=lambda i: math.dist(points[i], center))[:topk]  # noqa: B023
+            candidates += sorted(level, key=lambda i: math.dist(points[i], center))[:topk]
             start += count
         ious = [_iou(anchors[index].tolist(), box) for index in candidates]
         threshold = statistics.mean(ious) + statistics.stdev(ious)

@@ -14,17 +14,17 @@ boxes = st.tuples(coordinates, coordinates, sides, sides).map(lambda b: (b[0], b
 
 def test_decode_by_hand() -> None:
     anchor = torch.tensor([0.0, 0.0, 10.0, 20.0])
-    deltas = torch.tensor([1.0, -1.0, math.log(2) / 0.2, 0.0])
+    deltas = torch.tensor([1.0, -1.0, math.log(2) / 0.2, -math.log(2) / 0.2])
 
-    # Centre (5 + 0.1 * 10, 10 - 0.1 * 20) = (6, 8), width 2 * 10, height 20.
-    torch.testing.assert_close(decode(deltas, anchor), torch.tensor([-4.0, -2.0, 16.0, 18.0]))
+    # Centre (5 + 0.1 * 10, 10 - 0.1 * 20) = (6, 8), width 2 * 10, height 20 / 2.
+    torch.testing.assert_close(decode(deltas, anchor), torch.tensor([-4.0, 3.0, 16.0, 13.0]))
     torch.testing.assert_close(decode(torch.zeros(4), anchor), anchor)
 
 
 def test_encode_by_hand() -> None:
-    deltas = encode(torch.tensor([-4.0, -2.0, 16.0, 18.0]), torch.tensor([0.0, 0.0, 10.0, 20.0]))
+    deltas = encode(torch.tensor([-4.0, 3.0, 16.0, 13.0]), torch.tensor([0.0, 0.0, 10.0, 20.0]))
 
-    torch.testing.assert_close(deltas, torch.tensor([1.0, -1.0, math.log(2) / 0.2, 0.0]))
+    torch.testing.assert_close(deltas, torch.tensor([1.0, -1.0, math.log(2) / 0.2, -math.log(2) / 0.2]))
 
 
 def test_wild_deltas_stay_finite() -> None:

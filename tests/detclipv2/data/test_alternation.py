@@ -3,10 +3,11 @@ from itertools import pairwise
 
 import pytest
 
+from detclipv2.config import Supervision
 from detclipv2.data.alternation import alternation
 
-SAMPLES = {"detection": 100, "grounding": 41, "image_text": 640}
-BATCHES = {"detection": 10, "grounding": 10, "image_text": 64}
+SAMPLES: dict[Supervision, int] = {"detection": 100, "grounding": 41, "image_text": 640}
+BATCHES: dict[Supervision, int] = {"detection": 10, "grounding": 10, "image_text": 64}
 EPOCH = {"detection": 10, "grounding": 5, "image_text": 10}
 
 

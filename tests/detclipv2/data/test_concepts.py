@@ -4,13 +4,14 @@ from typing import Any
 import pytest
 import torch
 
+from detclipv2.config import Supervision
 from detclipv2.data.concepts import concept_list
 from detclipv2.data.decode import Sample
 
 VOCABULARY = [f"thing {index}" for index in range(50)]
 
 
-def _sample(supervision: str, concepts: list[str], caption: str | None = None) -> Sample:
+def _sample(supervision: Supervision, concepts: list[str], caption: str | None = None) -> Sample:
     return Sample(
         key="k",
         supervision=supervision,
@@ -23,7 +24,7 @@ def _sample(supervision: str, concepts: list[str], caption: str | None = None) -
 
 
 def _concepts(sample: Sample, *, seed: int = 0, **changes: Any) -> list[str]:
-    settings = {"vocabulary": VOCABULARY, "num_concepts": 10}
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "num_concepts": 10}
     return concept_list(sample, **settings | changes, rng=random.Random(seed))
 
 
@@ -44,7 +45,11 @@ def test_negatives_differ_from_picture_to_picture_but_not_from_run_to_run() -> N
 
 
 def test_a_small_vocabulary_gives_what_it_has() -> None:
-    assert sorted(_concepts(_sample("detection", ["a"]), vocabulary=["a", "b", "c"], num_concepts=150)) == ["a", "b", "c"]
+    assert sorted(_concepts(_sample("detection", ["a"]), vocabulary=["a", "b", "c"], num_concepts=150)) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize("num_concepts", [0, 2])

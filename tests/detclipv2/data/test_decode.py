@@ -29,7 +29,9 @@ def _record(annotation: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_a_record(annotation: Annotation) -> None:
     boxes = [[0.0, 1.0, 5.5, 8.0], [2.0, 2.0, 4.0, 4.0]]
-    sample = decode_sample(_record(annotation(boxes_xyxy=boxes, labels=[1, 0], concepts=["dog", "cat"], caption="two pets")))
+    sample = decode_sample(
+        _record(annotation(boxes_xyxy=boxes, labels=[1, 0], concepts=["dog", "cat"], caption="two pets"))
+    )
 
     assert sample.key == "0000002a"
     assert sample.supervision == "detection"

@@ -27,7 +27,7 @@ def shards(write_shard: Callable[..., Shard], annotation: Callable[..., dict[str
 
 
 def _stream(shards: Shards, *, batch_size: int = 3, rank: int = 0, world_size: int = 1, **changes: Any) -> Stream:
-    settings = {
+    settings: dict[str, Any] = {
         "supervision": "detection",
         "shards": shards,
         "config": SupervisionConfig(batch_size=batch_size, image_size=32, num_concepts=4),
@@ -127,6 +127,6 @@ def test_a_sample_that_cannot_be_decoded_is_named(
 
 @pytest.mark.parametrize(("counts", "world_size"), [((0, 0), 1), ((1, 0), 2), ((), 1)])
 def test_fewer_samples_than_ranks(shards: Callable[..., Shards], counts: tuple[int, ...], world_size: int) -> None:
-    message = rf"detection: {sum(counts)} sample\(s\) in {len(counts)} shard\(s\) for {world_size} worker\(s\); every worker needs one"
-    with pytest.raises(ValueError, match=message):
+    found = rf"{sum(counts)} sample\(s\) in {len(counts)} shard\(s\) for {world_size} worker\(s\)"
+    with pytest.raises(ValueError, match=f"detection: {found}; every worker needs one"):
         _take(_stream(shards(*counts), world_size=world_size), 1)

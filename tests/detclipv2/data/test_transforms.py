@@ -21,7 +21,7 @@ def _picture(width: int, height: int, box: tuple[int, int, int, int]) -> Tensor:
 
 
 def _sample(box: tuple[int, int, int, int] = (4, 2, 20, 12), **changes: Any) -> Sample:
-    settings = {
+    settings: dict[str, Any] = {
         "key": "k",
         "supervision": "detection",
         "image": _picture(40, 20, box),
@@ -34,7 +34,7 @@ def _sample(box: tuple[int, int, int, int] = (4, 2, 20, 12), **changes: Any) -> 
 
 
 def _fit(sample: Sample, **changes: Any) -> Sample:
-    settings = {"batch_size": 1, "image_size": 64, "flip": NEVER}
+    settings: dict[str, Any] = {"batch_size": 1, "image_size": 64, "flip": NEVER}
     return fit(sample, SupervisionConfig(**settings | changes), rng=random.Random(0))
 
 

@@ -30,9 +30,7 @@ def test_every_anchor_on_the_picture_meets_every_concept(alpha: float, gamma: fl
     targets = (torch.rand(2, 5, 3, generator=generator) < 0.3).float()
     valid = torch.tensor([[True, True, True, False, True], [False, True, True, True, True]])
 
-    loss = alignment_loss(
-        logits, targets, valid=valid, num_positives=torch.tensor(2.5), alpha=alpha, gamma=gamma
-    )
+    loss = alignment_loss(logits, targets, valid=valid, num_positives=torch.tensor(2.5), alpha=alpha, gamma=gamma)
 
     total = sum(
         _focal(logits[b, k, m].item(), targets[b, k, m].item(), alpha=alpha, gamma=gamma)

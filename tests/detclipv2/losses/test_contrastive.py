@@ -33,9 +33,9 @@ def test_value_and_gradient_equal_a_double_loop(smoothing: float) -> None:
     mask = torch.tensor([[True] * 5, [True, True, False, False, False], [True] * 4 + [False], [True] + [False] * 4])
     captions = [[0], [1, 2, 3, 4], [5, 0], [6, 3, 2]]
 
-    exact = [texts.clone().requires_grad_(), regions.clone().requires_grad_()]
+    exact = (texts.clone().requires_grad_(), regions.clone().requires_grad_())
     wanted = _naive(*exact, mask, captions, smoothing=smoothing)
-    ours = [texts.float().requires_grad_(), regions.float().requires_grad_()]
+    ours = (texts.float().requires_grad_(), regions.float().requires_grad_())
     best = best_region_similarity(*ours, mask)
     weights = caption_weights(captions, 7, device=torch.device("cpu"))
     found = contrastive_loss(weights @ best, temperature=0.5, label_smoothing=smoothing)

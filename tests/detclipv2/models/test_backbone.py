@@ -41,6 +41,15 @@ def test_shapes_and_channels(packaged: Backbone) -> None:
     assert [tuple(feature.shape) for feature in features] == [(2, 40, 12, 8), (2, 112, 6, 4), (2, 320, 3, 2)]
 
 
+def test_the_backbone_of_the_paper_takes_pictures_of_any_size() -> None:
+    backbone = Backbone("swin_tiny_patch4_window7_224").eval()
+
+    features = backbone(torch.rand(1, 3, 96, 64))
+
+    assert backbone.channels == [192, 384, 768]
+    assert [tuple(feature.shape) for feature in features] == [(1, 192, 12, 8), (1, 384, 6, 4), (1, 768, 3, 2)]
+
+
 def test_frozen_modules_do_not_train_and_the_others_do(packaged: Backbone) -> None:
     packaged.zero_grad()
     sum(feature.square().sum() for feature in packaged.train()(torch.rand(1, 3, 64, 64))).backward()
@@ -57,8 +66,9 @@ def test_folding_the_batch_normalisation_changes_no_output(name: str) -> None:
     model = timm.create_model(name, features_only=True).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
-                tensor.uniform_(0.5, 1.5)
+            for tensor in module.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.uniform_(0.5, 1.5)
     pixels = torch.rand(2, 3, 64, 64)
 
     with torch.no_grad():
@@ -92,3 +102,8 @@ def test_an_unknown_backbone() -> None:
 def test_a_backbone_without_a_pyramid() -> None:
     with pytest.raises(ValueError, match=r"'vit_tiny_patch16_224' has feature strides .*\[8, 32\] of .* are missing"):
         Backbone("vit_tiny_patch16_224")
+
+
+def test_a_module_to_freeze_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="backbone 'lcnet_035' has no module 'stem' to freeze; it has"):
+        Backbone("lcnet_035", frozen_modules=("conv_stem", "stem"))

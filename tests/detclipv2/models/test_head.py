@@ -13,7 +13,14 @@ NUM_ANCHORS = 64 + 16 + 4 + 1 + 1
 
 def _head(**changes: Any) -> Head:
     torch.manual_seed(0)
-    settings = {"channels": 16, "num_convs": 2, "norm_groups": 4, "embed_dim": 6, "num_levels": 5, "deformable": "on"}
+    settings: dict[str, Any] = {
+        "channels": 16,
+        "num_convs": 2,
+        "norm_groups": 4,
+        "embed_dim": 6,
+        "num_levels": 5,
+        "deformable": "on",
+    }
     return Head(**settings | changes)
 
 

@@ -20,7 +20,7 @@ def _output(embeddings: list[list[list[float]]], anchors: list[list[float]], val
     )
 
 
-APART = [[0.0, 0, 9, 9], [10, 0, 19, 9], [20, 0, 29, 9], [30, 0, 39, 9]]
+APART: list[list[float]] = [[0.0, 0, 9, 9], [10, 0, 19, 9], [20, 0, 29, 9], [30, 0, 39, 9]]
 
 
 def test_the_most_similar_to_any_text_come_first() -> None:
@@ -35,7 +35,7 @@ def test_the_most_similar_to_any_text_come_first() -> None:
 
 def test_suppression_is_class_agnostic_and_within_an_image() -> None:
     # Anchors 0 and 1 overlap by 9/11, anchors 2 and 3 by 1/3.
-    anchors = [[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [55, 0, 65, 10]]
+    anchors: list[list[float]] = [[0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [55, 0, 65, 10]]
     embeddings = [[[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]]]
     output = _output(embeddings, anchors)
 

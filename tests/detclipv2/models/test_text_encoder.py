@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def test_embeddings_have_unit_length_and_one_row_a_text(minilm: SentenceEncoder)
 
 
 @pytest.mark.parametrize("training_mode", ["frozen", "trained"])
-def test_an_embedding_does_not_depend_on_its_neighbours(text_folder: Path, training_mode: str) -> None:
+def test_an_embedding_does_not_depend_on_its_neighbours(
+    text_folder: Path, training_mode: Literal["frozen", "trained"]
+) -> None:
     def encoder() -> SentenceEncoder:
         torch.manual_seed(0)
         return SentenceEncoder(text_folder, embed_dim=16, training_mode=training_mode).eval()
@@ -48,7 +51,7 @@ def test_a_packaged_embedding_does_not_depend_on_its_neighbours(minilm: Sentence
 
 
 def test_what_a_frozen_encoder_remembers_is_what_it_computes(text_folder: Path) -> None:
-    def encoder(training_mode: str) -> SentenceEncoder:
+    def encoder(training_mode: Literal["frozen", "trained"]) -> SentenceEncoder:
         torch.manual_seed(0)
         return SentenceEncoder(text_folder, embed_dim=16, training_mode=training_mode).eval()
 
@@ -86,7 +89,10 @@ def test_only_the_projection_of_a_frozen_encoder_learns(text_folder: Path) -> No
     frozen = SentenceEncoder(text_folder, embed_dim=16).train()
     frozen(NAMES).sum().backward()
 
-    assert {name for name, p in frozen.named_parameters() if p.grad is not None} == {"projection.weight", "projection.bias"}
+    assert {name for name, p in frozen.named_parameters() if p.grad is not None} == {
+        "projection.weight",
+        "projection.bias",
+    }
     assert not any(module.training for module in frozen.transformer.modules())
 
     trained = SentenceEncoder(text_folder, embed_dim=16, training_mode="trained").train()

@@ -8,7 +8,12 @@ from detclipv2.ops.deform_conv import modulated_deform_conv
 
 def _inputs(scale: float, *, batch: int = 2, channels: int = 3, height: int = 5, width: int = 7) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(batch, channels, height, width), (batch, 18, height, width), (batch, 9, height, width), (4, channels, 3, 3)]
+    shapes = [
+        (batch, channels, height, width),
+        (batch, 18, height, width),
+        (batch, 9, height, width),
+        (4, channels, 3, 3),
+    ]
     features, offset, mask, weight = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes)
     return [features, offset * scale, mask.sigmoid(), weight]
 
@@ -26,7 +31,7 @@ def _values_and_gradients(inputs: list[Tensor], *, ours: bool) -> list[Tensor]:
 def _assert_equal_to_torchvision(inputs: list[Tensor]) -> None:
     found, wanted = _values_and_gradients(inputs, ours=True), _values_and_gradients(inputs, ours=False)
     for name, ours, theirs in zip(["output", "features", "offset", "mask", "weight"], found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0, 30.0, 1e6])

@@ -40,7 +40,9 @@ class Recorder:
 
 @pytest.fixture
 def training(
-    write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]], tiny_detector: Callable[..., DetCLIPv2]
+    write_shard: Callable[..., Shard],
+    annotation: Callable[..., dict[str, Any]],
+    tiny_detector: Callable[..., DetCLIPv2],
 ) -> Callable[..., Training]:
     """A fresh training on two scenes with boxes and two pairs."""
     far = [32.0, 24.0, 60.0, 60.0]
@@ -191,4 +193,6 @@ def test_a_checkpoint_holds_what_is_trained(training: Callable[..., Training], t
     saved = set(load_state(tmp_path / "2").model)
     trained = {name for name, parameter in run.objective.named_parameters() if parameter.requires_grad}
     assert trained <= saved
-    assert not any(name.startswith(("detector.text_encoder.transformer.", "detector.backbone.model.conv_stem.")) for name in saved)
+    assert not any(
+        name.startswith(("detector.text_encoder.transformer.", "detector.backbone.model.conv_stem.")) for name in saved
+    )

@@ -10,7 +10,11 @@ from detclipv2.models.detector import DetCLIPv2
 from detclipv2.training.optim import build_optimizer, build_schedule
 
 CONFIG = OptimConfig(
-    learning_rate=1e-3, backbone_learning_rate_factor=0.5, text_learning_rate_factor=0.1, weight_decay=0.05, warmup_steps=4
+    learning_rate=1e-3,
+    backbone_learning_rate_factor=0.5,
+    text_learning_rate_factor=0.1,
+    weight_decay=0.05,
+    warmup_steps=4,
 )
 
 
@@ -44,7 +48,7 @@ def _rates(config: OptimConfig, *, num_steps: int) -> list[float]:
     schedule = build_schedule(optimizer, config, num_steps=num_steps)
     rates = []
     for _ in range(num_steps + 1):
-        rates.append(schedule.get_last_lr()[0] / config.learning_rate)
+        rates.append(float(schedule.get_last_lr()[0]) / config.learning_rate)
         optimizer.step()
         schedule.step()
     return rates

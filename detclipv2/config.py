@@ -64,10 +64,15 @@ class SupervisionConfig:
     image_size: int  # the longer side is resized to it, in pixels, and the picture padded to a square
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
-    scale_jitter: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # the picture's longer side is image_size times a factor drawn from this range
+    # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that no batch can be made with."""
+        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1] <= 1:
+            raise ValueError(f"scale_jitter {self.scale_jitter}: two factors in (0, 1], the lower one first")
+        if self.batch_size < 1 or self.image_size < 32:
+            raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,9 @@ def load_pretrained(folder: Path) -> Pretrained:
             " save the model again with the code that trained it"
         )
     try:
+        unknown = sorted(description["model"].keys() - {field.name for field in fields(ModelConfig)})
+        if unknown:
+            raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
         # The folder's own weights replace these; only the architectures are built.
         bare = replace(config, backbone_weights="random", text_encoder=str(folder / _TEXT_ENCODER))

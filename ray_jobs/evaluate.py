@@ -23,6 +23,7 @@ from detclipv2.hub import load_pretrained, save_pretrained
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
+from detclipv2.training.loop import load_trained_state
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig
 from ray_jobs.report import ReportData, write_report
@@ -167,7 +168,7 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
 
 def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
     objective = HybridObjective(build_detector(job.model), job.train.loss)
-    objective.load_state_dict(state.model, strict=False)
+    load_trained_state(objective, state.model)
     image_size = max(settings.image_size for settings in job.train.supervisions().values())
     save_pretrained(
         folder,

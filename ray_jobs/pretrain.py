@@ -109,7 +109,12 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Pat
         train_worker,
         train_loop_config={
             "args": WorkerArgs(
-                job=job, dataset=dataset, tracking_uri=tracker.uri, run_id=tracker.run_id, progress=board
+                job=job,
+                dataset=dataset,
+                data_root=job.data_root,
+                tracking_uri=tracker.uri,
+                run_id=tracker.run_id,
+                progress=board,
             )
         },
         scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=job.use_gpu),

@@ -30,6 +30,7 @@ class WorkerArgs:
 
     job: JobConfig
     dataset: DatasetManifest
+    data_root: Path  # resolved by the driver: a worker has another current folder
     tracking_uri: str
     run_id: str
     progress: Any  # handle of the progress board, an actor
@@ -53,7 +54,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
         supervision: Stream(
             supervision=supervision,
             shards=[
-                Shard(url=str(job.data_root / entry.path), num_samples=entry.num_rows)
+                Shard(url=str(args.data_root / entry.path), num_samples=entry.num_rows)
                 for entry in args.dataset.supervisions[supervision].shards
             ],
             config=settings,

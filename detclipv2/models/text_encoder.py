@@ -69,6 +69,7 @@ class SentenceEncoder(nn.Module):
         self.max_tokens = max_tokens
         self.frozen = training_mode == "frozen"
         self.transformer.requires_grad_(not self.frozen)
+        self.train(self.training)
         self._features: dict[str, Tensor] = {}
 
     @property

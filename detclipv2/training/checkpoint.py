@@ -1,5 +1,6 @@
 """What a run needs to go on after an interruption, as one file."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def load_state(folder: Path) -> TrainState:
     path = folder / CHECKPOINT_NAME
     try:
         return TrainState(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} is not a checkpoint: {error}; remove its folder to start from an earlier one"
         ) from error

@@ -58,11 +58,26 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what ``trained_state`` gave into a model of the same configuration.
+
+    Raises:
+        ValueError: a trained weight is missing, or there is one that the model does not have.
+    """
+    wanted = trained_state(model).keys()
+    if wanted != state.keys():
+        odd = sorted(wanted ^ state.keys())
+        raise ValueError(
+            f"the checkpoint is of another model: {len(odd)} weights differ, first {odd[0]!r}; use another name"
+        )
+    model.load_state_dict(state, strict=False)
+
+
 def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = None) -> None:
     """Train to ``config.num_steps``, from the beginning or from a saved state.
 
     Raises:
-        FloatingPointError: a loss is not finite; the message names the step and the batch's keys.
+        FloatingPointError: a loss or a gradient is not finite; the message names the step and the batch's keys.
     """
     config, objective = training.config, training.objective
     torch.manual_seed(config.seed)
@@ -70,7 +85,7 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     learning_rates = build_schedule(optimizer, config.optim, num_steps=config.num_steps)
     done = 0
     if resume is not None:
-        objective.load_state_dict(resume.model, strict=False)
+        load_trained_state(objective, resume.model)
         optimizer.load_state_dict(resume.optimizer)
         learning_rates.load_state_dict(resume.schedule)
         torch.set_rng_state(resume.rng)
@@ -91,8 +106,10 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = clip_grad_norm_(trained, config.optim.clip_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"step {step}: gradient norm {norm} on {batch.supervision} batch {batch.keys}")
         optimizer.step()
-        rate = float(learning_rates.get_last_lr()[0])
+        rate = float(max(learning_rates.get_last_lr()))
         learning_rates.step()
         elapsed = time.perf_counter() - started
         metrics = {f"loss/{batch.supervision}/{name}": float(value) for name, value in losses.items()}

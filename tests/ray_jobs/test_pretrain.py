@@ -38,7 +38,8 @@ def logged_steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
 def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one undisturbed training leaves behind."""
     folder = tmp_path_factory.mktemp("outputs")
-    job = run_job("ray_jobs/pretrain.py", "--data", str(tiny_data), "--outputs", str(folder), *TINY_OPTIONS)
+    data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the driver's folder
+    job = run_job("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS)
     assert job.returncode == 0, job.stdout + job.stderr
     return folder
 

@@ -7,7 +7,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from detclipv2.models.backbone import Backbone, fold_batch_norm
+from detclipv2.models.backbone import Backbone, with_folded_batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_folding_the_batch_normalisation_changes_no_output(name: str) -> None:
 
     with torch.no_grad():
         wanted = model(pixels)
-        folded = fold_batch_norm(freeze_batch_norm_2d(model))
+        folded = with_folded_batch_norm(freeze_batch_norm_2d(model))
         found = folded(pixels)
 
     assert not any("BatchNorm" in type(module).__name__ for module in folded.modules())

@@ -34,8 +34,8 @@ def pretrain() -> JobConfig:
             region_norm="unit",
         ),
         train=TrainConfig(
-            num_steps=850,
-            image_text_after=180,
+            num_steps=720,
+            image_text_after=160,
             detection=SupervisionConfig(batch_size=8, image_size=112, num_concepts=150),
             grounding=SupervisionConfig(batch_size=8, image_size=112, num_concepts=100),
             image_text=SupervisionConfig(batch_size=16, image_size=112),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
 
 from detclipv2.evaluation.lvis import LvisMetrics
 from pipelines.config import BuildConfig
@@ -45,32 +44,31 @@ def main(config: DemoConfig) -> None:
     trained = time.monotonic()
     console.rule("evaluation")
     metrics = evaluate_and_register(job, run.name, run.state, console=console)
-    console.print()
     timing = (
         f"data {built - started:.0f} s, training {trained - built:.0f} s, evaluation {time.monotonic() - trained:.0f} s"
     )
-    console.print(Panel(last_screen(config, run.name, metrics, timing), title="what was built", title_align="left"))
+    console.rule("what was built")
+    console.print(last_screen(config, run.name, metrics, timing), soft_wrap=True, highlight=False)
 
 
 def last_screen(config: DemoConfig, run_name: str, metrics: LvisMetrics | None, timing: str) -> str:
     """What was built, how good it is, and what to try next."""
-    lines = [f"An open-vocabulary detector, {config.outputs}/models/{run_name}  ({timing})"]
+    lines = [f"An open-vocabulary detector: {config.outputs}/models/{run_name}", f"({timing})"]
     if metrics is not None and metrics.novel_ap50 is not None and metrics.base_ap50 is not None:
         lines += [
             "",
             f"  AP50 {metrics.base_ap50:.2f} on concepts that had boxes in training",
-            f"  AP50 {metrics.novel_ap50:.2f} on {len(metrics.novel_categories)} concepts that no box ever showed:"
-            " captions alone taught them",
+            f"  AP50 {metrics.novel_ap50:.2f} on {len(metrics.novel_categories)} concepts that captions alone taught",
         ]
-    report = config.outputs / "reports" / run_name / "report.html"
-    picture = next((config.outputs / "data" / "validation").glob("*/images/*.jpg"), Path("photo.jpg"))
+    validation = sorted((config.outputs / "data" / "validation").glob("*/images/*.jpg"))
+    picture = validation[0] if validation else "photo.jpg"
     lines += [
         "",
-        "Look at it    open " + str(report),
-        "Use it        .venv/bin/detclip predict " + f'{picture} --names "red apple" guitar --out drawn.jpg',
-        "See the runs  make ui",
-        "Grow it       .venv/bin/python ray_jobs/build_dataset.py --scale demo_large",
-        "Your own data .venv/bin/python ray_jobs/build_dataset.py --urls pairs.parquet --detection coco.json --images photos/",
+        f"Look at it     {config.outputs}/reports/{run_name}/report.html",
+        f'Use it         .venv/bin/detclip predict {picture} --names "red apple" guitar kite --out drawn.jpg',
+        "See the runs   make ui",
+        "Grow it        .venv/bin/python ray_jobs/build_dataset.py --scale demo_large",
+        "Your own data  .venv/bin/python ray_jobs/build_dataset.py --urls pairs.parquet --detection coco.json --images photos/",
     ]
     return "\n".join(lines)
 

@@ -182,14 +182,14 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
 
 
 def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path) -> list[int]:
-    """Ids of validation pictures with the most novel objects, the first ones among equals."""
+    """Ids of the first validation pictures that show base and novel objects, then of the first others."""
     assert dataset.validation_annotations is not None
     ground_truth = json.loads((data_root / dataset.validation_annotations.path).read_text())
     novel = {c["id"] for c in ground_truth["categories"] if c["name"] in evaluated.metrics.novel_categories}
-    counts: dict[int, int] = {picture["id"]: 0 for picture in ground_truth["images"]}
+    kinds: dict[int, set[bool]] = {picture["id"]: set() for picture in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
-        counts[annotation["image_id"]] += annotation["category_id"] in novel
-    return sorted(counts, key=lambda picture: (-counts[picture], picture))[:NUM_DRAWN]
+        kinds[annotation["image_id"]].add(annotation["category_id"] in novel)
+    return sorted(kinds, key=lambda picture: (-len(kinds[picture]), picture))[:NUM_DRAWN]
 
 
 def _report(

@@ -19,9 +19,9 @@ from detclipv2.build import build_detector
 from detclipv2.training.checkpoint import TrainState, load_state
 from pipelines.runner.execute import connect
 from ray_jobs.cli import run_cli
-from ray_jobs.evaluate import evaluate_and_register
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.progress import progress_of, start_board
+from ray_jobs.publish import evaluate_and_register
 from ray_jobs.tracking import Tracker
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest

@@ -1,0 +1,148 @@
+"""What becomes of a finished training: a model folder, metrics, a registered version, a report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from torchvision.ops import nms
+
+from detclipv2.build import build_detector
+from detclipv2.drawing import draw_detections
+from detclipv2.evaluation.lvis import LvisMetrics
+from detclipv2.hub import load_pretrained, save_pretrained
+from detclipv2.inference import Predictor
+from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.training.checkpoint import TrainState
+from detclipv2.training.loop import load_trained_state
+from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name
+from ray_jobs.job import JobConfig
+from ray_jobs.report import ReportData, write_report
+from ray_jobs.tracking import Tracker
+from schemas.manifest import DatasetManifest, read_dataset_manifest
+
+NUM_DRAWN = 9
+DRAW_SCORE = 0.25
+DRAW_NMS_IOU = 0.5
+
+
+def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, console: Console) -> LvisMetrics | None:
+    """Model folder, metrics, registered version and report of a finished training; None without a validation set."""
+    dataset = read_dataset_manifest(job.data)
+    job = job.for_dataset(dataset)
+    model_folder = job.outputs / "models" / run_name
+    predictor = _export(job, state, model_folder, dataset)
+    if dataset.validation_annotations is None:
+        console.print(
+            f"model      {model_folder} (the dataset has no validation set to measure it on)", highlight=False
+        )
+        return None
+    evaluated = evaluate(predictor, dataset, data_root=job.data_root, console=console)
+    tracker = Tracker(job, dataset)
+    try:
+        values = evaluated.metrics.to_dict()
+        tracker.log_metrics({f"val/{name}": value for name, value in values.items()}, step=state.step)
+        version = tracker.register(model_folder, metrics=values)
+        report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
+        tracker.log_files(report)
+        tracker.log_files(
+            *sample_pictures(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
+        )
+    finally:
+        tracker.close("FINISHED")
+    console.print(metrics_table(evaluated.metrics))
+    console.print(f"model      {model_folder}, registered as {job.registered_model} version {version}", highlight=False)
+    console.print(f"report     {report}", highlight=False, soft_wrap=True)
+    return evaluated.metrics
+
+
+def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
+    objective = HybridObjective(build_detector(job.model), job.train.loss)
+    load_trained_state(objective, state.model)
+    image_size = max(settings.image_size for settings in job.train.supervisions().values())
+    save_pretrained(
+        folder,
+        objective.detector,
+        config=job.model,
+        image_size=image_size,
+        data_digest=dataset.digest,
+        names=dataset.boxed_concepts,
+    )
+    return Predictor(load_pretrained(folder).detector, image_size=image_size)
+
+
+def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path) -> list[int]:
+    """Ids of the first validation pictures that show base and novel objects, then of the first others."""
+    assert dataset.validation_annotations is not None
+    ground_truth = json.loads((data_root / dataset.validation_annotations.path).read_text())
+    novel = {c["id"] for c in ground_truth["categories"] if c["name"] in evaluated.metrics.novel_categories}
+    kinds: dict[int, set[bool]] = {picture["id"]: set() for picture in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        kinds[annotation["image_id"]].add(annotation["category_id"] in novel)
+    return sorted(kinds, key=lambda picture: (-len(kinds[picture]), picture))[:NUM_DRAWN]
+
+
+def _report(
+    job: JobConfig,
+    tracker: Tracker,
+    dataset: DatasetManifest,
+    evaluated: Evaluated,
+    predictor: Predictor,
+    model_folder: Path,
+) -> Path:
+    drawn = _pictures_to_draw(dataset, evaluated, job.data_root)
+    path = job.outputs / "reports" / tracker.run_name / "report.html"
+    write_report(
+        ReportData(
+            name=tracker.run_name,
+            run_id=tracker.run_id,
+            training_time_s=tracker.training_seconds(),
+            num_parameters=sum(parameter.numel() for parameter in predictor.detector.parameters()),
+            model_bytes=sum(file.stat().st_size for file in model_folder.rglob("*") if file.is_file()),
+            dataset=dataset,
+            data_root=job.data_root,
+            metrics=evaluated.metrics,
+            losses=tracker.losses(),
+            detections={picture: shown(evaluated.detections, picture) for picture in drawn},
+            config=json.loads(json.dumps(asdict(job), default=str)),
+            reproduce=[f"python ray_jobs/pretrain.py {job.recipe} --data {job.data}"],
+            min_score=DRAW_SCORE,
+        ),
+        path,
+    )
+    return path
+
+
+def sample_pictures(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path, *, folder: Path) -> Sequence[Path]:
+    """Validation pictures with the detections drawn, as JPEG files in ``folder``."""
+    assert dataset.validation_annotations is not None and dataset.validation_images is not None
+    ground_truth = json.loads((data_root / dataset.validation_annotations.path).read_text())
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    pictures = {picture["id"]: picture_name(picture) for picture in ground_truth["images"]}
+    paths = []
+    for image_id in _pictures_to_draw(dataset, evaluated, data_root):
+        rows = shown(evaluated.detections, image_id)
+        drawn = draw_detections(
+            Image.open(data_root / dataset.validation_images / pictures[image_id]),
+            [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
+            [names[row["category_id"]] for row in rows],
+            [row["score"] for row in rows],
+            highlight=set(evaluated.metrics.novel_categories),
+        )
+        paths.append(folder / f"detections_{image_id}.jpg")
+        drawn.convert("RGB").save(paths[-1], quality=90)
+    return paths
+
+
+def shown(detections: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
+    """The detections of a picture that a person should see: the strong ones, each object with its best name alone."""
+    rows = [row for row in detections if row["image_id"] == image_id and row["score"] >= DRAW_SCORE]
+    if not rows:
+        return []
+    boxes = torch.tensor([(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)])
+    keep = nms(boxes, torch.tensor([row["score"] for row in rows]), DRAW_NMS_IOU)
+    return [rows[index] for index in keep.tolist()]

@@ -86,7 +86,8 @@ class Tracker:
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=run_id):
             for context in contexts:
-                data = MetaDataset(source, name=self.dataset.name, digest=self.dataset.digest[:_MAX_DIGEST])  # type: ignore[abstract]
+                name = f"{self.dataset.name}-{context}"  # MLflow keeps one input for each name and digest
+                data = MetaDataset(source, name=name, digest=self.dataset.digest[:_MAX_DIGEST])  # type: ignore[abstract]
                 split = self.dataset.supervisions.get(context)
                 mlflow.log_input(data, context=context, tags={"samples": str(split.num_samples)} if split else None)
         self.client.log_dict(run_id, self.dataset.model_dump(), "dataset_manifest.json")

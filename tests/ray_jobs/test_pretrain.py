@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -35,13 +36,93 @@ def logged_steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one undisturbed training leaves behind."""
+def submitted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Outputs and log of a training that was submitted as a Ray job and lost a worker to kill -9 in mid-run."""
     folder = tmp_path_factory.mktemp("outputs")
-    data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the driver's folder
-    job = run_job("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS)
-    assert job.returncode == 0, job.stdout + job.stderr
-    return folder
+    ray = str(Path(sys.executable).parent / "ray")
+    dashboard = _free_port()
+    head = subprocess.Popen(
+        [
+            *(
+                ray,
+                "start",
+                "--head",
+                "--block",
+                "--disable-usage-stats",
+                "--num-cpus",
+                "2",
+                "--port",
+                str(_free_port()),
+            ),
+            *("--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
+            *("--temp-dir", f"/tmp/ray-{os.getpid()}"),
+        ],
+        cwd=ROOT,
+        env=job_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    job = None
+    try:
+        _wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", dashboard)) == 0, "the head did not come up")
+        data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the head's folder, not the submitter's
+        job = subprocess.Popen(
+            [
+                *(ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "python"),
+                *("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS),
+            ],
+            cwd="/",
+            env=job_environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        _wait_for(lambda: bool(list((folder / "runs").glob("*/checkpoint_*"))), "no checkpoint")
+        os.kill(_worker_pid(psutil.Process(head.pid)), signal.SIGKILL)
+        log, _ = job.communicate(timeout=240)
+        assert job.returncode == 0, log
+    finally:
+        if job is not None and job.poll() is None:
+            job.kill()
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=30)
+    return folder, log
+
+
+@pytest.fixture(scope="module")
+def outputs(submitted: tuple[Path, str]) -> Path:
+    return submitted[0]
+
+
+def _wait_for(condition: Callable[[], bool], complaint: str, timeout_s: float = 150) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, complaint
+        time.sleep(0.1)
+
+
+def _worker_pid(head: psutil.Process) -> int:
+    """A Ray Train worker of the cluster."""
+    for process in head.children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            return process.pid
+    raise AssertionError("no training worker")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_submitted_job_survives_the_loss_of_a_worker(submitted: tuple[Path, str]) -> None:
+    folder, log = submitted
+    assert "novel concepts" in log
+    client, run = only_run(folder)
+    assert run.info.status == "FINISHED"
+    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12], "every step once, none missing"
 
 
 def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: Path) -> None:
@@ -90,118 +171,6 @@ def test_the_same_job_again_trains_nothing_and_leaves_one_run(outputs: Path, tin
     client, run = only_run(outputs)
     assert run.info.status == "FINISHED"
     assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
-
-
-def _worker_pid(driver: psutil.Process, deadline_s: float) -> int:
-    """A Ray Train worker below the driver."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        for process in driver.children(recursive=True):
-            try:
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    return process.pid
-            except psutil.Error:
-                continue
-        time.sleep(0.2)
-    raise AssertionError("no training worker appeared")
-
-
-def test_a_killed_worker_costs_no_step_and_no_second_run(tiny_data: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "ray_jobs/pretrain.py",
-        "--data",
-        str(tiny_data),
-        "--outputs",
-        str(tmp_path),
-        *TINY_OPTIONS,
-    ]
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=job_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        driver = psutil.Process(job.pid)
-        worker = _worker_pid(driver, deadline_s=120)
-        end = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("*/checkpoint_*")):
-            assert job.poll() is None, job.communicate()[0]
-            assert time.monotonic() < end, "no checkpoint within two minutes"
-            time.sleep(0.1)
-        os.kill(worker, signal.SIGKILL)
-        output, _ = job.communicate(timeout=200)
-    finally:
-        if job.poll() is None:
-            job.terminate()
-            job.wait(timeout=30)
-    assert job.returncode == 0, output
-    client, run = only_run(tmp_path)
-    assert run.info.status == "FINISHED"
-    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12], "every step once, none missing"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def test_submitted_as_a_ray_job(tiny_data: Path, tmp_path: Path) -> None:
-    ray = str(Path(sys.executable).parent / "ray")
-    dashboard = _free_port()
-    head = subprocess.Popen(
-        [
-            *(
-                ray,
-                "start",
-                "--head",
-                "--block",
-                "--disable-usage-stats",
-                "--num-cpus",
-                "2",
-                "--port",
-                str(_free_port()),
-            ),
-            *("--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
-            *("--temp-dir", f"/tmp/ray-{os.getpid()}"),
-        ],
-        cwd=ROOT,
-        env=job_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        end = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", dashboard)):
-            assert time.monotonic() < end and head.poll() is None, "the head did not come up"
-            time.sleep(0.5)
-        submitted = subprocess.run(
-            [
-                *(
-                    ray,
-                    "job",
-                    "submit",
-                    "--address",
-                    f"http://127.0.0.1:{dashboard}",
-                    "--",
-                    "python",
-                    "ray_jobs/pretrain.py",
-                ),
-                *("--data", str(tiny_data), "--outputs", str(tmp_path), *TINY_OPTIONS),
-            ],
-            cwd="/",  # the head's folder counts, not the submitter's
-            env=job_environment(),
-            text=True,
-            capture_output=True,
-            timeout=250,
-        )
-        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-        assert "novel concepts" in submitted.stdout
-        assert only_run(tmp_path)[1].info.status == "FINISHED"
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=30)
 
 
 def test_a_shard_cut_in_half_is_named_before_anything_starts(tiny_data: Path, tmp_path: Path) -> None:

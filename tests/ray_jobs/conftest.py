@@ -1,6 +1,7 @@
 """A tiny dataset and the jobs' own processes, shared by the integration tests."""
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,16 @@ TINY_OPTIONS = (
 )
 
 
+TOKEN = secrets.token_hex(32)
+
+
 def job_environment() -> dict[str, str]:
     """The environment of a person's shell, with one thread a process."""
     return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -65,11 +66,13 @@ def submitted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     )
     job = None
     try:
-        _wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", dashboard)) == 0, "the head did not come up")
+        submit = (ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--")
+        ready = partial(subprocess.run, [*submit, "true"], cwd="/", env=job_environment(), capture_output=True)
+        _wait_for(lambda: ready().returncode == 0, "the head takes no jobs")
         data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the head's folder, not the submitter's
         job = subprocess.Popen(
             [
-                *(ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "python"),
+                *(*submit, "python"),
                 *("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS),
             ],
             cwd="/",

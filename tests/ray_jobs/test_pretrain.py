@@ -94,8 +94,13 @@ def submitted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 @pytest.fixture(scope="module")
-def outputs(submitted: tuple[Path, str]) -> Path:
-    return submitted[0]
+def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one training on this machine leaves behind."""
+    folder = tmp_path_factory.mktemp("outputs")
+    data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the driver's folder
+    job = run_job("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS)
+    assert job.returncode == 0, job.stdout + job.stderr
+    return folder
 
 
 def _wait_for(condition: Callable[[], bool], complaint: str, timeout_s: float = 150) -> None:
@@ -120,6 +125,7 @@ def _free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_a_submitted_job_survives_the_loss_of_a_worker(submitted: tuple[Path, str]) -> None:
     folder, log = submitted
     assert "novel concepts" in log

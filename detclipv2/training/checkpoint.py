@@ -39,6 +39,7 @@ def load_state(folder: Path) -> TrainState:
     try:
         return TrainState(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]  # torch appends paragraphs of advice, some of it harmful
         raise ValueError(
-            f"{path} is not a checkpoint: {error}; remove its folder to start from an earlier one"
+            f"{path} is not a checkpoint: {reason}; remove its folder to start from an earlier one"
         ) from error

@@ -6,6 +6,7 @@ manifests pass on disk alone, so that the object store stays empty.
 
 import logging
 import os
+import secrets
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,9 @@ def connect() -> None:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    # A token of its own: Ray would leave one in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))

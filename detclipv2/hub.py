@@ -81,7 +81,7 @@ def load_pretrained(folder: Path) -> Pretrained:
             raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
         # The folder's own weights replace these; only the architectures are built.
-        bare = replace(config, backbone_weights="random", text_encoder=str(folder / _TEXT_ENCODER))
+        bare = replace(config, backbone_weights="random", text_weights=str(folder / _TEXT_ENCODER))
         detector = build_detector(bare)
         detector.load_state_dict(load_file(folder / _WEIGHTS))
         return Pretrained(

@@ -57,7 +57,7 @@ def tiny_config(text_folder: Path) -> ModelConfig:
         norm_groups=4,
         embed_dim=16,
         anchor_scale=4.0,
-        text_encoder=str(text_folder),
+        text_weights=str(text_folder),
     )
 
 

@@ -59,7 +59,7 @@ def test_what_is_not_there(tiny_config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="timm has no backbone 'resnot'"):
         build_detector(replace(tiny_config, backbone="resnot"))
     with pytest.raises(ValueError, match="no text encoder in /nowhere"):
-        build_detector(replace(tiny_config, text_encoder="/nowhere"))
+        build_detector(replace(tiny_config, text_weights="/nowhere"))
 
 
 def test_supervision_types_come_in_a_fixed_order_and_only_if_they_take_part() -> None:

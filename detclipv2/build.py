@@ -34,6 +34,7 @@ def build_detector(config: ModelConfig) -> DetCLIPv2:
             num_levels=len(STRIDES),
             deformable=config.deformable,
             region_norm=config.region_norm,
+            has_objectness=config.objectness != "none",
         ),
         text_encoder=SentenceEncoder(
             folder,

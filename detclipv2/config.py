@@ -63,9 +63,9 @@ class LossConfig:
     num_proposals: int = 100  # k
     proposal_nms_iou: float = 0.6
     # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need ModelConfig.objectness.
-    proposal_score: Literal[
-        "text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"
-    ] = "text_batch"
+    proposal_score: Literal["text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"] = (
+        "text_batch"
+    )
     # Table 2b. "hard": each concept and its best region (Eq. 3); "soft": a weighted sum over regions (Eq. 4);
     # "max_box": the caption and the largest region.
     matching: Literal["hard", "soft", "max_box"] = "hard"
@@ -82,7 +82,9 @@ class SupervisionConfig:
 
     batch_size: int  # of one worker
     image_size: int  # the longer side is at most this, in pixels
-    shorter_size: int | None = None  # the shorter side is at most this; None: as image_size, which gives a square canvas
+    shorter_size: int | None = (
+        None  # the shorter side is at most this; None: as image_size, which gives a square canvas
+    )
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
     # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.
@@ -96,6 +98,11 @@ class SupervisionConfig:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
         if self.shorter_size is not None and not 32 <= self.shorter_size <= self.image_size:
             raise ValueError(f"shorter_size {self.shorter_size}: from 32 px to image_size, {self.image_size}")
+
+    @property
+    def sides_px(self) -> tuple[int, int]:
+        """Most that the longer and the shorter side of a picture may have."""
+        return self.image_size, self.shorter_size or self.image_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +134,11 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = 10
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings that contradict each other."""
+        if self.image_text is not None and self.image_text.shorter_size is not None:
+            raise ValueError("image_text.shorter_size: image-text pictures are resized to a square; leave it out")
 
     def supervisions(self) -> dict[Supervision, SupervisionConfig]:
         """The types that take part, in a fixed order."""

@@ -84,7 +84,7 @@ class Predictor:
         size_hw = (max(1, round(upright.height * factor)), max(1, round(upright.width * factor)))
         resized = F.resize(F.pil_to_tensor(upright), list(size_hw), antialias=True)
         # The canvas of training: group normalisation sees the padding too.
-        pixels = pad_to_canvas([resized], self.image_size).to(self.device)
+        pixels = pad_to_canvas([resized], (self.image_size, self.image_size)).to(self.device)
         output = self.detector(pixels, [size_hw])
         found = postprocess(
             output,

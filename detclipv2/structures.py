@@ -3,7 +3,7 @@
 Shapes: B images, K anchors of an image over all levels, D embedding width, N boxes of an image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,11 @@ from detclipv2.config import Supervision
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pictures of one supervision type with their texts."""
+    """Pictures of one supervision type with their texts.
+
+    Raises:
+        ValueError: a pixel or a box is not finite, a label has no concept, or a concept is empty; the message names the key.
+    """
 
     supervision: Supervision
     keys: list[str]
@@ -23,16 +27,29 @@ class Batch:
     labels: list[Tensor]  # B x [N], index into concepts of the image
     concepts: list[list[str]]  # B x M distinct texts: positives first, then negatives
 
+    def __post_init__(self) -> None:
+        """Refuse what would become a loss that is no number, where it is cheap: on the CPU, where batches are made."""
+        if self.pixels.device.type != "cpu":
+            return
+        for index, key in enumerate(self.keys):
+            where = f"{self.supervision} sample {key!r}"
+            if not torch.isfinite(self.pixels[index]).all():
+                raise ValueError(f"{where}: a pixel is not finite; leave the picture out")
+            if not torch.isfinite(self.boxes_xyxy[index]).all():
+                raise ValueError(f"{where}: a box is not finite; leave it out")
+            labels, concepts = self.labels[index], self.concepts[index]
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(concepts):
+                raise ValueError(f"{where}: labels {sorted(set(labels.tolist()))} for {len(concepts)} concept(s)")
+            if not all(text.strip() for text in concepts):
+                raise ValueError(f"{where}: concept number {[bool(t.strip()) for t in concepts].index(False)} is empty")
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on ``device``."""
-        return Batch(
-            supervision=self.supervision,
-            keys=self.keys,
+        return replace(
+            self,
             pixels=self.pixels.to(device, non_blocking=True),
-            image_sizes_hw=self.image_sizes_hw,
             boxes_xyxy=[boxes.to(device) for boxes in self.boxes_xyxy],
             labels=[labels.to(device) for labels in self.labels],
-            concepts=self.concepts,
         )
 
 
@@ -43,6 +60,7 @@ class HeadOutput:
     embeddings: Tensor  # [B, K, D] region embeddings f^P
     box_deltas: Tensor  # [B, K, 4]
     centerness: Tensor  # [B, K] logits
+    objectness: Tensor | None = None  # [B, K] logits of a score that knows no text, where the head has one
     anchors_xyxy: Tensor  # [K, 4]
     num_anchors: list[int]  # of each level; sums to K
     valid: Tensor  # [B, K] bool: the anchor's centre lies on the picture, not on its padding

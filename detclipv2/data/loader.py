@@ -14,7 +14,7 @@ import webdataset as wds
 from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.concepts import concept_list
 from detclipv2.data.decode import decode_sample
-from detclipv2.data.transforms import fit, pad_to_canvas
+from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 
 # Encoded samples held for shuffling: some tens of MiB at web-image sizes.
@@ -103,11 +103,17 @@ class Stream:
         return sample, concepts
 
     def _batch(self, samples: list[tuple[Any, list[str]]]) -> Batch:
+        longer, shorter = self.config.sides_px
+        sizes_hw = [(sample.image.shape[1], sample.image.shape[2]) for sample, _ in samples]
+        canvases = [canvas_size(size, longer=longer, shorter=shorter) for size in sizes_hw]
         return Batch(
             supervision=self.supervision,
             keys=[sample.key for sample, _ in samples],
-            pixels=pad_to_canvas([sample.image for sample, _ in samples], self.config.image_size),
-            image_sizes_hw=[(sample.image.shape[1], sample.image.shape[2]) for sample, _ in samples],
+            # Where some pictures lie and some stand, the canvas is a square.
+            pixels=pad_to_canvas(
+                [sample.image for sample, _ in samples], (max(h for h, _ in canvases), max(w for _, w in canvases))
+            ),
+            image_sizes_hw=sizes_hw,
             boxes_xyxy=[sample.boxes_xyxy for sample, _ in samples],
             labels=[sample.labels for sample, _ in samples],
             concepts=[concepts for _, concepts in samples],

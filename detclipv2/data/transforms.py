@@ -35,6 +35,20 @@ def flipped(sample: Sample) -> Sample:
     return replace(sample, image=F.horizontal_flip(sample.image), boxes_xyxy=mirrored)
 
 
+def fitted_size(size_hw: tuple[int, int], *, longer: float, shorter: float) -> tuple[int, int]:
+    """The largest size of that aspect ratio whose sides do not exceed ``longer`` and ``shorter``; at least 1 pixel each."""
+    factor = min(longer / max(size_hw), shorter / min(size_hw))
+    return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
+
+
+def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple[int, int]:
+    """Height and width of the canvas that a picture is padded to: it lies or stands as the picture does.
+
+    The canvas depends on the picture alone, so that what the network says of it does not depend on its neighbours in a batch.
+    """
+    return (longer, shorter) if size_hw[0] > size_hw[1] else (shorter, longer)
+
+
 def fit(sample: Sample, config: SupervisionConfig, *, rng: random.Random) -> Sample:
     """Flip and resize for training.
 
@@ -45,15 +59,15 @@ def fit(sample: Sample, config: SupervisionConfig, *, rng: random.Random) -> Sam
         sample = flipped(sample)
     if sample.supervision == "image_text":
         return _resized(sample, (config.image_size, config.image_size))
-    longer_side = config.image_size * rng.uniform(*config.scale_jitter)
+    factor = rng.uniform(*config.scale_jitter)
     height, width = sample.image.shape[-2:]
-    factor = longer_side / max(height, width)
-    return _resized(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
+    longer, shorter = config.sides_px
+    return _resized(sample, fitted_size((height, width), longer=longer * factor, shorter=shorter * factor))
 
 
-def pad_to_canvas(images: list[Tensor], size: int) -> Tensor:
-    """Pictures [3, h, w] of at most ``size`` pixels a side as one float tensor [B, 3, size, size] in 0..1, zeros around."""
-    canvas = torch.zeros(len(images), 3, size, size)
+def pad_to_canvas(images: list[Tensor], canvas_hw: tuple[int, int]) -> Tensor:
+    """Pictures [3, h, w], none larger than the canvas, as one float tensor [B, 3, H, W] in 0..1, zeros around."""
+    canvas = torch.zeros(len(images), 3, *canvas_hw)
     for slot, image in zip(canvas, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image.float() / 255
     return canvas

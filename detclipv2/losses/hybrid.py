@@ -17,7 +17,7 @@ from detclipv2.losses.alignment import alignment_loss, alignment_targets
 from detclipv2.losses.box import box_loss, centerness_loss
 from detclipv2.losses.contrastive import best_region_similarity, caption_weights, contrastive_loss
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.proposals import select_proposals
+from detclipv2.models.proposals import region_scores, select_proposals
 from detclipv2.structures import Batch, HeadOutput
 
 
@@ -136,9 +136,10 @@ class HybridObjective(nn.Module):
                 f"image-text pairs {wordless} have no concept: a pair needs a phrase, or its caption as one"
             )
         everyone, index, texts = self._global_texts(batch.concepts)
-        local = sorted({index[text] for image in batch.concepts for text in image})
+        own = [[index[text] for text in image] for image in batch.concepts]
+        scores = region_scores(output, texts, own, score=config.proposal_score)
         proposals = select_proposals(
-            output, texts[local], num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
+            output, scores, num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
         )
         best = best_region_similarity(texts, proposals.embeddings, proposals.mask)  # [U, B]
         captions = [[index[text] for text in image] for images in everyone for image in images]

@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         self.levels = [reductions.index(stride) for stride in STRIDES]
         self.channels = [model.feature_info.channels()[level] for level in self.levels]
         self.is_channels_last = getattr(model, "output_fmt", Format.NCHW) == Format.NHWC  # Swin
+        self.size_divisor = STRIDES[-1] if self.is_channels_last else 1  # of the sides that it takes
         self.model = with_folded_batch_norm(freeze_batch_norm_2d(model))
         known = {path for path, _ in self.model.named_modules()}
         unknown = [path for path in frozen_modules if path not in known]

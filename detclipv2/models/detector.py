@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detclipv2.models.anchors import make_anchors, valid_anchors
 from detclipv2.models.backbone import Backbone
@@ -47,15 +48,16 @@ class DetCLIPv2(nn.Module):
             pixels: [B, 3, H, W] in 0..1, padded.
             image_sizes_hw: sizes before padding.
         """
-        normalised = (pixels - self.pixel_mean) / self.pixel_std
+        normalised = _padded((pixels - self.pixel_mean) / self.pixel_std, self.backbone.size_divisor)
         pyramid = self.neck(self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
-        embeddings, deltas, centerness = self.head(pyramid)
+        maps = self.head(pyramid)
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in pyramid]
         anchors = make_anchors(sizes, list(STRIDES), scale=self.anchor_scale, device=pixels.device)
         return HeadOutput(
-            embeddings=embeddings,
-            box_deltas=deltas,
-            centerness=centerness,
+            embeddings=maps.embeddings,
+            box_deltas=maps.box_deltas,
+            centerness=maps.centerness,
+            objectness=maps.objectness,
             anchors_xyxy=anchors,
             num_anchors=[height * width for height, width in sizes],
             valid=valid_anchors(anchors, image_sizes_hw),
@@ -67,3 +69,9 @@ class DetCLIPv2(nn.Module):
         Differs from the paper: it states neither a normalisation nor a bias; see U1 in docs/method.md.
         """
         return embeddings @ texts.T + self.head.logit_bias
+
+
+def _padded(pixels: Tensor, divisor: int) -> Tensor:
+    """Zeros at the right and the bottom, up to sides that ``divisor`` divides."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % divisor, 0, -height % divisor))

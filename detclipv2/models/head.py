@@ -4,6 +4,7 @@ Shapes: B images, C channels, H x W cells of a level, K anchors over all levels,
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -51,21 +52,37 @@ class GuidedDeformConv(nn.Module):
         return self.norm(aggregated).relu()
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadMaps:
+    """What the head says of every anchor, levels concatenated from the finest to the coarsest, in fp32."""
+
+    embeddings: Tensor  # [B, K, D]
+    box_deltas: Tensor  # [B, K, 4]
+    centerness: Tensor  # [B, K] logits
+    objectness: Tensor | None  # [B, K] logits
+
+
 class LevelOutput(nn.Module):
     """Predictors shared by all levels, but for the scale of the box output."""
 
-    def __init__(self, channels: int, embed_dim: int, num_levels: int) -> None:
+    def __init__(self, channels: int, embed_dim: int, num_levels: int, *, has_objectness: bool) -> None:
         super().__init__()
         self.embed = nn.Conv2d(channels, embed_dim, 3, padding=1)
         self.box = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, 1, 3, padding=1) if has_objectness else None
         self.scales = nn.Parameter(torch.ones(num_levels))
 
-    def forward(self, classification: Tensor, regression: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, HW, D], box deltas [B, HW, 4] and centerness logits [B, HW] of one level, in fp32."""
-        maps = (self.embed(classification), self.box(regression), self.centerness(regression))
-        embeddings, deltas, centerness = (m.float().flatten(2).transpose(1, 2) for m in maps)
-        return embeddings, deltas * self.scales[level], centerness.squeeze(-1)
+    def forward(self, classification: Tensor, regression: Tensor, level: int) -> tuple[Tensor, ...]:
+        """Embeddings [B, HW, D], box deltas [B, HW, 4], centerness logits [B, HW, 1] and, if any, objectness logits."""
+        maps = [
+            self.embed(classification),
+            self.box(regression).float() * self.scales[level],
+            self.centerness(regression),
+        ]
+        if self.objectness is not None:
+            maps.append(self.objectness(regression))
+        return tuple(m.float().flatten(2).transpose(1, 2) for m in maps)
 
 
 class Head(nn.Module):
@@ -79,6 +96,7 @@ class Head(nn.Module):
         num_levels: levels of the pyramid.
         deformable: whether the guided deformable convolution stands in front of the classification tower.
         region_norm: "raw" leaves the length of f^P free; "unit" gives every f^P the same, learnt length (method U1).
+        has_objectness: whether a score that knows no text is predicted too (rows 1 and 2 of Table 2a).
     """
 
     def __init__(
@@ -91,12 +109,13 @@ class Head(nn.Module):
         num_levels: int,
         deformable: Literal["on", "off"],
         region_norm: Literal["raw", "unit"] = "raw",
+        has_objectness: bool = False,
     ) -> None:
         super().__init__()
         self.regression_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
         self.classification_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
         self.deformable = GuidedDeformConv(channels, norm_groups=norm_groups) if deformable == "on" else None
-        self.output = LevelOutput(channels, embed_dim, num_levels)
+        self.output = LevelOutput(channels, embed_dim, num_levels, has_objectness=has_objectness)
         # A bias for all region-text logits (method U1): at first every concept is improbable everywhere.
         self.logit_bias = nn.Parameter(torch.tensor(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)))
         self.region_norm = region_norm
@@ -111,14 +130,19 @@ class Head(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, K, D], box deltas [B, K, 4] and centerness logits [B, K] of all levels of the pyramid."""
+    def forward(self, pyramid: list[Tensor]) -> HeadMaps:
+        """What the pyramid's levels [B, C, H, W] give."""
         outputs = []
         for level, features in enumerate(pyramid):
             regression = self.regression_tower(features)
             start = features if self.deformable is None else self.deformable(features, regression)
             outputs.append(self.output(self.classification_tower(start), regression, level))
-        embeddings, deltas, centerness = (torch.cat(parts, dim=1) for parts in zip(*outputs, strict=True))
+        embeddings, deltas, centerness, *others = (torch.cat(parts, dim=1) for parts in zip(*outputs, strict=True))
         if self.logit_scale is not None:
             embeddings = F.normalize(embeddings, dim=-1) * self.logit_scale.exp()
-        return embeddings, deltas, centerness
+        return HeadMaps(
+            embeddings=embeddings,
+            box_deltas=deltas,
+            centerness=centerness.squeeze(-1),
+            objectness=others[0].squeeze(-1) if others else None,
+        )

@@ -1,6 +1,11 @@
-"""Regions that stand for a picture in the word-region contrastive loss (section 3.3 of arXiv:2304.04514)."""
+"""Regions that stand for a picture in the word-region contrastive loss (section 3.2 of arXiv:2304.04514).
 
+Shapes: B images, K anchors, M texts, D width, k proposals of an image.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,36 +14,81 @@ from torchvision.ops import batched_nms
 from detclipv2.boxes.coder import decode
 from detclipv2.structures import HeadOutput
 
+ProposalScore = Literal["text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"]
+_CHUNK_ELEMENTS = 2**24  # region-text similarities held at a time
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
     """The ``k`` best regions of each image; images with fewer are padded."""
 
     embeddings: Tensor  # [B, k, D], with gradient
+    boxes_xyxy: Tensor  # [B, k, 4], without gradient
     mask: Tensor  # [B, k] bool, False on padding
 
 
-def select_proposals(output: HeadOutput, texts: Tensor, *, num_proposals: int, nms_iou: float) -> Proposals:
-    """Proposals by batch-wise text similarity, the paper's best (Table 2).
+@torch.no_grad()
+def region_scores(
+    output: HeadOutput, texts: Tensor, concepts: Sequence[Sequence[int]], *, score: ProposalScore
+) -> Tensor:
+    """What chooses the regions of image-text pairs [B, K]: one of the six of Table 2a.
 
-    The objectness of a region is its highest similarity to any concept [M, D] of this process's batch; class-agnostic
-    non-maximum suppression and the top k follow. Selection carries no gradient, the selected embeddings do.
+    Args:
+        output: of the detector.
+        texts: embeddings [M, D].
+        concepts: for each image the rows of ``texts`` that are its own; all together are the concepts of this process's batch.
+        score: "text_batch" is the highest similarity to any concept of the process's batch, the paper's best; "text_sample" to
+            any of the image's own; "text_batch_centerness" is the first times the centerness; the others know no text.
+
+    Raises:
+        ValueError: the score needs an objectness that the head does not have.
+    """
+    if score in ("foreground", "iou"):
+        if output.objectness is None:
+            raise ValueError(
+                f"proposal_score {score!r} needs a head that predicts it: set model.objectness to {score!r}"
+            )
+        return output.objectness.sigmoid()
+    if score == "centerness":
+        return output.centerness.sigmoid()
+    if score == "text_sample":
+        best = [
+            _best_similarity(regions, texts[list(own)])
+            for regions, own in zip(output.embeddings, concepts, strict=True)
+        ]
+        return torch.stack(best)
+    everyone = torch.tensor(sorted({text for own in concepts for text in own}), device=texts.device)
+    similarity = _best_similarity(output.embeddings.flatten(0, 1), texts[everyone]).view(output.centerness.shape)
+    return similarity if score == "text_batch" else similarity.sigmoid() * output.centerness.sigmoid()
+
+
+def _best_similarity(regions: Tensor, texts: Tensor) -> Tensor:
+    """Highest dot product [N] of each region [N, D] with any text [M, D], some rows at a time."""
+    rows = max(1, _CHUNK_ELEMENTS // max(1, len(texts)))
+    return torch.cat([(part @ texts.T).amax(-1) for part in regions.split(rows)])
+
+
+def select_proposals(output: HeadOutput, scores: Tensor, *, num_proposals: int, nms_iou: float) -> Proposals:
+    """The regions with the best scores [B, K], after class-agnostic non-maximum suppression within each image.
+
+    Selection carries no gradient, the selected embeddings do. Anchors on padding are never selected.
     """
     with torch.no_grad():
-        objectness = (output.embeddings @ texts.T).amax(-1)  # [B, K]
         boxes = decode(output.box_deltas, output.anchors_xyxy)  # [B, K, 4]
-        num_images, num_anchors = objectness.shape
-        image_index = torch.arange(num_images, device=boxes.device).repeat_interleave(num_anchors)
-        flat = objectness.flatten()
+        num_images, num_anchors = scores.shape
+        images = torch.arange(num_images, device=boxes.device).repeat_interleave(num_anchors)
         candidates = output.valid.flatten().nonzero().squeeze(1)
-        kept = candidates[
-            batched_nms(boxes.flatten(0, 1)[candidates], flat[candidates], image_index[candidates], nms_iou)
-        ]
+        kept = batched_nms(
+            boxes.flatten(0, 1)[candidates], scores.flatten()[candidates], images[candidates], nms_iou
+        )  # best first
+        kept = candidates[kept]
+        kept = kept[images[kept].argsort(stable=True)]  # image after image, best first
+        counts = torch.bincount(images[kept], minlength=num_images)
+        place = torch.arange(len(kept), device=boxes.device) - (counts.cumsum(0) - counts)[images[kept]]
+        kept, place = kept[place < num_proposals], place[place < num_proposals]
         index = torch.zeros(num_images, num_proposals, dtype=torch.long, device=boxes.device)
-        mask = torch.zeros(num_images, num_proposals, dtype=torch.bool, device=boxes.device)
-        for image in range(num_images):
-            best = kept[image_index[kept] == image][:num_proposals] % num_anchors  # kept is sorted by objectness
-            index[image, : len(best)] = best
-            mask[image, : len(best)] = True
+        index[images[kept], place] = kept % num_anchors
+        mask = torch.zeros_like(index, dtype=torch.bool)
+        mask[images[kept], place] = True
     rows = torch.arange(num_images, device=boxes.device)[:, None]
-    return Proposals(embeddings=output.embeddings[rows, index], mask=mask)
+    return Proposals(embeddings=output.embeddings[rows, index], boxes_xyxy=boxes[rows, index], mask=mask)

@@ -128,7 +128,7 @@ def test_the_detector_sees_the_canvas_of_training(tiny_detector: Callable[..., D
         caption=None,
     )
     config = SupervisionConfig(batch_size=1, image_size=image_size, flip=0.0)
-    trained_on = pad_to_canvas([fit(sample, config, rng=random.Random(0)).image], image_size)
+    trained_on = pad_to_canvas([fit(sample, config, rng=random.Random(0)).image], (image_size, image_size))
     seen: list[torch.Tensor] = []
     predictor.detector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 

@@ -1,15 +1,41 @@
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
 from detclipv2.structures import Batch
 
 
+def _with(batch: Batch, **changes: Any) -> Batch:
+    return replace(batch, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": torch.full((2, 3, 64, 64), torch.nan)}, "detection sample 'image-0': a pixel is not finite"),
+        ({"boxes_xyxy": [torch.zeros(0, 4), torch.tensor([[0.0, 0, torch.inf, 9]])]}, "'image-1': a box is not finite"),
+        ({"labels": [torch.tensor([2]), torch.tensor([0])]}, r"'image-0': labels \[2\] for 1 concept"),
+        ({"labels": [torch.tensor([0]), torch.tensor([-1])]}, r"'image-1': labels \[-1\] for 1 concept"),
+        ({"concepts": [["dog"], ["cat", " "]]}, "'image-1': concept number 1 is empty"),
+    ],
+)
+def test_what_would_make_a_loss_that_is_no_number(
+    changes: dict[str, Any], message: str, make_batch: Callable[..., Batch]
+) -> None:
+    batch = make_batch("detection", [["dog"], ["cat"]], [[[1.0, 1, 9, 9]], [[1.0, 1, 9, 9]]])
+
+    with pytest.raises(ValueError, match=message):
+        _with(batch, **changes)
+
+
 def test_a_batch_moves_whole(make_batch: Callable[..., Batch]) -> None:
-    batch = make_batch("detection", [["dog"], []], [[[0.0, 0, 8, 8]], []])
+    batch = make_batch("detection", [["dog"], ["cat"]], [[[1.0, 1, 9, 9]], []])
 
     moved = batch.to(torch.device("meta"))
 
-    assert {t.device.type for t in (moved.pixels, *moved.boxes_xyxy, *moved.labels)} == {"meta"}
+    assert moved.pixels.device.type == "meta"
+    assert {tensor.device.type for tensor in [*moved.boxes_xyxy, *moved.labels]} == {"meta"}
     assert (moved.keys, moved.concepts, moved.image_sizes_hw) == (batch.keys, batch.concepts, batch.image_sizes_hw)
-    assert moved.supervision == "detection"

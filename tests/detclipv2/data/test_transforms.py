@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.decode import Sample
-from detclipv2.data.transforms import fit, flipped, names_a_side, pad_to_canvas
+from detclipv2.data.transforms import canvas_size, fit, fitted_size, flipped, names_a_side, pad_to_canvas
 
 ALWAYS, NEVER = 1.0, 0.0
 
@@ -119,8 +119,30 @@ def test_half_of_the_samples_are_flipped() -> None:
 def test_canvas() -> None:
     images = [torch.full((3, 2, 4), 255, dtype=torch.uint8), torch.full((3, 3, 1), 51, dtype=torch.uint8)]
 
-    canvas = pad_to_canvas(images, 4)
+    canvas = pad_to_canvas(images, (3, 4))
 
-    assert canvas.shape == (2, 3, 4, 4)
-    assert canvas[0, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert canvas[1, 2].tolist() == [pytest.approx([0.2, 0, 0, 0])] * 3 + [[0, 0, 0, 0]]
+    assert canvas.shape == (2, 3, 3, 4)
+    assert canvas[0, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    assert canvas[1, 2].tolist() == [pytest.approx([0.2, 0, 0, 0])] * 3
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "fitted", "canvas"),
+    [
+        ((480, 640), (800, 1067), (800, 1333)),  # the shorter side decides
+        ((300, 900), (444, 1333), (800, 1333)),  # the longer side decides
+        ((640, 480), (1067, 800), (1333, 800)),
+        ((500, 500), (800, 800), (800, 1333)),
+        ((1, 1), (800, 800), (800, 1333)),
+        ((20, 20_000), (1, 1333), (800, 1333)),
+        ((20_000, 3), (1333, 1), (1333, 800)),
+    ],
+)
+def test_sizes_of_the_paper(size_hw: tuple[int, int], fitted: tuple[int, int], canvas: tuple[int, int]) -> None:
+    assert fitted_size(size_hw, longer=1333, shorter=800) == fitted
+    assert canvas_size(size_hw, longer=1333, shorter=800) == canvas
+
+
+def test_a_shorter_side_of_its_own() -> None:
+    assert _fit(_sample(), image_size=80, shorter_size=32).image.shape == (3, 32, 64)
+    assert _fit(_sample(), image_size=80, shorter_size=40).image.shape == (3, 40, 80)

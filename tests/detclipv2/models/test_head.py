@@ -37,11 +37,22 @@ def _gradient_norms(head: Head, loss: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("deformable", ["on", "off"])
 def test_shapes(deformable: str) -> None:
-    embeddings, deltas, centerness = _head(deformable=deformable)(_pyramid())
+    maps = _head(deformable=deformable)(_pyramid())
 
-    assert embeddings.shape == (2, NUM_ANCHORS, 6)
-    assert deltas.shape == (2, NUM_ANCHORS, 4)
-    assert centerness.shape == (2, NUM_ANCHORS)
+    assert maps.embeddings.shape == (2, NUM_ANCHORS, 6)
+    assert maps.box_deltas.shape == (2, NUM_ANCHORS, 4)
+    assert maps.centerness.shape == (2, NUM_ANCHORS)
+    assert maps.objectness is None
+
+
+def test_objectness_is_read_off_the_regression_tower() -> None:
+    head = _head(has_objectness=True)
+    objectness = head(_pyramid()).objectness
+    assert objectness is not None
+    assert head.output.objectness is not None
+
+    wanted = head.output.objectness(head.regression_tower(_pyramid()[1])).flatten(1)
+    torch.testing.assert_close(objectness[:, 64:80], wanted)
 
 
 def test_anchors_run_row_by_row_from_the_finest_level() -> None:
@@ -49,7 +60,7 @@ def test_anchors_run_row_by_row_from_the_finest_level() -> None:
     torch.nn.init.zeros_(head.output.scales)
     with torch.no_grad():
         head.output.scales[1] = 1.0
-    _, deltas, _ = head(_pyramid())
+    deltas = head(_pyramid()).box_deltas
 
     assert (deltas[:, 64:80] != 0).all()
     assert (deltas[:, :64] == 0).all()
@@ -60,21 +71,21 @@ def test_anchors_run_row_by_row_from_the_finest_level() -> None:
 
 def test_the_embedding_reaches_the_regression_tower_only_through_the_deformable_offsets() -> None:
     head = _head()
-    norms = _gradient_norms(head, head(_pyramid())[0].square().sum())
+    norms = _gradient_norms(head, head(_pyramid()).embeddings.square().sum())
     tower = [norm for name, norm in norms.items() if name.startswith("regression_tower.")]
     assert tower
     assert all(norm > 0 for norm in tower)
     assert norms["deformable.guide.weight"] > 0
 
     plain = _head(deformable="off")
-    norms = _gradient_norms(plain, plain(_pyramid())[0].square().sum())
+    norms = _gradient_norms(plain, plain(_pyramid()).embeddings.square().sum())
     assert all(norm == 0 for name, norm in norms.items() if name.startswith("regression_tower."))
     assert norms["classification_tower.0.0.weight"] > 0
 
 
 def test_the_embedding_says_nothing_to_the_box_and_centerness_predictors() -> None:
     head = _head()
-    norms = _gradient_norms(head, head(_pyramid())[0].square().sum())
+    norms = _gradient_norms(head, head(_pyramid()).embeddings.square().sum())
 
     untouched = ("output.box.", "output.centerness.", "output.scales")
     assert all((norm == 0) == name.startswith((*untouched, "logit_bias")) for name, norm in norms.items())
@@ -85,7 +96,7 @@ def test_every_logit_is_improbable_at_first() -> None:
     texts = torch.nn.functional.normalize(torch.randn(20, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
 
     with torch.no_grad():
-        logits = head(_pyramid())[0] @ texts.T + head.logit_bias
+        logits = head(_pyramid()).embeddings @ texts.T + head.logit_bias
 
     assert float(head.logit_bias) == pytest.approx(-math.log(99))
     assert float(logits.sigmoid().max()) < 0.015
@@ -94,7 +105,7 @@ def test_every_logit_is_improbable_at_first() -> None:
 
 def test_unit_regions_share_one_learnt_length() -> None:
     head = _head(region_norm="unit")
-    embeddings = head(_pyramid())[0]
+    embeddings = head(_pyramid()).embeddings
 
     torch.testing.assert_close(embeddings.norm(dim=-1), torch.full((2, NUM_ANCHORS), INITIAL_SCALE))
     norms = _gradient_norms(head, (embeddings * torch.arange(6.0)).sum())
@@ -107,5 +118,5 @@ def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     head = _head()
     both, alone = head(_pyramid()), head([level[1:] for level in _pyramid()])
 
-    for together, single in zip(both, alone, strict=True):
-        torch.testing.assert_close(together[1:], single, rtol=1e-4, atol=1e-6)
+    for name in ("embeddings", "box_deltas", "centerness"):
+        torch.testing.assert_close(getattr(both, name)[1:], getattr(alone, name), rtol=1e-4, atol=1e-6)

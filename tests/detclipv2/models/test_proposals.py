@@ -1,7 +1,12 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
-from detclipv2.models.proposals import select_proposals
+from detclipv2.models import proposals as proposals_module
+from detclipv2.models.proposals import Proposals, region_scores, select_proposals
 from detclipv2.structures import HeadOutput
 
 TEXTS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -20,13 +25,19 @@ def _output(embeddings: list[list[list[float]]], anchors: list[list[float]], val
     )
 
 
+def _select(output: HeadOutput, *, num_proposals: int) -> Proposals:
+    """By the best similarity to any text of the batch."""
+    scores = region_scores(output, TEXTS, [[0, 1]] + [[1]] * (len(output.valid) - 1), score="text_batch")
+    return select_proposals(output, scores, num_proposals=num_proposals, nms_iou=0.6)
+
+
 APART: list[list[float]] = [[0.0, 0, 9, 9], [10, 0, 19, 9], [20, 0, 29, 9], [30, 0, 39, 9]]
 
 
 def test_the_most_similar_to_any_text_come_first() -> None:
     output = _output([[[0.1, 0.2], [0.9, -5.0], [-1.0, -1.0], [0.0, 2.0]]], APART)
 
-    proposals = select_proposals(output, TEXTS, num_proposals=3, nms_iou=0.6)
+    proposals = _select(output, num_proposals=3)
 
     # Objectness is the maximum over texts: 0.2, 0.9, -1, 2.
     assert proposals.embeddings[0].tolist() == output.embeddings[0, [3, 1, 0]].tolist()
@@ -39,7 +50,7 @@ def test_suppression_is_class_agnostic_and_within_an_image() -> None:
     embeddings = [[[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.5, 0.0]]]
     output = _output(embeddings, anchors)
 
-    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+    proposals = _select(output, num_proposals=4)
 
     assert proposals.mask.tolist() == [[True, True, True, False]] * 2
     assert proposals.embeddings[0, :3].tolist() == output.embeddings[0, [0, 2, 3]].tolist()
@@ -50,7 +61,7 @@ def test_padding_is_no_proposal() -> None:
     valid = torch.tensor([[True, False, True, False], [False, False, False, False]])
     output = _output([[[0.1, 0.0], [9.0, 0.0], [0.2, 0.0], [9.0, 0.0]]] * 2, APART, valid)
 
-    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+    proposals = _select(output, num_proposals=4)
 
     assert proposals.mask.tolist() == [[True, True, False, False], [False] * 4]
     assert proposals.embeddings[0, :2].tolist() == output.embeddings[0, [2, 0]].tolist()
@@ -59,7 +70,7 @@ def test_padding_is_no_proposal() -> None:
 def test_only_the_selected_embeddings_get_a_gradient() -> None:
     output = _output([[[0.1, 0.2], [0.9, 0.0], [-1.0, -1.0], [0.0, 2.0]]], APART)
 
-    proposals = select_proposals(output, TEXTS, num_proposals=2, nms_iou=0.6)
+    proposals = _select(output, num_proposals=2)
     (proposals.embeddings * torch.tensor([[[1.0], [10.0]]])).sum().backward()
 
     assert output.embeddings.grad is not None
@@ -73,7 +84,7 @@ def test_boxes_are_decoded_before_suppression() -> None:
     with torch.no_grad():
         output.box_deltas[0, 1, 0] = -10 / 9 / 0.1  # moves anchor 1 onto anchor 0
 
-    proposals = select_proposals(output, TEXTS, num_proposals=4, nms_iou=0.6)
+    proposals = _select(output, num_proposals=4)
 
     assert proposals.embeddings[0, :3].tolist() == output.embeddings[0, [0, 2, 3]].tolist()
     assert proposals.mask.tolist() == [[True, True, True, False]]
@@ -82,7 +93,63 @@ def test_boxes_are_decoded_before_suppression() -> None:
 def test_regions_that_are_no_numbers_are_not_hidden() -> None:
     output = _output([[[torch.nan, torch.nan]] * 4], APART)
 
-    proposals = select_proposals(output, TEXTS, num_proposals=2, nms_iou=0.6)
+    proposals = _select(output, num_proposals=2)
 
     assert proposals.mask.all()
     assert proposals.embeddings.isnan().all()
+
+
+def test_boxes_of_the_proposals() -> None:
+    output = _output([[[0.1, 0.2], [0.9, -5.0], [-1.0, -1.0], [0.0, 2.0]]], APART)
+
+    proposals = _select(output, num_proposals=2)
+
+    assert proposals.boxes_xyxy.tolist() == [[APART[3], APART[1]]]
+
+
+def _scored() -> HeadOutput:
+    """Two pictures of two regions; embeddings are their similarities to the two texts."""
+    output = _output([[[4.0, 1.0], [2.0, 3.0]], [[-1.0, -2.0], [0.0, -3.0]]], APART[:2])
+    return replace(
+        output,
+        centerness=torch.tensor([[0.0, 20.0], [0.0, -20.0]]),
+        objectness=torch.tensor([[-20.0, 0.0], [20.0, 0.0]]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "wanted"),
+    [
+        ("text_batch", [[4.0, 3.0], [-1.0, 0.0]]),
+        ("text_sample", [[4.0, 2.0], [-2.0, -3.0]]),
+        ("centerness", [[0.5, 1.0], [0.5, 0.0]]),
+        ("foreground", [[0.0, 0.5], [1.0, 0.5]]),
+        ("iou", [[0.0, 0.5], [1.0, 0.5]]),
+        ("text_batch_centerness", [[0.9820 / 2, 0.9526], [0.2689 / 2, 0.0]]),
+    ],
+)
+def test_the_six_scores_by_hand(score: Any, wanted: list[list[float]]) -> None:
+    found = region_scores(_scored(), TEXTS, [[0], [1]], score=score)
+
+    torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-4, rtol=0)
+    assert not found.requires_grad
+
+
+def test_texts_of_other_pictures_alone_do_not_count() -> None:
+    found = region_scores(_scored(), torch.cat([TEXTS, torch.full((1, 2), 100.0)]), [[0], [1]], score="text_batch")
+
+    assert found.tolist() == [[4.0, 3.0], [-1.0, 0.0]]
+
+
+def test_a_score_that_the_head_does_not_predict() -> None:
+    output = replace(_scored(), objectness=None)
+
+    with pytest.raises(ValueError, match="proposal_score 'iou' needs a head that predicts it: set model.objectness to"):
+        region_scores(output, TEXTS, [[0], [1]], score="iou")
+
+
+def test_similarities_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = region_scores(_scored(), TEXTS, [[0], [1]], score="text_batch")
+    monkeypatch.setattr(proposals_module, "_CHUNK_ELEMENTS", 2)
+
+    assert torch.equal(region_scores(_scored(), TEXTS, [[0], [1]], score="text_batch"), wanted)

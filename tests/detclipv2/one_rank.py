@@ -1,4 +1,4 @@
-"""One of the processes of test_distributed.py: its half of every batch, and what the losses and gradients are."""
+"""One of the processes of test_distributed.py: its part of every batch, and what the losses and gradients are."""
 
 import sys
 from pathlib import Path
@@ -19,9 +19,10 @@ def build_objective(config: ModelConfig) -> HybridObjective:
     return HybridObjective(build_detector(config), LossConfig()).train()
 
 
-def half(batch: Batch, rank: int) -> Batch:
+def part_of(batch: Batch, rank: int, world_size: int) -> Batch:
     """Images of a batch that a process gets."""
-    part = slice(rank * len(batch.keys) // 2, (rank + 1) * len(batch.keys) // 2)
+    count = len(batch.keys) // world_size
+    part = slice(rank * count, (rank + 1) * count)
     return Batch(
         supervision=batch.supervision,
         keys=batch.keys[part],
@@ -33,17 +34,17 @@ def half(batch: Batch, rank: int) -> Batch:
     )
 
 
-def main(folder: Path, rank: int) -> None:
+def main(folder: Path, rank: int, world_size: int) -> None:
     """Write ``rank.pt``: losses and averaged gradients of every batch in ``batches.pt``."""
     config, batches = torch.load(folder / "batches.pt", weights_only=False)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     objective = build_objective(config)
     wrapped = DistributedDataParallel(objective, find_unused_parameters=True)
     found = {}
     for name, (batch, loss_config) in batches.items():
         objective.config = loss_config
         wrapped.zero_grad(set_to_none=True)
-        losses = wrapped(half(batch, rank))
+        losses = wrapped(part_of(batch, rank, world_size))
         torch.stack(list(losses.values())).sum().backward()
         found[name] = (
             {loss: float(value.detach()) for loss, value in losses.items()},
@@ -54,4 +55,4 @@ def main(folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

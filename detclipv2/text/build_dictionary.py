@@ -11,7 +11,7 @@ from detclipv2.text.category_lists import Category, read_categories
 from detclipv2.text.dictionary import ConceptDictionary, normalise, spellings, without_qualifier
 from detclipv2.text.wordnet import WordNet
 
-_FREQUENCY_RANKS = {"f": 0, "c": 1, "r": 2, None: 3}
+_FREQUENCIES = ("f", "c", "r")  # of LVIS, the most frequent first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class DictionaryOptions:
 
     categories: tuple[Path, ...]
     """Category lists: a .txt of one name a line, or JSON: a list of names, or COCO or LVIS categories or annotations.
-    Definitions in a list take precedence over WordNet's, and those of an earlier list over those of a later one."""
+    Definitions that come with a list, as LVIS's do, take precedence over WordNet's."""
     wordnet: Path | None = None
     """Folder with WordNet's index.noun, data.noun and noun.exc; Debian's wordnet-base has them in /usr/share/wordnet."""
     out: Path = Path("concepts.json")
@@ -38,10 +38,11 @@ def own_definitions(categories: Sequence[Category]) -> dict[str, str]:
     for number, category in enumerate(categories):
         if category.definition is None:
             continue
+        frequency = _FREQUENCIES.index(category.frequency) if category.frequency in _FREQUENCIES else len(_FREQUENCIES)
         for synonym, text in enumerate((category.name, *category.synonyms)):
             exact = normalise(text)
             for qualified, name in enumerate(dict.fromkeys((exact, without_qualifier(exact)))):
-                claim = (2 * qualified + min(synonym, 1), _FREQUENCY_RANKS[category.frequency], number)
+                claim = (2 * qualified + min(synonym, 1), frequency, number)
                 claims[name] = min(claims.get(name, claim), claim)
     return {name: str(categories[number].definition) for name, (_, _, number) in claims.items()}
 
@@ -62,11 +63,13 @@ def build_dictionary(categories: Sequence[Category], *, wordnet: WordNet | None 
 
 
 def dictionary(options: Annotated[DictionaryOptions, tyro.conf.arg(name="")]) -> None:
-    """Run ``detclip dictionary``.
+    """Make a concept dictionary of category lists and WordNet.
 
     Raises:
-        ValueError: a list or the WordNet database cannot be read.
+        ValueError: there is no list, or a list or the WordNet database cannot be read.
     """
+    if not options.categories:
+        raise ValueError("--categories: name one category list at least")
     wordnet = None if options.wordnet is None else WordNet(options.wordnet)
     lists = {str(path): read_categories(path) for path in options.categories}
     everything = [category for categories in lists.values() for category in categories]

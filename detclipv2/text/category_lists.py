@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Category:
     name: str
     synonyms: tuple[str, ...] = ()
     definition: str | None = None
-    frequency: Literal["f", "c", "r"] | None = None  # LVIS: many, some or few training pictures
+    frequency: str | None = None  # LVIS: "f", "c" or "r" for many, some or few training pictures
 
 
 def read_categories(path: Path) -> list[Category]:
@@ -60,10 +60,9 @@ def _category(entry: Any) -> Category:
     names = [fields["name"], *fields.get("synonyms", ())]
     if not all(isinstance(name, str) and name.replace("_", " ").strip() for name in names):
         raise ValueError("empty name")
-    frequency = fields.get("frequency")
     return Category(
         name=names[0],
         synonyms=tuple(names[1:]),
         definition=" ".join((fields.get("def") or "").split()) or None,
-        frequency=frequency if frequency in ("f", "c", "r") else None,
+        frequency=fields.get("frequency"),
     )

@@ -107,5 +107,11 @@ def nearest(queries: Tensor, concepts: Tensor, *, max_bytes: int = _SIMILARITY_B
         max_bytes: of the similarities that exist at any time.
     """
     rows = max(1, max_bytes // (len(concepts) * concepts.element_size()))
-    blocks = [(block @ concepts.T).round_(decimals=_DECIMALS).argmax(dim=1) for block in queries.split(rows)]
-    return torch.cat(blocks)
+    # One buffer for all blocks: of a new one each the allocator kept nearly all, which is the whole matrix in the end.
+    buffer = concepts.new_empty(min(rows, len(queries)), len(concepts))
+    indices = torch.empty(len(queries), dtype=torch.long)
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        similarities = torch.mm(block, concepts.T, out=buffer[: len(block)])
+        indices[start : start + rows] = similarities.round_(decimals=_DECIMALS).argmax(dim=1)
+    return indices

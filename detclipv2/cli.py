@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import one_name_each
+from detclipv2.text.build_dictionary import dictionary
 
 MODELS = Path("outputs/models")
 
@@ -90,7 +91,9 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
 def main() -> None:
     """Entry point of ``detclip``."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"predict": predict}, prog="detclip", description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"predict": predict, "dictionary": dictionary}, prog="detclip", description=__doc__
+        )
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

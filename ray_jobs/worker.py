@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from detclipv2.build import build_detector
+from detclipv2.config import Supervision
 from detclipv2.data.loader import Shard, Stream
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state, save_state
@@ -45,9 +46,8 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(build_detector(job.model), job.train.loss)
-    objective.detector.text_encoder.centre(
-        sorted({text for split in args.dataset.supervisions.values() for text in split.vocabulary})
-    )
+    vocabularies = vocabularies_of(args.dataset, job.train.supervisions())
+    objective.detector.text_encoder.centre(sorted({text for texts in vocabularies.values() for text in texts}))
     # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
     wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {
@@ -58,7 +58,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
                 for entry in args.dataset.supervisions[supervision].shards
             ],
             config=settings,
-            vocabulary=args.dataset.supervisions[supervision].vocabulary,
+            vocabulary=vocabularies[supervision],
             seed=job.train.seed,
             rank=rank,
             world_size=world_size,
@@ -71,6 +71,19 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     )
     hooks = RankZeroHooks(args) if rank == 0 else OtherRankHooks()
     train(training, hooks, resume=latest_state())
+
+
+def vocabularies_of(dataset: DatasetManifest, supervisions: Iterable[Supervision]) -> dict[Supervision, list[str]]:
+    """What each type that takes part draws its negatives from.
+
+    Those of grounding come from every phrase that training knows, those of captions included, as from the concept dictionary
+    of section 3.1 of arXiv:2304.04514: no other loss tells a region that it is not what only captions name.
+    """
+    vocabularies = {supervision: dataset.supervisions[supervision].vocabulary for supervision in supervisions}
+    if "grounding" in vocabularies:
+        captions = vocabularies.get("image_text", [])
+        vocabularies["grounding"] = list(dict.fromkeys([*vocabularies["grounding"], *captions]))
+    return vocabularies
 
 
 def latest_state() -> TrainState | None:

@@ -77,7 +77,8 @@ class SupervisionSplit(BaseModel):
 
     num_samples: int
     shards: list[FileEntry]
-    # Detection: the category names of the dataset (negatives are drawn from them). Grounding: its phrases. Image-text: empty.
+    # Detection: the category names of the dataset. Grounding: its phrases. Image-text: the common noun phrases of its captions,
+    # most frequent first. Negatives of detection are drawn from its own, those of grounding also from image-text's.
     vocabulary: list[str] = Field(default_factory=list)
 
 

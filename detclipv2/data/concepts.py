@@ -1,33 +1,71 @@
 """The concept list of a picture: its own texts and sampled negatives (section 3.1 of arXiv:2304.04514)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Set
 from typing import Literal
 
 from detclipv2.data.decode import Sample
+from detclipv2.text.dictionary import normalise, singulars, without_qualifier
 
 
-def _head_noun(phrase: str) -> str:
-    return phrase.split()[-1] if phrase.split() else ""
+class NegativePool:
+    """Texts that negatives are drawn from, with what a draw needs of each worked out once.
+
+    Args:
+        texts: texts that differ in case, underscores or blanks alone are one, as they are to a text encoder.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        by_name: dict[str, str] = {}
+        for text in texts:
+            by_name.setdefault(normalise(text), text)
+        self._texts = [(text, name, _heads(name)) for name, text in by_name.items()]
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def draw(
+        self, count: int, *, positives: Iterable[str], shared_heads: Literal["allow", "avoid"], rng: random.Random
+    ) -> list[str]:
+        """Distinct texts that are no positives, all such samples being equally likely; fewer only if there are no more.
+
+        Costs time for the texts drawn and rejected, not for the whole pool.
+
+        Args:
+            count: how many.
+            positives: what is not drawn.
+            shared_heads: "avoid" leaves out what has the head noun of a positive, in singular or plural.
+            rng: the same state gives the same texts.
+        """
+        names = {normalise(text) for text in positives}
+        heads = {head for name in names for head in _heads(name)} if shared_heads == "avoid" else set[str]()
+        drawn: list[str] = []
+        order = _random_order(len(self._texts), rng)
+        while len(drawn) < count and (index := next(order, None)) is not None:
+            text, name, own_heads = self._texts[index]
+            if name not in names and own_heads.isdisjoint(heads):
+                drawn.append(text)
+        return drawn
 
 
 def concept_list(
     sample: Sample,
     *,
-    vocabulary: Sequence[str],
+    negatives: NegativePool,
     num_concepts: int,
     caption_as_concept: Literal["on", "off"] = "on",
     rng: random.Random,
 ) -> list[str]:
     """Positives of a sample first, in order, then negatives up to ``num_concepts``.
 
-    Negatives of detection are other categories of the same dataset. Those of grounding are other phrases whose last word no
+    Negatives of detection are other categories of the same dataset. Those of grounding are concepts whose head noun no
     positive has: "large dog" is no safe negative for a picture of a "black dog". Image-text pairs take none; their caption
-    may count as one more concept (method U3).
+    may count as one more concept (method U3). A picture with more positives than M keeps them all and takes no negative:
+    each is the label of a box.
 
     Args:
         sample: the picture's texts.
-        vocabulary: where negatives come from.
+        negatives: where negatives come from.
         num_concepts: M, positives and negatives together.
         caption_as_concept: for image-text pairs.
         rng: draws the negatives.
@@ -37,8 +75,21 @@ def concept_list(
         if caption_as_concept == "on" and sample.caption and sample.caption not in positives:
             positives.append(sample.caption)
         return positives
-    taken = set(positives)
-    heads = {_head_noun(text) for text in positives} if sample.supervision == "grounding" else set()
-    negatives = [text for text in vocabulary if text not in taken and _head_noun(text) not in heads]
     wanted = max(0, num_concepts - len(positives))
-    return positives + rng.sample(negatives, min(wanted, len(negatives)))
+    shared_heads: Literal["allow", "avoid"] = "avoid" if sample.supervision == "grounding" else "allow"
+    return positives + negatives.draw(wanted, positives=positives, shared_heads=shared_heads, rng=rng)
+
+
+def _heads(name: str) -> Set[str]:
+    """The last word of a normalised text, without a parenthesis, and what it may be the plural of."""
+    words = without_qualifier(name).split()
+    return frozenset([words[-1], *singulars(words[-1])]) if words else frozenset()
+
+
+def _random_order(count: int, rng: random.Random) -> Iterator[int]:
+    """The numbers below ``count`` shuffled, by Fisher and Yates, as far as they are asked for."""
+    moved: dict[int, int] = {}
+    for place in range(count):
+        chosen = rng.randrange(place, count)
+        yield moved.get(chosen, chosen)
+        moved[chosen] = moved.pop(place, place)

@@ -7,12 +7,13 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import webdataset as wds
 
 from detclipv2.config import Supervision, SupervisionConfig
-from detclipv2.data.concepts import concept_list
+from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import decode_sample
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
@@ -36,7 +37,7 @@ class Stream:
     supervision: Supervision
     shards: Sequence[Shard]
     config: SupervisionConfig
-    vocabulary: Sequence[str]
+    vocabulary: Sequence[str]  # what negatives are drawn from
     seed: int
     rank: int
     world_size: int
@@ -59,6 +60,10 @@ class Stream:
         for first in itertools.count(position, self.config.batch_size):
             numbered = zip(range(first, first + self.config.batch_size), records, strict=False)
             yield self._batch([self._sample(number, record) for number, record in numbered])
+
+    @cached_property
+    def _negatives(self) -> NegativePool:
+        return NegativePool(self.vocabulary)
 
     def _records(self, skip: int) -> Iterator[dict[str, Any]]:
         """Encoded records of epoch after epoch, less the first ``skip``."""
@@ -95,7 +100,7 @@ class Stream:
         sample = fit(decode_sample(record), self.config, rng=rng)
         concepts = concept_list(
             sample,
-            vocabulary=self.vocabulary,
+            negatives=self._negatives,
             num_concepts=self.config.num_concepts,
             caption_as_concept=self.caption_as_concept,
             rng=rng,

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.runner.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
-from pipelines.storage import PublishedTable, write_text_atomically
+from pipelines.storage import PublishedTable, TableFile, kept_files, write_text_atomically
 from schemas.manifest import (
     MANIFEST_NAME,
     DatasetManifest,
@@ -19,6 +21,11 @@ from schemas.manifest import (
 
 Tables = Mapping[str, PublishedTable]
 
+# Phrases of captions that stand for the concepts which training knows: as many as DetCLIP's concept dictionary holds, and
+# none that a single pair mentions, since most of those are slips of captions or parser.
+MAX_CAPTION_PHRASES = 14_000
+MIN_MENTIONS = 2
+
 
 def assemble_dataset(
     name: str, *, root: Path, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
@@ -28,12 +35,16 @@ def assemble_dataset(
     Args:
         name: of the dataset.
         root: the data root, to which its paths are relative.
-        assets: tables by shard, by asset, in the order of the street.
+        assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "balanced".
         categories: all category names of the detection data.
         units: what a row of each asset is ("pairs", "boxes", "pictures"), for the funnel.
     """
     boxed = {kind: _concepts(assets[f"{kind}_shards"].values()) for kind in ("detection", "grounding")}
-    vocabularies = {"detection": categories, "grounding": sorted(boxed["grounding"]), "image_text": []}
+    vocabularies = {
+        "detection": categories,
+        "grounding": sorted(boxed["grounding"]),
+        "image_text": common_phrases(kept_files(assets["balanced"]).values()),
+    }
     supervisions = {}
     for kind, vocabulary in vocabularies.items():
         shards = [
@@ -72,6 +83,28 @@ def publish_dataset(manifest: DatasetManifest, *, folder: Path) -> str | None:
         state = "changed"
     write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
     return state
+
+
+def common_phrases(
+    files: Iterable[TableFile], *, max_phrases: int = MAX_CAPTION_PHRASES, min_mentions: int = MIN_MENTIONS
+) -> list[str]:
+    """The noun phrases of most pairs, the most frequent first and equally frequent ones in alphabetical order.
+
+    Args:
+        files: PHRASES tables.
+        max_phrases: how many at most.
+        min_mentions: pairs that mention a phrase at least.
+    """
+    counts = []
+    for file in files:
+        phrases = pq.read_table(file.path, columns=["phrases"])["phrases"].combine_chunks()
+        counts.append(pa.Table.from_struct_array(pc.value_counts(pc.list_flatten(phrases))))
+    if not counts:
+        return []
+    total = pa.concat_tables(counts).group_by("values").aggregate([("counts", "sum")])
+    total = total.filter(pc.field("counts_sum") >= min_mentions)
+    order = [("counts_sum", "descending"), ("values", "ascending")]
+    return total.sort_by(order)["values"].slice(0, max_phrases).to_pylist()
 
 
 def _concepts(tables: Iterable[PublishedTable]) -> set[str]:

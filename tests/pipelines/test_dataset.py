@@ -4,13 +4,16 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
-from pipelines.runner.dataset import assemble_dataset, publish_dataset
+from pipelines.runner.dataset import assemble_dataset, common_phrases, publish_dataset
 from pipelines.runner.jobs import CONCEPTS, CONCEPTS_SCHEMA
-from pipelines.storage import Job, PublishedTable, Written, locked, publish, write_parquet
+from pipelines.storage import Job, PublishedTable, Written, kept_files, locked, publish, write_parquet
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
+from schemas.tables import PHRASES
 
 UNITS = {
+    "balanced": "pairs",
     "image_text_shards": "pairs",
     "detection_shards": "boxes",
     "grounding_shards": "boxes",
@@ -32,6 +35,24 @@ def write_boxed(shard: str, concepts: list[str], folder: Path) -> Written:
     return write_tar(shard, 2, folder)
 
 
+def write_phrases(shards: dict[str, list[list[str]]], folder: Path) -> Written:
+    """One table for all shards, as the balance stage publishes it."""
+    num_rows = {}
+    for shard, phrases in shards.items():
+        rows = [
+            dict.fromkeys(PHRASES.names) | {"key": str(i), "url": "", "caption": "", "source": ""}
+            for i in range(len(phrases))
+        ]
+        rows = [row | {"phrases": texts} for row, texts in zip(rows, phrases, strict=True)]
+        (folder / shard).mkdir()
+        write_parquet(pa.Table.from_pylist(rows, schema=PHRASES), folder / shard / "kept.parquet")
+        num_rows[f"{shard}/kept.parquet"] = len(phrases)
+    return Written(rows_in=sum(num_rows.values()), rows_kept=sum(num_rows.values()), num_rows=num_rows)
+
+
+BALANCED = {"p-0": [["zebra", "cat"], ["a kite", "zebra"]], "p-1": [["cat", "zebra", "apple"], ["kiwi", "apple"]]}
+
+
 def write_validation(folder: Path) -> Written:
     (folder / "images").mkdir()
     (folder / "images" / "1.jpg").write_bytes(b"jpeg")
@@ -51,6 +72,7 @@ def manifest(root: Path) -> DatasetManifest:
     detection = table(root, "detection_shards", "d-0", partial(write_boxed, "d-0", ["bear", "cat"]))
     grounding = table(root, "grounding_shards", "g-0", partial(write_boxed, "g-0", ["a small cat", "bear"]))
     assets = {
+        "balanced": table(root, "balanced", "all", partial(write_phrases, BALANCED)),
         "image_text_shards": {**image_text, **empty},
         "detection_shards": detection,
         "grounding_shards": grounding,
@@ -64,7 +86,7 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
 
     splits = {kind: (split.num_samples, split.vocabulary) for kind, split in dataset.supervisions.items()}
     assert splits == {
-        "image_text": (3, []),
+        "image_text": (3, ["zebra", "apple", "cat"]),  # "a kite" and "kiwi" are mentioned once
         "detection": (2, ["bear", "cat", "dog"]),
         "grounding": (2, ["a small cat", "bear"]),
     }
@@ -75,7 +97,7 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
     assert dataset.validation_annotations is not None and dataset.validation_images is not None
     assert (tmp_path / dataset.validation_annotations.path).read_text() == "{}"
     assert (tmp_path / dataset.validation_images / "1.jpg").is_file()
-    assert dataset.funnel[0] == {
+    assert dataset.funnel[1] == {
         "stage": "image_text_shards",
         "unit": "pairs",
         "rows_in": 5,
@@ -83,6 +105,30 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
         "dropped": {"crowd": 2},
     }
     assert list(dataset.parents) == list(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("limits", "phrases"),
+    [
+        ({}, ["zebra", "apple", "cat"]),
+        ({"max_phrases": 2}, ["zebra", "apple"]),
+        ({"min_mentions": 3}, ["zebra"]),
+        ({"min_mentions": 1}, ["zebra", "apple", "cat", "a kite", "kiwi"]),
+        ({"min_mentions": 4}, []),
+    ],
+)
+def test_common_phrases_of_all_shards(tmp_path: Path, limits: dict[str, int], phrases: list[str]) -> None:
+    files = kept_files(table(tmp_path, "balanced", "all", partial(write_phrases, BALANCED)))
+
+    assert list(files) == ["p-0", "p-1"]
+    assert common_phrases(files.values(), **limits) == phrases
+    assert common_phrases(reversed(list(files.values())), **limits) == phrases
+
+
+def test_no_pairs_have_no_common_phrases(tmp_path: Path) -> None:
+    empty = kept_files(table(tmp_path, "balanced", "all", partial(write_phrases, {"p-0": []})))
+
+    assert common_phrases(empty.values()) == common_phrases([]) == []
 
 
 def test_the_manifest_does_not_depend_on_where_the_root_lies(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detclipv2.config import Supervision
-from detclipv2.data.concepts import concept_list
+from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import Sample
 
 VOCABULARY = [f"thing {index}" for index in range(50)]
@@ -23,8 +26,8 @@ def _sample(supervision: Supervision, concepts: list[str], caption: str | None =
     )
 
 
-def _concepts(sample: Sample, *, seed: int = 0, **changes: Any) -> list[str]:
-    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "num_concepts": 10}
+def _concepts(sample: Sample, *, seed: int = 0, vocabulary: list[str] = VOCABULARY, **changes: Any) -> list[str]:
+    settings: dict[str, Any] = {"negatives": NegativePool(vocabulary), "num_concepts": 10}
     return concept_list(sample, **settings | changes, rng=random.Random(seed))
 
 
@@ -67,6 +70,94 @@ def test_a_phrase_with_the_same_head_is_no_negative_of_grounding() -> None:
     assert found == ["black dog", "old car", "dog house"]
     # Categories of detection exclude each other, whatever their last word.
     assert "dog" in _concepts(_sample("detection", ["hot dog"]), vocabulary=vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"),
+    [
+        ("two dogs", "black dog"),
+        ("a dog", "dogs"),
+        ("wine glasses", "glass"),
+        ("a bow", "bow (weapon)"),
+        ("a Red Car", "car"),
+    ],
+)
+def test_a_head_is_the_same_in_the_plural_with_a_qualifier_and_in_capitals(positive: str, negative: str) -> None:
+    found = _concepts(_sample("grounding", [positive]), vocabulary=[negative, "tree"])
+
+    assert found == [positive, "tree"]
+
+
+@pytest.mark.parametrize("supervision", ["detection", "grounding"])
+def test_a_positive_in_another_case_is_no_negative(supervision: Supervision) -> None:
+    assert _concepts(_sample(supervision, ["traffic light"]), vocabulary=["Traffic_Light", "tree"]) == [
+        "traffic light",
+        "tree",
+    ]
+
+
+def test_all_samples_of_negatives_are_equally_likely() -> None:
+    rng, pool = random.Random(0), NegativePool(["a", "b", "c", "d", "e", "f"])
+    counts = Counter(tuple(pool.draw(2, positives=["a", "f"], shared_heads="allow", rng=rng)) for _ in range(12_000))
+
+    assert len(counts) == 12  # ordered pairs of four
+    # Binomial with mean 1000 and deviation 30.
+    assert all(850 < count < 1150 for count in counts.values()), counts
+
+
+class _CountingRandom(random.Random):
+    num_draws = 0
+
+    def randrange(self, *arguments: Any) -> int:
+        self.num_draws += 1
+        return super().randrange(*arguments)
+
+
+def test_a_draw_does_not_walk_the_whole_pool() -> None:
+    rng, pool = _CountingRandom(0), NegativePool([f"thing {index}" for index in range(14_000)])
+    assert len(pool) == 14_000
+
+    concepts = concept_list(_sample("grounding", ["thing 1"]), negatives=pool, num_concepts=100, rng=rng)
+
+    assert len(concepts) == 100
+    assert rng.num_draws <= 100
+
+
+def test_texts_that_an_encoder_takes_for_the_same_are_one_negative() -> None:
+    pool = NegativePool(["Post-it note", "post-it  note", "tree", "tree"])
+
+    assert sorted(pool.draw(9, positives=[], shared_heads="allow", rng=random.Random(0))) == ["Post-it note", "tree"]
+
+
+WORDS = st.lists(st.sampled_from(["red", "dog", "dogs", "cat", "box", "boxes", "tree"]), min_size=1, max_size=2)
+TEXTS = st.lists(WORDS.map(" ".join), unique=True, max_size=12)
+
+
+@given(
+    positives=TEXTS,
+    vocabulary=TEXTS,
+    supervision=st.sampled_from(["detection", "grounding"]),
+    num_concepts=st.integers(0, 12),
+    seed=st.integers(0, 9),
+)
+def test_what_holds_of_every_list(
+    positives: list[str], vocabulary: list[str], supervision: Supervision, num_concepts: int, seed: int
+) -> None:
+    sample = _sample(supervision, positives)
+    found = _concepts(sample, seed=seed, vocabulary=vocabulary, num_concepts=num_concepts)
+
+    one = {"dogs": "dog", "boxes": "box"}
+    heads = {one.get(text.split()[-1], text.split()[-1]) for text in positives if supervision == "grounding"}
+    admissible = {
+        text
+        for text in vocabulary
+        if text not in positives and one.get(text.split()[-1], text.split()[-1]) not in heads
+    }
+    assert found[: len(positives)] == positives
+    assert len(set(found)) == len(found)
+    assert set(found[len(positives) :]) <= admissible
+    assert len(found) == max(len(positives), min(num_concepts, len(positives) + len(admissible)))
+    assert found == _concepts(sample, seed=seed, vocabulary=vocabulary, num_concepts=num_concepts)
 
 
 def test_the_caption_counts_as_a_concept() -> None:

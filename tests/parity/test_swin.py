@@ -65,7 +65,7 @@ def _compare(name: str, shape: dict[str, Any], size_hw: tuple[int, int]) -> None
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.05 if parameter.ndim > 1 else 0.1)
     ours = Backbone(name, drop_path=0.2).eval()
     ours.load_state_dict(_our_weights(theirs.state_dict(), shape["depths"]))
-    pixels = torch.randn(2, 3, *size_hw)
+    pixels = torch.randn(1, 3, *size_hw)
 
     with torch.no_grad():
         wanted, found = theirs(pixels).feature_maps, ours(pixels)
@@ -76,7 +76,7 @@ def _compare(name: str, shape: dict[str, Any], size_hw: tuple[int, int]) -> None
 
 
 # Pre-training's size; padded windows in every stage; maps smaller than a window; higher than wide.
-@pytest.mark.parametrize("size_hw", [(224, 224), (224, 320), (96, 160), (480, 288)])
+@pytest.mark.parametrize("size_hw", [(224, 224), (224, 320), (96, 160), (288, 128)])
 def test_swin_t_gives_the_features_of_transformers(size_hw: tuple[int, int]) -> None:
     _compare("swin_tiny_patch4_window7_224", TINY, size_hw)
 

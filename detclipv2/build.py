@@ -21,6 +21,7 @@ def build_detector(config: ModelConfig) -> DetCLIPv2:
         weights=config.backbone_weights,
         drop_path=config.drop_path,
         frozen_modules=config.frozen_modules,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
     folder = packaged_minilm() if config.text_weights == "package" else Path(config.text_weights)
     return DetCLIPv2(

@@ -63,7 +63,7 @@ class HeadOutput:
     objectness: Tensor | None = None  # [B, K] logits of a score that knows no text, where the head has one
     anchors_xyxy: Tensor  # [K, 4]
     num_anchors: list[int]  # of each level; sums to K
-    valid: Tensor  # [B, K] bool: the anchor's centre lies on the picture, not on its padding
+    valid: Tensor  # [B, K] bool: the anchor's centre lies on the picture, which ends at the next multiple of 32 px
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Adaptive training sample selection (arXiv:1912.02424), and the centerness target that goes with it.
 
-Shapes: K anchors over all levels, N boxes of one image, C candidates of a box over all levels.
+Shapes: K anchors over all levels, N boxes of one image, C candidates of a box over all levels,
+Q claims of boxes to anchors, P positive anchors.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torchvision.ops import box_iou
 
 # An anchor counts as inside a box when its centre is this far from every side, in pixels.
 MIN_CENTER_MARGIN_PX = 0.01
+# Boxes are taken so many at a time that their distances from all anchors are at most this many numbers (32 MB).
+MAX_DISTANCES = 2**23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,34 @@ def center_margins(points: Tensor, boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([points - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points], dim=-1)
 
 
-def _candidates(distances: Tensor, num_anchors: list[int], topk: int) -> Tensor:
-    """Indices [C, N] of the ``topk`` anchors of each level whose centres are nearest to each box."""
+@dataclass(frozen=True)
+class _Claims:
+    """Anchors that are positive for a box, whoever else claims them."""
+
+    anchors: Tensor  # [Q]
+    boxes: Tensor  # [Q]
+    ious: Tensor  # [Q]
+
+
+def _candidates(points: Tensor, boxes_xyxy: Tensor, num_anchors: list[int], topk: int) -> Tensor:
+    """Indices [N, C] of the ``topk`` anchors of each level whose centres [K, 2] are nearest to each box's centre."""
+    centers = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    distances = torch.cdist(centers, points, compute_mode="donot_use_mm_for_euclid_dist")  # [N, K]
     picked, start = [], 0
-    for count in num_anchors:
-        level = distances[start : start + count]
-        picked.append(level.topk(min(topk, count), dim=0, largest=False).indices + start)
-        start += count
-    return torch.cat(picked)
+    for level in distances.split(num_anchors, dim=1):
+        picked.append(level.topk(min(topk, level.shape[1]), largest=False).indices + start)
+        start += level.shape[1]
+    return torch.cat(picked, dim=1)
+
+
+def _claims(boxes_xyxy: Tensor, anchors_xyxy: Tensor, num_anchors: list[int], topk: int) -> _Claims:
+    points = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2]
+    candidates = _candidates(points, boxes_xyxy, num_anchors, topk)  # [N, C]
+    ious = box_iou(boxes_xyxy[:, None], anchors_xyxy[candidates]).squeeze(1)  # [N, C]
+    threshold = ious.mean(1) + ious.std(1)  # [N]
+    inside = center_margins(points[candidates], boxes_xyxy[:, None]).amin(-1) > MIN_CENTER_MARGIN_PX
+    boxes, columns = ((ious >= threshold[:, None]) & inside).nonzero(as_tuple=True)
+    return _Claims(candidates[boxes, columns], boxes, ious[boxes, columns])
 
 
 def assign(
@@ -43,7 +66,10 @@ def assign(
 
     A box takes as candidates the ``topk`` anchors of each level nearest to its centre; those whose IoU with it reaches the
     mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside it, are positive. An anchor that
-    several boxes claim goes to the one of highest IoU.
+    several boxes claim goes to the one of highest IoU, among equals to the first. A box without area has no positive anchor.
+
+    The result is that of mmdetection's ATSSAssigner, which of equally distant anchors takes any as well. Memory does not grow
+    with the product of boxes and anchors.
 
     Args:
         boxes_xyxy: ground truth, pixels.
@@ -52,29 +78,22 @@ def assign(
         valid: [K] bool, anchors that take part (those on padding do not).
         topk: candidates a level.
     """
-    if boxes_xyxy.numel() == 0:
-        empty = torch.zeros(0, dtype=torch.long, device=anchors_xyxy.device)
-        return Assignment(anchors=empty, boxes=empty)
     kept = torch.arange(len(anchors_xyxy), device=anchors_xyxy.device)
     if valid is not None:
         kept = valid.nonzero().squeeze(1)
         num_anchors = [int(level.sum()) for level in valid.split(num_anchors)]
         anchors_xyxy = anchors_xyxy[kept]
-    points = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2]
-    centers = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2  # [N, 2]
-    distances = torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist")  # [K, N]
-    candidates = _candidates(distances, num_anchors, topk)  # [C, N]
-    ious = box_iou(anchors_xyxy, boxes_xyxy)  # [K, N]
-    candidate_ious = ious.gather(0, candidates)
-    threshold = candidate_ious.mean(0) + candidate_ious.std(0)  # [N]
-    columns = torch.arange(len(boxes_xyxy), device=boxes_xyxy.device).expand_as(candidates)
-    inside = center_margins(points[candidates], boxes_xyxy[columns]).amin(-1) > MIN_CENTER_MARGIN_PX
-    positive = (candidate_ious >= threshold) & inside
-    claims = torch.full_like(ious, -1.0)
-    claims[candidates[positive], columns[positive]] = candidate_ious[positive]
-    best_iou, best_box = claims.max(dim=1)
-    anchors = (best_iou >= 0).nonzero().squeeze(1)
-    return Assignment(anchors=kept[anchors], boxes=best_box[anchors])
+    if len(boxes_xyxy) == 0 or len(kept) == 0:
+        return Assignment(anchors=kept[:0], boxes=kept[:0])
+    chunk = max(1, MAX_DISTANCES // len(kept))
+    claims = [_claims(boxes, anchors_xyxy, num_anchors, topk) for boxes in boxes_xyxy.split(chunk)]
+    anchors, ious = torch.cat([claim.anchors for claim in claims]), torch.cat([claim.ious for claim in claims])
+    boxes = torch.cat([claim.boxes + index * chunk for index, claim in enumerate(claims)])
+    best_iou = ious.new_zeros(len(kept)).scatter_reduce_(0, anchors, ious, "amax")
+    winning = ious == best_iou[anchors]
+    best_box = torch.full_like(kept, len(boxes_xyxy)).scatter_reduce_(0, anchors[winning], boxes[winning], "amin")
+    positive = (best_box < len(boxes_xyxy)).nonzero().squeeze(1)
+    return Assignment(anchors=kept[positive], boxes=best_box[positive])
 
 
 def centerness_target(anchors_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:

@@ -1,7 +1,12 @@
 """One square anchor a cell (section 3.2 of arXiv:2304.04514; ATSS)."""
 
+import math
+
 import torch
 from torch import Tensor
+
+# Pixels; the stride of the backbone's last level, to whose multiples pictures are padded.
+SIZE_DIVISOR = 32
 
 
 def make_anchors(
@@ -29,7 +34,16 @@ def make_anchors(
 
 
 def valid_anchors(anchors_xyxy: Tensor, image_sizes_hw: list[tuple[int, int]]) -> Tensor:
-    """Bool [B, K]: whether the centre of each anchor lies on each picture (not on the padding around it)."""
+    """Bool [B, K]: whether the centre of each anchor lies on each picture, not on the padding that a larger one beside it needs.
+
+    As in mmdetection, a picture ends at the next multiple of 32 px: what it is padded to even when it is alone.
+    """
     centers = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2] as x, y
-    sizes_wh = torch.tensor([(width, height) for height, width in image_sizes_hw], device=anchors_xyxy.device)
-    return (centers[None] < sizes_wh[:, None]).all(-1)
+    ends_wh = torch.tensor(
+        [
+            [math.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR for side in (width, height)]
+            for height, width in image_sizes_hw
+        ],
+        device=anchors_xyxy.device,
+    )
+    return (centers[None] < ends_wh[:, None]).all(-1)

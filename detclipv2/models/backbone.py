@@ -8,8 +8,10 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.layers import Format, FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.models.swin_transformer import SwinTransformerBlock
 from timm.utils import freeze
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 STRIDES = (8, 16, 32)
@@ -19,17 +21,20 @@ class Backbone(nn.Module):
     """Features C3, C4, C5 of a timm model.
 
     Batch normalisation keeps its pre-trained statistics, as is usual in detection, where batches are small, and is folded into
-    the convolutions before it.
+    the convolutions before it. A transformer with channels-last features (Swin) has no normalisation at the end of its stages;
+    each level gets a LayerNorm of its own, as in every detector on Swin. Swin takes any size that is a multiple of 32, and
+    its windows shift in every stage.
 
     Args:
-        name: a timm model that supports ``features_only``.
+        name: a timm model that supports ``features_only``, with or without timm's tag of its weights.
         weights: where its ImageNet weights come from.
         drop_path: stochastic depth of the backbone.
         frozen_modules: names of submodules of the timm model that are not trained.
+        gradient_checkpointing: "on" keeps the input of each block alone, and computes the block again in the backward pass.
 
     Raises:
-        ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, or no such
-            module to freeze.
+        ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, no such
+            module to freeze, or no gradient checkpointing.
     """
 
     def __init__(
@@ -39,11 +44,13 @@ class Backbone(nn.Module):
         weights: Literal["package", "timm", "random"] = "random",
         drop_path: float = 0.0,
         frozen_modules: tuple[str, ...] = (),
+        gradient_checkpointing: Literal["on", "off"] = "off",
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if name.startswith("swin_"):
-            extra["strict_img_size"] = False  # pictures of any size, not of the pre-training's alone
+            # Pictures of any size; and windows that shift in the last stage too, where a pre-training picture has one window.
+            extra |= {"strict_img_size": False, "always_partition": True}
         if not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
         model: Any = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
@@ -59,6 +66,8 @@ class Backbone(nn.Module):
         self.channels = [model.feature_info.channels()[level] for level in self.levels]
         self.is_channels_last = getattr(model, "output_fmt", Format.NCHW) == Format.NHWC  # Swin
         self.size_divisor = STRIDES[-1] if self.is_channels_last else 1  # of the sides that it takes
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if self.is_channels_last else None
+        pad_before_shift(model)
         self.model = with_folded_batch_norm(freeze_batch_norm_2d(model))
         known = {path for path, _ in self.model.named_modules()}
         unknown = [path for path in frozen_modules if path not in known]
@@ -68,12 +77,53 @@ class Backbone(nn.Module):
             )
         if frozen_modules:
             freeze(self.model, list(frozen_modules), include_bn_running_stats=False)
+        if gradient_checkpointing == "on":
+            checkpoint_activations(self.model, name)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Feature maps [B, C, H/8, W/8], [.., /16], [.., /32] of normalised pixels [B, 3, H, W]."""
+        """Feature maps [B, C, H/8, W/8], [.., /16], [.., /32] of normalised pixels [B, 3, H, W], H and W multiples of 32."""
         features = self.model(pixels)
         chosen = [features[level] for level in self.levels]
-        return [feature.permute(0, 3, 1, 2) for feature in chosen] if self.is_channels_last else chosen
+        if self.norms is None:
+            return chosen
+        return [norm(feature).permute(0, 3, 1, 2) for norm, feature in zip(self.norms, chosen, strict=True)]
+
+
+class PaddedSwinBlock(SwinTransformerBlock):
+    """A Swin block that pads to whole windows before it shifts them.
+
+    timm shifts first. Where a map is no multiple of the window, the rows and columns that the shift wraps around then lie
+    beside the padding instead of in the windows that the attention mask keeps apart, and opposite edges of the picture attend
+    to each other. Swin's code for detection pads first, and so do its other ports.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        padding = (0, -width % self.window_size[1], 0, -height % self.window_size[0])
+        return super()._attn(F.pad(x, (0, 0, *padding)))[:, :height, :width]
+
+
+def pad_before_shift(model: nn.Module) -> None:
+    """Make every Swin block of ``model`` a ``PaddedSwinBlock``; its weights are the same."""
+    for module in model.modules():
+        if type(module) is SwinTransformerBlock:
+            module.__class__ = PaddedSwinBlock  # timm's constructor of a stage names the class of its blocks itself
+
+
+def checkpoint_activations(model: nn.Module, name: str) -> None:
+    """Let the blocks of a features-only timm model be computed again in the backward pass.
+
+    The wrapper's own switch takes a whole stage at once and leaves out the last; that of the stages within, where they have
+    one, takes each block.
+
+    Raises:
+        ValueError: neither has a switch.
+    """
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "grad_checkpointing")]
+    if not modules:
+        raise ValueError(f"backbone {name!r} has no gradient checkpointing in timm; set gradient_checkpointing 'off'")
+    for module in [inner for inner in modules if inner is not model] or modules:
+        module.grad_checkpointing = True
 
 
 @torch.no_grad()

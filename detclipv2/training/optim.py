@@ -8,11 +8,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detclipv2.config import OptimConfig
 
+# Parts of the names that timm, open_clip and transformers give to their tables of positions, whatever their shape.
+POSITION_TABLES = ("relative_position", "positional_embedding", "position_embeddings", "pos_embed")
+
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """AdamW over the parameters that are trained.
 
-    Backbone and sentence encoder have learning rates of their own; vectors (biases, norms, scales) have no weight decay.
+    Backbone and text encoder have learning rates of their own. Vectors (biases, norms, scales) and tables of positions have no
+    weight decay: Swin's relative position biases, and the positional embeddings of either transformer.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -23,7 +27,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
             factor = config.backbone_learning_rate_factor
         elif "text_encoder.transformer." in name:
             factor = config.text_learning_rate_factor
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        is_table = any(part in name for part in POSITION_TABLES)
+        decay = config.weight_decay if parameter.ndim > 1 and not is_table else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     return AdamW(
         [

@@ -1,10 +1,13 @@
 import math
 import statistics
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from detclipv2.boxes import atss
 from detclipv2.boxes.atss import assign, centerness_target
 from detclipv2.models.anchors import make_anchors
 
@@ -131,6 +134,86 @@ def test_a_zero_area_box_takes_nothing_from_the_others() -> None:
 
     assert with_empty.anchors.tolist() == assign(boxes, anchors, num_anchors=NUM_ANCHORS).anchors.tolist()
     assert set(with_empty.boxes.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+def test_boxes_taken_in_chunks_are_assigned_as_all_at_once(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    anchors, boxes = _anchors(), _random_boxes(20, seed=11)
+    boxes = torch.cat([boxes, boxes[3:9], boxes[5:6].expand(4, 4)])  # duplicates in several chunks
+    whole = assign(boxes, anchors, num_anchors=NUM_ANCHORS)
+
+    monkeypatch.setattr(atss, "MAX_DISTANCES", chunk * len(anchors))
+    chunked = assign(boxes, anchors, num_anchors=NUM_ANCHORS)
+
+    assert chunked.anchors.tolist() == whole.anchors.tolist() != []
+    assert chunked.boxes.tolist() == whole.boxes.tolist()
+    wanted = _reference(boxes, anchors, torch.ones(len(anchors)), topk=9)
+    assert dict(zip(chunked.anchors.tolist(), chunked.boxes.tolist(), strict=True)) == wanted
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor that is made, in elements."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+def test_a_hundred_thousand_boxes_take_bounded_memory() -> None:
+    sizes = [(40, 40), (20, 20), (10, 10), (5, 5), (3, 3)]  # of a 320 px picture
+    anchors, num_anchors = make_anchors(sizes, STRIDES, scale=8.0, device=torch.device("cpu")), [1600, 400, 100, 25, 9]
+    one = torch.tensor([[60.0, 60, 130, 140]])
+    boxes = torch.cat([one, _random_boxes(50_000, seed=0).float(), one.expand(49_999, 4)])
+
+    with _Largest() as largest:
+        found = assign(boxes, anchors, num_anchors=num_anchors)
+
+    assert largest.num_elements <= atss.MAX_DISTANCES < len(boxes) * len(anchors) / 20
+    alone = assign(boxes[:50_001], anchors, num_anchors=num_anchors)
+    assert found.anchors.tolist() == alone.anchors.tolist()
+    assert found.boxes.tolist() == alone.boxes.tolist()
+    assert 0 in found.boxes
+    assert int(found.boxes.max()) <= 50_000
+
+
+def test_of_identical_boxes_the_first_wins() -> None:
+    anchors, boxes = _anchors(), _random_boxes(3, seed=3)
+
+    alone = assign(boxes[[2, 0, 1]], anchors, num_anchors=NUM_ANCHORS)
+    found = assign(boxes[[2, 0, 2, 1, 0, 1, 2]], anchors, num_anchors=NUM_ANCHORS)
+
+    assert found.anchors.tolist() == alone.anchors.tolist()
+    assert found.boxes.tolist() == torch.tensor([0, 1, 3])[alone.boxes].tolist()
+    assert len(alone.boxes.unique()) > 1
+
+
+@pytest.mark.parametrize("box", [[50.0, 50, 50, 50], [20, 30, 60, 30], [64, 64, 64, 80], [0, 0, 0, 128]])
+def test_boxes_without_area_are_never_positive(box: list[float]) -> None:
+    found = assign(torch.tensor([box] * 3), _anchors().float(), num_anchors=NUM_ANCHORS)
+
+    assert found.anchors.tolist() == []
+
+
+def test_a_box_outside_the_picture_has_no_anchor_and_takes_none() -> None:
+    anchors, boxes = _anchors(), _random_boxes(3, seed=5)
+    outside = torch.tensor([[500.0, 20, 560, 90], [-90, -90, -20, -30]], dtype=torch.float64)
+
+    found = assign(torch.cat([outside, boxes]), anchors, num_anchors=NUM_ANCHORS)
+    alone = assign(boxes, anchors, num_anchors=NUM_ANCHORS)
+
+    assert found.anchors.tolist() == alone.anchors.tolist() != []
+    assert found.boxes.tolist() == (alone.boxes + 2).tolist()
+
+
+def test_a_picture_without_valid_anchors() -> None:
+    valid = torch.zeros(sum(NUM_ANCHORS), dtype=torch.bool)
+
+    assert assign(_random_boxes(2, seed=0), _anchors(), num_anchors=NUM_ANCHORS, valid=valid).anchors.tolist() == []
 
 
 def test_centerness_by_hand() -> None:

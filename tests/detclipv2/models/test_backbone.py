@@ -1,13 +1,14 @@
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
-from torch import nn
+from torch import Tensor, nn
 
-from detclipv2.models.backbone import Backbone, with_folded_batch_norm
+from detclipv2.models.backbone import Backbone, checkpoint_activations, with_folded_batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,79 @@ def test_the_backbone_of_the_paper_takes_pictures_of_any_size() -> None:
 
     assert backbone.channels == [192, 384, 768]
     assert [tuple(feature.shape) for feature in features] == [(1, 192, 12, 8), (1, 384, 6, 4), (1, 768, 3, 2)]
+
+
+def test_each_level_of_a_channels_last_backbone_has_a_layer_norm() -> None:
+    swin, convolutional = Backbone("swin_tiny_patch4_window7_224").eval(), Backbone("lcnet_035")
+
+    features = swin(torch.rand(1, 3, 64, 96))
+
+    assert swin.norms is not None
+    assert [tuple(norm.weight.shape) for norm in swin.norms] == [(192,), (384,), (768,)]
+    for feature in features:
+        torch.testing.assert_close(feature.mean(1), torch.zeros(feature[:, 0].shape), rtol=0, atol=1e-5)
+        torch.testing.assert_close(feature.var(1, correction=0), torch.ones(feature[:, 0].shape), rtol=0, atol=1e-2)
+    assert convolutional.norms is None
+
+
+def test_opposite_edges_do_not_see_each_other_through_the_shift() -> None:
+    backbone = Backbone("swin_tiny_patch4_window7_224").eval()
+    pixels = torch.rand(1, 3, 160, 64, requires_grad=True)  # 40 rows of stride 4: 6 windows, two rows of padding
+
+    hidden = backbone.model["patch_embed"](pixels)
+    backbone.model["layers_0"](hidden)[:, 0].sum().backward()  # of the first row of cells
+
+    # The first row's window has 7 rows, and the shifted ones begin at row 3 and end at row 9.
+    assert pixels.grad is not None
+    reached = pixels.grad.abs().amax((0, 1, 3)).nonzero().squeeze(1)
+    assert 24 <= int(reached.max()) < 40
+
+
+def _checkpointed(name: str, mode: Literal["on", "off"]) -> tuple[list[Tensor], dict[str, Tensor], int]:
+    """Features and gradients of a backbone in training with stochastic depth, and how many elements autograd saved."""
+    torch.manual_seed(0)
+    backbone = Backbone(name, drop_path=0.5, gradient_checkpointing=mode).train()
+    torch.manual_seed(1)
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().size()
+        return tensor
+
+    pixels = torch.rand(2, 3, 64, 96)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = backbone(pixels)
+    torch.stack([feature.square().mean() for feature in features]).sum().backward()
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in backbone.parameters()}
+    num_bytes = sum(size for pointer, size in saved.items() if pointer not in parameters)
+    return features, {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}, num_bytes
+
+
+# A transformer's and a convolutional network's stages with a switch of their own, and two networks with one at the top.
+@pytest.mark.parametrize(
+    ("name", "at_most"),
+    [
+        ("swin_tiny_patch4_window7_224", 0.1),
+        ("convnext_atto", 0.2),
+        ("tf_efficientnet_lite0", 0.15),
+        ("resnet18", 0.6),
+    ],
+)
+def test_gradient_checkpointing_saves_memory_and_changes_nothing(name: str, at_most: float) -> None:
+    features, gradients, num_bytes = _checkpointed(name, "off")
+    features_again, gradients_again, fewer_bytes = _checkpointed(name, "on")
+
+    for one, other in zip(features_again, features, strict=True):
+        torch.testing.assert_close(one, other)
+    assert gradients_again.keys() == gradients.keys()
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(gradients_again[parameter], gradient, msg=parameter)
+    assert fewer_bytes < at_most * num_bytes
+
+
+def test_a_backbone_without_gradient_checkpointing() -> None:
+    with pytest.raises(ValueError, match="backbone 'mine' has no gradient checkpointing in timm; set .* 'off'"):
+        checkpoint_activations(nn.Linear(1, 1), "mine")
 
 
 def test_frozen_modules_do_not_train_and_the_others_do(packaged: Backbone) -> None:

@@ -17,8 +17,8 @@ def test_output_of_padded_pictures(tiny_detector: Callable[..., DetCLIPv2]) -> N
     assert output.box_deltas.shape == (2, 86, 4)
     assert output.centerness.shape == output.valid.shape == (2, 86)
     assert output.anchors_xyxy.shape == (86, 4)
-    # Centres of the second picture: 4 x 6, 2 x 3, 1 x 2, 1, 1.
-    assert [int(level.sum()) for level in output.valid[1].split(output.num_anchors)] == [24, 6, 2, 1, 1]
+    # Centres of the second picture, which ends at (32, 64): 4 x 8, 2 x 4, 1 x 2, 1, 1.
+    assert [int(level.sum()) for level in output.valid[1].split(output.num_anchors)] == [32, 8, 2, 1, 1]
     # An anchor's side is scale (4) x stride (8).
     assert output.anchors_xyxy[0].tolist() == [-16, -16, 16, 16]
 

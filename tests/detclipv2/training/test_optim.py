@@ -2,10 +2,13 @@ import math
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
+from open_clip.transformer import TextTransformer
 from torch import nn
 
 from detclipv2.config import OptimConfig
+from detclipv2.models.backbone import Backbone
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.training.optim import build_optimizer, build_schedule
 
@@ -36,11 +39,30 @@ def test_every_trained_parameter_has_its_learning_rate_and_decay(tiny_detector: 
             rate = 5e-4
         elif name.startswith("text_encoder.transformer."):
             rate = 1e-4
-        decay = 0.0 if name.endswith((".bias", ".scales")) or parameter.ndim < 2 else 0.05
+        without = (".bias", ".scales", "position_embeddings.weight")
+        decay = 0.0 if name.endswith(without) or parameter.ndim < 2 else 0.05
         assert settings[id(parameter)] == (pytest.approx(rate), decay), name
     assert settings[id(detector.head.logit_bias)] == (1e-3, 0.0)
     assert settings[id(detector.text_encoder.projection.weight)] == (1e-3, 0.05)
     assert optimizer.defaults["betas"] == (0.9, 0.999)
+
+
+def test_tables_of_positions_do_not_decay_and_token_embeddings_do() -> None:
+    modules = {
+        "backbone": Backbone("swin_tiny_patch4_window7_224"),
+        "vit": timm.create_model("vit_tiny_patch16_224", num_classes=0),
+        "text": TextTransformer(context_length=16, width=32, heads=2, layers=1),
+    }
+    optimizer = build_optimizer(nn.ModuleDict(modules), CONFIG)
+    decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    found = {f"{key}.{name}": decays[id(p)] for key, module in modules.items() for name, p in module.named_parameters()}
+
+    tables = [name for name in found if name.endswith("relative_position_bias_table")]
+    assert len(tables) == 12  # one a block, all of two dimensions
+    for name in [*tables, "vit.pos_embed", "text.positional_embedding", "backbone.norms.0.weight"]:
+        assert found[name] == 0.0, name
+    for name in ["text.token_embedding.weight", "backbone.model.layers_0.blocks.0.attn.qkv.weight"]:
+        assert found[name] == 0.05, name
 
 
 def _rates(config: OptimConfig, *, num_steps: int) -> list[float]:

@@ -153,7 +153,7 @@ def from_pretrained(source: str | Path) -> Pretrained:
             vocabulary=load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None,
             dictionary=folder / _CONCEPTS if config.definitions == "on" else None,
         )
-    except (KeyError, TypeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
 
 

@@ -46,8 +46,8 @@ def postprocess(
 
     The score of a pair depends on its region and its text alone: it is summed in float64, so that the order of summation,
     which a matrix product changes with its shape, is lost in rounding to float32. Which pairs are *found* is independent of
-    the other names as long as neither ``pre_nms_topk`` nor ``max_detections`` binds. Among equal scores the finer level, then
-    the earlier anchor, then the earlier name comes first.
+    the other names as long as neither ``pre_nms_topk`` nor ``max_detections`` binds. Where ``pre_nms_topk`` binds, a float32
+    product decides; equal scores go by level, then anchor, then name, the first ones first.
 
     Args:
         output: of the detector.
@@ -58,7 +58,7 @@ def postprocess(
         nms_iou: overlap above which the weaker of two boxes of one name goes.
         max_detections: kept an image.
         pre_nms_topk: strongest pairs of a level that enter suppression.
-        max_pairs: scored at one time, which bounds the memory and changes no result.
+        max_pairs: scored at one time, which bounds the memory.
     """
     texts = texts.float()
     bias = torch.as_tensor(logit_bias, device=texts.device, dtype=torch.float32)

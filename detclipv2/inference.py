@@ -40,7 +40,11 @@ class Predictor:
         shorter_size: or their shorter side this many, whichever comes first.
         device: where to compute.
         prompt: names are set into it before they are encoded, as in training.
+        dictionary: the concept dictionary whose definitions follow the names, if they did so in training.
         vocabulary: what is detected when a call gives no names.
+
+    Raises:
+        ValueError: a dictionary is given: this version cannot put definitions behind names.
     """
 
     def __init__(
@@ -51,8 +55,13 @@ class Predictor:
         shorter_size: int | None = None,
         device: str | torch.device = "cpu",
         prompt: str = "{}",
+        dictionary: Path | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> None:
+        if dictionary is not None:
+            raise ValueError(
+                f"{dictionary}: the model was trained with definitions behind the names, which this version cannot put there"
+            )
         self.detector = detector.to(device).eval()
         self.image_size = image_size
         self.shorter_size = shorter_size
@@ -78,12 +87,13 @@ class Predictor:
             shorter_size=found.shorter_size,
             device=device,
             prompt=found.config.prompt,
+            dictionary=found.dictionary,
             vocabulary=found.vocabulary,
         )
 
     def _texts_of(self, names: list[str]) -> list[str]:
         """What the text encoder reads for each category name: the one place where names become texts."""
-        return [self.prompt.format(name) for name in names]
+        return [self.prompt.replace("{}", name) for name in names]
 
     @torch.inference_mode()
     def encode_names(self, names: Sequence[str]) -> Tensor:

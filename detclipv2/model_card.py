@@ -69,7 +69,7 @@ def model_card(
     rows = [f"| {metric} | {value:.4f} |" for metric, value in metrics.items()]
     body = _BODY.format(
         name=name,
-        vocabulary=f"Without `names` it looks for the {num_names} names that were embedded when it was saved."
+        vocabulary=f"Without `names` it looks for its own vocabulary, embedded when it was saved (number of names: {num_names})."
         if num_names
         else "It comes without a vocabulary: always give `names`.",
         data_digest=digest,

@@ -1,9 +1,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import huggingface_hub.constants
@@ -28,6 +31,59 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return cache
+
+
+@pytest.fixture
+def served(
+    tmp_path_factory: pytest.TempPathFactory, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder whose files a server on loopback serves as the Hub's model org/name, by the Hub's own protocol."""
+    root, commit = tmp_path_factory.mktemp("served"), "0123456789abcdef0123456789abcdef01234567"
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+            path = self.path.partition("?")[0]
+            name = path.removeprefix(f"/org/name/resolve/{commit}/")
+            headers = {"X-Repo-Commit": commit}
+            if path == "/api/models/org/name/revision/main":
+                body = json.dumps({"id": "org/name", "sha": commit, "siblings": []}).encode()
+            elif path == f"/api/models/org/name/tree/{commit}":
+                entries = [{"type": "file", "path": n, "size": len(b), "oid": _sha1(b)} for n, b in files.items()]
+                body = json.dumps(entries).encode()
+            elif name in files:
+                body = files[name]
+                headers["ETag"] = f'"{_sha1(body)}"'
+            else:
+                body = b""
+                headers["X-Error-Code"] = "RepoNotFound"
+            self.send_response(200 if body else 404)
+            for key, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 the library's name
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield root
+    server.shutdown()
+    server.server_close()
+
+
+def _sha1(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @pytest.fixture
@@ -148,7 +204,7 @@ def test_the_model_card(save: Save, tmp_path: Path) -> None:
     result = data["model-index"][0]["results"][0]
     assert result["metrics"] == [{"type": "lvis_ap_300", "value": 0.25}]
     assert result["dataset"]["name"] == "validation set of d1"
-    for expected in ("| lvis_ap_300 | 0.2500 |", "the 2 names that were", "up to 64 x 48 pixels", "first 16 tokens"):
+    for expected in ("| lvis_ap_300 | 0.2500 |", "(number of names: 2)", "up to 64 x 48 pixels", "first 16 tokens"):
         assert expected in card.text
 
     write_model_card(tmp_path / "model", metrics={"lvis_ap_300": 0.5})
@@ -156,6 +212,21 @@ def test_the_model_card(save: Save, tmp_path: Path) -> None:
     write_model_card(tmp_path / "model")
     assert "Not measured." in (tmp_path / "model" / "README.md").read_text()
     from_pretrained(tmp_path / "model")  # the card is no part of what is verified
+
+
+def test_a_model_is_downloaded_from_the_hub(save: Save, served: Path, tmp_path: Path) -> None:
+    detector = save(tmp_path / "model", bias=-1.25)
+    shutil.copytree(tmp_path / "model", served, dirs_exist_ok=True)
+
+    found = from_pretrained("org/name")
+
+    assert float(found.detector.head.logit_bias) == -1.25
+    assert torch.equal(found.detector.text_encoder(NAMES), detector.text_encoder(NAMES))
+    with pytest.raises(
+        ValueError,
+        match="no model in org/none: no such folder, and the Hugging Face Hub says: RepositoryNotFoundError: 404",
+    ):
+        from_pretrained("org/none")
 
 
 def test_a_model_in_the_cache_of_the_hub(

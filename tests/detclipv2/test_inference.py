@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +152,11 @@ def test_names_are_set_into_the_prompt(tiny_detector: Callable[..., DetCLIPv2]) 
     assert torch.equal(
         prompted.encode_names([" dog", "{}"]), plain.encode_names(["a photo of a dog", "a photo of a {}"])
     )
+
+
+def test_names_are_never_encoded_otherwise_than_in_training(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    with pytest.raises(ValueError, match="concepts.json: the model was trained with definitions behind the names"):
+        Predictor(tiny_detector(), image_size=64, dictionary=Path("concepts.json"))
 
 
 def test_many_and_long_names(predictor: Predictor) -> None:

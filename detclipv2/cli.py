@@ -2,19 +2,22 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
-from detclipv2.models.postprocess import one_name_each
+from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
+from detclipv2.vocabulary import read_names
 
 MODELS = Path("outputs/models")
+MAX_CANDIDATES = 5 * PRE_NMS_TOPK  # all that the five levels give: only one name of each object is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,14 @@ class Predict:
 
     image: tyro.conf.Positional[Path]
     """The photo."""
-    names: tuple[str, ...]
-    """What to look for, such as: "red apple" guitar "traffic light"."""
+    names: tuple[str, ...] = ()
+    """What to look for, such as: "red apple" guitar "traffic light". The model's own vocabulary unless given."""
+    vocabulary: Path | None = None
+    """Or a file with what to look for: one name a line, or a .json with categories as in COCO and LVIS."""
     out: Path | None = None
     """Where to write: a picture (.jpg, .png, .webp) with the detections drawn, or .json."""
     model: Path | None = None
-    """A model folder; the newest one below outputs/models unless given."""
+    """A model folder, or a model's id on the Hugging Face Hub; the newest one below outputs/models unless given."""
     threshold: float = 0.25
     """Weakest score that is shown."""
     max_detections: int = 100
@@ -51,24 +56,30 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     """Run ``detclip predict``.
 
     Raises:
-        ValueError: the photo or the model cannot be read, or a name is empty, or the output's kind is unknown.
+        ValueError: the photo, the names or the model cannot be read, or a name is empty, or the output's kind is unknown.
     """
+    if config.names and config.vocabulary is not None:
+        raise ValueError("give --names or --vocabulary, not both")
     if config.out is not None and config.out.suffix.lower() not in {".jpg", ".jpeg", ".png", ".webp", ".json"}:
         raise ValueError(f"--out {config.out}: choose a name that ends in .jpg, .png, .webp or .json")
     try:
         image = ImageOps.exif_transpose(Image.open(config.image))  # upright, as its boxes will be
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
+    asked_for = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
     predictor = Predictor.from_pretrained(config.model or newest_model())
-    found = one_name_each(
-        predictor(image, names=config.names, score_threshold=config.threshold, max_detections=config.max_detections)
-    )
-    rows = [
-        {"name": config.names[label], "score": round(score, 4), "box_xyxy": [round(value, 1) for value in box]}
+    if asked_for:
+        predictor.set_vocabulary(asked_for)
+    if predictor.vocabulary is None:
+        raise ValueError("this model has no vocabulary of its own: say what to look for with --names or --vocabulary")
+    every = predictor(image, score_threshold=config.threshold, max_detections=MAX_CANDIDATES)
+    found = one_name_each(every)
+    rows: list[dict[str, Any]] = [
+        {"name": predictor.vocabulary.names[label], "score": round(score, 4), "box_xyxy": [round(v, 1) for v in box]}
         for box, score, label in zip(
             found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
         )
-    ]
+    ][: config.max_detections]
     text = json.dumps({"image": str(config.image), "detections": rows}, indent=2, ensure_ascii=False)
     if config.out is None:
         print(text)
@@ -77,15 +88,12 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     if config.out.suffix.lower() == ".json":
         config.out.write_text(text + "\n")
     else:
-        drawn = draw_detections(
-            image,
-            found.boxes_xyxy.tolist(),
-            [config.names[label] for label in found.labels.tolist()],
-            found.scores.tolist(),
-        )
-        drawn.convert("RGB").save(config.out)
-    counts = {name: sum(row["name"] == name for row in rows) for name in config.names}
-    print(f"{config.out}: " + ", ".join(f"{count} x {name}" for name, count in counts.items()))
+        boxes, names, scores = ([row[key] for row in rows] for key in ("box_xyxy", "name", "score"))
+        draw_detections(image, boxes, names, scores).convert("RGB").save(config.out)
+    # The names of a file or a model are counted only where they were found.
+    counts = Counter(dict.fromkeys(predictor.vocabulary.names if config.names else [], 0))
+    counts.update(row["name"] for row in rows)
+    print(f"{config.out}: " + (", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing found"))
 
 
 def main() -> None:

@@ -1,21 +1,40 @@
-"""One artefact: weights, configuration, text encoder with its tokenizer, and the digest of the data that it saw."""
+"""One artefact: weights, configuration, text encoder, vocabulary, concepts, and the digest of the data that it saw.
 
+A model folder (layout 2)::
+
+    config.json                      this layout, the model's configuration, image sizes, data digest, sha256 of the files
+    model.safetensors                weights of the detector, those of the text encoder included
+    text_encoder/                    its architecture and tokenizer
+    category_embeddings.safetensors  the names that it was evaluated with, embedded once; their texts in the metadata
+    concepts.json                    the concept dictionary, where definitions follow the names
+    README.md                        the model card
+"""
+
+import hashlib
 import json
+import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from detclipv2 import __version__
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig
+from detclipv2.model_card import model_card
 from detclipv2.models.detector import DetCLIPv2
+from detclipv2.models.text_encoder import SentenceEncoder
+from detclipv2.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
-LAYOUT_VERSION = 1
-_CONFIG, _WEIGHTS, _TEXT_ENCODER = "config.json", "model.safetensors", "text_encoder"
+LAYOUT_VERSION = 2
+_CONFIG, _WEIGHTS, _TEXT_ENCODER, _CARD = "config.json", "model.safetensors", "text_encoder", "README.md"
+_VOCABULARY, _CONCEPTS = "category_embeddings.safetensors", "concepts.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,72 +43,171 @@ class Pretrained:
 
     detector: DetCLIPv2
     config: ModelConfig
-    image_size: int  # longer side of a picture at inference, in pixels
+    image_size: int  # longer side of a picture at inference at most, in pixels
+    shorter_size: int | None  # shorter side at most; None: as image_size
     data_digest: str  # of the dataset manifest that it was trained on
-    names: list[str]  # names that it was evaluated with
+    vocabulary: Vocabulary | None  # the names that it was evaluated with
+    dictionary: Path | None  # the concept dictionary, if definitions follow the names
 
 
 def save_pretrained(
-    folder: Path, detector: DetCLIPv2, *, config: ModelConfig, image_size: int, data_digest: str, names: list[str]
+    folder: Path,
+    detector: DetCLIPv2,
+    *,
+    config: ModelConfig,
+    image_size: int,
+    shorter_size: int | None = None,
+    data_digest: str,
+    vocabulary: Vocabulary | None = None,
+    dictionary: Path | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write a model folder; it appears under its name only when it is whole.
 
+    Args:
+        folder: where to; a model there is replaced.
+        detector: what to save.
+        config: that it was built with.
+        image_size: longer side of a picture at inference at most, in pixels.
+        shorter_size: shorter side at most; as ``image_size`` unless given.
+        data_digest: of the dataset manifest that it was trained on.
+        vocabulary: what it detects when no names are given.
+        dictionary: the concept dictionary's file, which goes along if ``config.definitions`` is on.
+        metrics: for the model card.
+
     Raises:
-        ValueError: the folder exists already and holds something else than a model.
+        ValueError: the folder exists already and holds something else than a model, or the concept dictionary is missing.
     """
     if folder.exists() and not (folder / _CONFIG).is_file():
         raise ValueError(f"{folder} exists and is no model folder; name another one, or move it away")
+    if config.definitions == "on" and (dictionary is None or not dictionary.is_file()):
+        raise ValueError(
+            f"definitions are on, but the concept dictionary {dictionary} is no file: name it, or switch definitions off"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         temporary = Path(scratch) / folder.name
         temporary.mkdir()
         save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, temporary / _WEIGHTS)
-        encoder = detector.text_encoder
-        encoder.transformer.config.save_pretrained(temporary / _TEXT_ENCODER)
-        encoder.tokenizer.save_pretrained(temporary / _TEXT_ENCODER)
+        _save_text_encoder(detector.text_encoder, temporary / _TEXT_ENCODER)
+        if vocabulary is not None:
+            save_vocabulary(vocabulary, temporary / _VOCABULARY)
+        if config.definitions == "on" and dictionary is not None:
+            shutil.copyfile(dictionary, temporary / _CONCEPTS)
         description = {
+            "architectures": ["DetCLIPv2"],
+            "model_type": "detclipv2",
+            "library_name": "detclipv2",
+            "library_version": __version__,
             "layout_version": LAYOUT_VERSION,
             "model": asdict(config),
             "image_size": image_size,
+            "shorter_size": shorter_size,
             "data_digest": data_digest,
-            "names": names,
+            "sha256": {path.relative_to(temporary).as_posix(): _sha256(path) for path in _files(temporary)},
         }
         (temporary / _CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+        write_model_card(temporary, metrics=metrics)
         if folder.exists():  # it goes whole, and only when its successor is whole
             folder.replace(Path(scratch) / "before")
         temporary.replace(folder)
 
 
-def load_pretrained(folder: Path) -> Pretrained:
-    """Read what ``save_pretrained`` wrote; nothing else is needed, no download and no packaged weights.
+def write_model_card(folder: Path, *, metrics: Mapping[str, float] | None = None) -> None:
+    """Write a model folder's card anew, such as when it has been measured."""
+    description = json.loads((folder / _CONFIG).read_text())
+    vocabulary = load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None
+    names = [] if vocabulary is None else vocabulary.names
+    card = model_card(folder.name, description, num_names=len(names), metrics=metrics)
+    card.save(folder / _CARD)
+
+
+def from_pretrained(source: str | Path) -> Pretrained:
+    """Read what ``save_pretrained`` wrote. A folder is all that it needs: no download and no packaged weights.
+
+    Args:
+        source: a model folder, or the id of a model on the Hugging Face Hub; a folder of that name wins.
 
     Raises:
-        ValueError: no model there, one of another layout, or weights that do not fit.
+        ValueError: no model there, one of another layout, a file that is missing or not as it was written, or weights that do
+            not fit.
     """
+    folder = Path(source) if Path(source).is_dir() else _downloaded(Path(source).as_posix())
+    description = _described(folder)
     try:
-        description: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"no model in {folder}: {error}; train one with `make demo`") from error
-    if description.get("layout_version") != LAYOUT_VERSION:
-        raise ValueError(
-            f"{folder}/{_CONFIG}: layout {description.get('layout_version')!r}, this version reads {LAYOUT_VERSION};"
-            " save the model again with the code that trained it"
-        )
-    try:
+        _check_files(folder, description["sha256"])
         unknown = sorted(description["model"].keys() - {field.name for field in fields(ModelConfig)})
         if unknown:
             raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
-        # The folder's own weights replace these; only the architectures are built.
-        bare = replace(config, backbone_weights="random", text_weights=str(folder / _TEXT_ENCODER))
-        detector = build_detector(bare)
+        detector = build_detector(_bare(config, folder / _TEXT_ENCODER))
         detector.load_state_dict(load_file(folder / _WEIGHTS))
+        if config.definitions == "on" and _CONCEPTS not in description["sha256"]:
+            raise ValueError(f"definitions are on, but it has no {_CONCEPTS}")
         return Pretrained(
             detector=detector,
             config=config,
             image_size=description["image_size"],
+            shorter_size=description["shorter_size"],
             data_digest=description["data_digest"],
-            names=description["names"],
+            vocabulary=load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None,
+            dictionary=folder / _CONCEPTS if config.definitions == "on" else None,
         )
-    except (KeyError, ValueError, SafetensorError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
+
+
+def _save_text_encoder(encoder: SentenceEncoder, folder: Path) -> None:
+    """What is needed to build the encoder again, besides its weights."""
+    encoder.transformer.config.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+
+
+def _bare(config: ModelConfig, text_encoder: Path) -> ModelConfig:
+    """The configuration that builds the architectures alone, from the folder's own files; its weights follow."""
+    return replace(config, backbone_weights="random", text_weights=str(text_encoder))
+
+
+def _downloaded(model_id: str) -> Path:
+    """The newest snapshot of a model on the Hub, from the local cache where that is up to date."""
+    try:
+        return Path(snapshot_download(model_id, library_name="detclipv2", library_version=__version__))
+    except Exception as error:  # the Hub's client lets its HTTP library's errors through, which share no base class
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"no model in {model_id}: no such folder, and the Hugging Face Hub says: {type(error).__name__}: {reason};"
+            " train one with `make demo`, or name a model folder"
+        ) from error
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    try:
+        description = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no model in {folder}: {error}; train one with `make demo`") from error
+    layout = description.get("layout_version") if isinstance(description, dict) else None
+    if layout != LAYOUT_VERSION:
+        raise ValueError(
+            f"{path}: layout {layout!r}, this version reads {LAYOUT_VERSION};"
+            " save the model again from its checkpoint (submit its job again), or read it with the version that wrote it"
+        )
+    return description
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Every file is as it was written: 400 MB take about a second, and swapped weights of the same shapes are found."""
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(folder / name) != digest:
+            raise ValueError(f"{name} is not what was saved: its sha256 differs from the one in {_CONFIG}")

@@ -5,22 +5,32 @@ Example::
     predictor = Predictor.from_pretrained("outputs/model")
     detections = predictor(Image.open("photo.jpg"), names=["red apple", "guitar"])
     print(detections.boxes_xyxy, detections.scores, detections.labels)
+
+Shapes: M names, D embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack, overload
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
-from detclipv2.data.transforms import pad_to_canvas
-from detclipv2.hub import load_pretrained
+from detclipv2 import hub
+from detclipv2.data.pictures import upright_rgb
+from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.postprocess import postprocess
+from detclipv2.models.postprocess import DetectionOptions, postprocess
 from detclipv2.structures import Detections
+from detclipv2.text.dictionary import ConceptDictionary
+from detclipv2.text.enrichment import Enricher
+from detclipv2.vocabulary import Vocabulary, checked_names
+
+TEXTS_AT_ONCE = 256  # that pass through the text encoder
 
 
 class Predictor:
@@ -28,70 +38,161 @@ class Predictor:
 
     Args:
         detector: trained weights; it is put in evaluation mode.
-        image_size: pictures are resized so that their longer side is this many pixels.
+        image_size: pictures are resized, keeping their aspect ratio, until their longer side is this many pixels,
+        shorter_size: or their shorter side this many, whichever comes first.
         device: where to compute.
+        prompt: names are set into it before they are encoded, as in training.
+        dictionary: the concept dictionary whose definitions follow the names, if they did so in training.
+        vocabulary: what is detected when a call gives no names.
+
+    Raises:
+        ValueError: the prompt has no "{}", or the dictionary cannot be read.
     """
 
-    def __init__(self, detector: DetCLIPv2, *, image_size: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        detector: DetCLIPv2,
+        *,
+        image_size: int,
+        shorter_size: int | None = None,
+        device: str | torch.device = "cpu",
+        prompt: str = "{}",
+        dictionary: Path | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         self.detector = detector.to(device).eval()
         self.image_size = image_size
+        self.shorter_size = shorter_size
         self.device = torch.device(device)
+        self._enricher = Enricher(
+            None if dictionary is None else ConceptDictionary.load(dictionary),
+            prompt=prompt,
+            definitions="off" if dictionary is None else "on",
+            encode=self.detector.text_encoder,
+        )
+        self.vocabulary = vocabulary and replace(vocabulary, embeddings=vocabulary.embeddings.to(device))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
-        """A predictor from what ``save_pretrained`` wrote.
+    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
+        """A predictor from what ``save_pretrained`` wrote, with the vocabulary that came with it.
+
+        Args:
+            source: a model folder, or the id of a model on the Hugging Face Hub.
+            device: where to compute.
 
         Raises:
-            ValueError: there is no model in the folder, or one of another layout.
+            ValueError: there is no such model, it is damaged, or of another layout.
         """
-        pretrained = load_pretrained(Path(folder))
-        return cls(pretrained.detector, image_size=pretrained.image_size, device=device)
+        found = hub.from_pretrained(source)
+        return cls(
+            found.detector,
+            image_size=found.image_size,
+            shorter_size=found.shorter_size,
+            device=device,
+            prompt=found.config.prompt,
+            dictionary=found.dictionary,
+            vocabulary=found.vocabulary,
+        )
 
     @torch.inference_mode()
-    def encode_names(self, names: Sequence[str]) -> Tensor:
+    def encode_names(self, names: Sequence[str], *, own_definitions: Mapping[str, str] | None = None) -> Tensor:
         """Text embeddings [M, D] of names, to be used for many pictures.
+
+        Where the model was trained with definitions behind the names, they are put there; ``own_definitions``, by name, come
+        before those of the model's dictionary. A name that occurs twice has the same embedding twice. The numbers that a name
+        gets among others differ from those that it gets alone in the last bits (1e-6), since the encoder pads texts to a common
+        length.
 
         Raises:
             ValueError: there are no names, or one is empty.
         """
-        if not names:
-            raise ValueError("no names to look for: give at least one, such as 'red apple'")
-        blank = [index for index, name in enumerate(names) if not name.strip()]
-        if blank:
-            raise ValueError(f"name number {blank[0] + 1} of {len(names)} is empty")
-        return self.detector.text_encoder([name.strip() for name in names])
+        texts = self._enricher.texts(checked_names(names), own_definitions=own_definitions)
+        # Neighbours of similar length: less padding, and a batch that does not depend on the order of the names.
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        starts = range(0, len(distinct), TEXTS_AT_ONCE)
+        encoded = torch.cat([self.detector.text_encoder(distinct[start : start + TEXTS_AT_ONCE]) for start in starts])
+        row = {text: index for index, text in enumerate(distinct)}
+        return encoded[[row[text] for text in texts]]
+
+    def set_vocabulary(self, names: Sequence[str]) -> None:
+        """Embed ``names`` once; calls without names look for these.
+
+        Raises:
+            ValueError: there are no names, or one is empty.
+        """
+        embeddings = self.encode_names(names)
+        self.vocabulary = Vocabulary(names=checked_names(names), embeddings=embeddings)
+
+    @overload
+    def __call__(
+        self, image: Image.Image, *, names: Sequence[str] | Tensor | None = ..., **options: Unpack[DetectionOptions]
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[Image.Image],
+        *,
+        names: Sequence[str] | Tensor | None = ...,
+        **options: Unpack[DetectionOptions],
+    ) -> list[Detections]: ...
 
     @torch.inference_mode()
     def __call__(
         self,
-        image: Image.Image,
+        image: Image.Image | Sequence[Image.Image],
         *,
-        names: Sequence[str] | Tensor,
-        score_threshold: float = 0.0,
-        max_detections: int = 300,
-    ) -> Detections:
-        """Detections in pixels of ``image``, best first.
+        names: Sequence[str] | Tensor | None = None,
+        **options: Unpack[DetectionOptions],
+    ) -> Detections | list[Detections]:
+        """Detections in pixels of ``image``, best first; a list of them for a list of pictures.
+
+        A score depends on the picture and on its name alone, not on the other names or pictures.
 
         Args:
-            image: any mode and size; turned upright first where its EXIF data say so.
-            names: what to look for, or the embeddings of it from ``encode_names``.
-            score_threshold: weaker detections are left out.
-            max_detections: most that are returned.
+            image: any mode and size; turned upright first where its EXIF data say so. Or a list of pictures.
+            names: what to look for, or the embeddings [M, D] of it from ``encode_names``; the vocabulary unless given.
+            **options: ``score_threshold`` (0), ``nms_iou`` (0.6), ``max_detections`` (300) and ``pre_nms_topk`` (1000), as
+                ``postprocess`` explains them.
+
+        Raises:
+            ValueError: there is nothing to look for, or a picture has no pixels or cannot be read.
         """
-        texts = names if isinstance(names, Tensor) else self.encode_names(names)
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        factor = self.image_size / max(upright.size)
-        size_hw = (max(1, round(upright.height * factor)), max(1, round(upright.width * factor)))
-        resized = F.resize(F.pil_to_tensor(upright), list(size_hw), antialias=True)
+        texts = self._embeddings_of(names)
+        if isinstance(image, Image.Image):
+            return self._detect(upright_rgb(image), texts, options)
+        found = []
+        for position, picture in enumerate(image, start=1):
+            try:
+                pixels = upright_rgb(picture)
+            except ValueError as error:
+                raise ValueError(f"picture {position} of {len(image)}: {error}") from error
+            found.append(self._detect(pixels, texts, options))
+        return found
+
+    def _embeddings_of(self, names: Sequence[str] | Tensor | None) -> Tensor:
+        if isinstance(names, Tensor):
+            return names.to(self.device)
+        if names is not None:
+            return self.encode_names(names)
+        if self.vocabulary is None:
+            raise ValueError("nothing to look for: give names=[...], or call set_vocabulary([...]) first")
+        return self.vocabulary.embeddings
+
+    def _detect(self, picture: Tensor, texts: Tensor, options: DetectionOptions) -> Detections:
+        """Detections of one picture [3, H, W]; it has a canvas to itself, so that no neighbour can change its result."""
+        height, width = picture.shape[-2:]
+        longer, shorter = self.image_size, self.shorter_size or self.image_size
+        size_hw = fitted_size((height, width), longer=longer, shorter=shorter)
+        resized = F.resize(picture, list(size_hw), antialias=True)
         # The canvas of training: group normalisation sees the padding too.
-        pixels = pad_to_canvas([resized], (self.image_size, self.image_size)).to(self.device)
-        output = self.detector(pixels, [size_hw])
+        pixels = pad_to_canvas([resized], canvas_size(size_hw, longer=longer, shorter=shorter)).to(self.device)
         found = postprocess(
-            output,
-            self.detector.logits(output.embeddings, texts.to(self.device)),
+            self.detector(pixels, [size_hw]),
+            texts,
+            logit_bias=self.detector.head.logit_bias,
             image_sizes_hw=[size_hw],
-            score_threshold=score_threshold,
-            max_detections=max_detections,
+            **options,
         )[0]
-        scale = torch.tensor([upright.width / size_hw[1], upright.height / size_hw[0]], device=self.device).repeat(2)
-        return replace(found, boxes_xyxy=found.boxes_xyxy * scale)
+        scale = torch.tensor([width / size_hw[1], height / size_hw[0]], device=self.device).repeat(2)
+        return replace(found, boxes_xyxy=clip_boxes_to_image(found.boxes_xyxy * scale, (height, width)))

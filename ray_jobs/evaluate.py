@@ -55,7 +55,7 @@ def evaluate(
     annotations_path = data_root / dataset.validation_annotations.path
     ground_truth = json.loads(annotations_path.read_text())
     categories = ground_truth["categories"]
-    texts = predictor.encode_names([category["name"].replace("_", " ") for category in categories])
+    texts = predictor.encode_names(validation_names(dataset, data_root=data_root))
     rows: list[dict[str, Any]] = []
     pictures = track(
         ground_truth["images"],
@@ -85,6 +85,14 @@ def evaluate(
             )
     metrics = evaluate_lvis(rows, annotations_path=annotations_path, boxed_concepts=dataset.boxed_concepts)
     return Evaluated(metrics=metrics, detections=rows)
+
+
+def validation_names(dataset: DatasetManifest, *, data_root: Path) -> list[str]:
+    """Names of the validation set's categories, in its order; none without one."""
+    if dataset.validation_annotations is None:
+        return []
+    categories = json.loads((data_root / dataset.validation_annotations.path).read_text())["categories"]
+    return [category["name"].replace("_", " ") for category in categories]
 
 
 def picture_name(picture: dict[str, Any]) -> str:

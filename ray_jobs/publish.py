@@ -14,12 +14,12 @@ from torchvision.ops import nms
 from detclipv2.build import build_detector
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
-from detclipv2.hub import load_pretrained, save_pretrained
+from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import load_trained_state
-from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name
+from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name, validation_names
 from ray_jobs.job import JobConfig
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.tracking import Tracker
@@ -45,6 +45,7 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     tracker = Tracker(job, dataset)
     try:
         values = evaluated.metrics.to_dict()
+        write_model_card(model_folder, metrics=values)
         tracker.log_metrics({f"val/{name}": value for name, value in values.items()}, step=state.step)
         version = tracker.register(model_folder, metrics=values)
         report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
@@ -63,16 +64,26 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
 def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
     objective = HybridObjective(build_detector(job.model), job.train.loss)
     load_trained_state(objective, state.model)
-    image_size = max(settings.image_size for settings in job.train.supervisions().values())
+    largest = max(job.train.supervisions().values(), key=lambda settings: settings.image_size)
+    predictor = Predictor(
+        objective.detector,
+        image_size=largest.image_size,
+        shorter_size=largest.shorter_size,
+        prompt=job.model.prompt,
+    )
+    names = validation_names(dataset, data_root=job.data_root) or dataset.boxed_concepts
+    if names:
+        predictor.set_vocabulary(names)
     save_pretrained(
         folder,
         objective.detector,
         config=job.model,
-        image_size=image_size,
+        image_size=largest.image_size,
+        shorter_size=largest.shorter_size,
         data_digest=dataset.digest,
-        names=dataset.boxed_concepts,
+        vocabulary=predictor.vocabulary,
     )
-    return Predictor(load_pretrained(folder).detector, image_size=image_size)
+    return Predictor.from_pretrained(folder)
 
 
 def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from detclipv2.cli import main, newest_model
 from detclipv2.config import ModelConfig
 from detclipv2.drawing import ORDINARY
 from detclipv2.hub import save_pretrained
+from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 
 
@@ -49,8 +51,12 @@ def model(tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2], tmp
     """Every box is its anchor."""
     detector = tiny_detector()
     torch.nn.init.zeros_(detector.head.output.box.weight)
+    predictor = Predictor(detector, image_size=64)
+    predictor.set_vocabulary(["dog", "owl"])
     folder = tmp_path / "models" / "tiny"
-    save_pretrained(folder, detector, config=tiny_config, image_size=64, data_digest="d", names=["dog"])
+    save_pretrained(
+        folder, detector, config=tiny_config, image_size=64, data_digest="d", vocabulary=predictor.vocabulary
+    )
     return folder
 
 
@@ -86,6 +92,30 @@ def test_json_to_a_file(run: Run, model: Path, photo: Path, tmp_path: Path) -> N
     rows = json.loads(out.read_text())["detections"]
     assert found == Outcome(code=0, out=f"{out}: {len(rows)} x dog\n", err="")
     assert rows
+
+
+def test_names_from_a_file_or_the_models_own(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("guitar\n")
+    (tmp_path / "lvis.json").write_text(json.dumps({"categories": [{"id": 1, "name": "traffic_light"}]}))
+
+    def names(*arguments: str | Path) -> set[str]:
+        found = run("predict", photo, "--model", model, "--threshold", "0", *arguments)
+        assert (found.code, found.err) == (0, "")
+        return {row["name"] for row in json.loads(found.out)["detections"]}
+
+    assert names("--vocabulary", tmp_path / "names.txt") == {"guitar"}
+    assert names("--vocabulary", tmp_path / "lvis.json") == {"traffic light"}
+    assert names() <= {"dog", "owl"}
+    found = run("predict", photo, "--model", model, "--threshold", "0.99", "--out", tmp_path / "none.json")
+    assert found == Outcome(code=0, out=f"{tmp_path}/none.json: nothing found\n", err="")
+
+
+def test_max_detections_counts_objects(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    many = [f"thing {index}" for index in range(50)]  # all are found in every place
+    found = run("predict", photo, "--names", *many, "--model", model, "--threshold", "0", "--max-detections", "5")
+
+    boxes = [tuple(row["box_xyxy"]) for row in json.loads(found.out)["detections"]]
+    assert len(set(boxes)) == 5
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
@@ -139,14 +169,20 @@ def test_the_newest_model_is_taken(
         (["nothing.png", "--names", "dog"], "error: nothing.png cannot be read as a picture: .*No such file"),
         (["words.txt", "--names", "dog"], "error: words.txt cannot be read as a picture: cannot identify image file"),
         (["photo.png", "--names", " "], "error: name number 1 of 1 is empty"),
+        (["photo.png", "--names", "dog", "--vocabulary", "words.txt"], "error: give --names or --vocabulary, not both"),
+        (["photo.png", "--vocabulary", "none.txt"], "error: none.txt holds no readable names: FileNotFoundError"),
         (["photo.png", "--names", "dog", "--out", "found.gif"], "error: --out found.gif: choose a name that ends in"),
-        (["photo.png", "--names", "dog", "--model", "nowhere"], "error: no model in nowhere: .*train one with"),
+        (
+            ["photo.png", "--names", "dog", "--model", "nowhere"],
+            "error: no model in nowhere: no such folder, .*train one",
+        ),
     ],
 )
 def test_errors_are_one_line(
     run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(photo.parent)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     Path("words.txt").write_text("no picture")
     if "--model" not in arguments:
         arguments = [*arguments, "--model", str(model)]
@@ -173,4 +209,16 @@ def test_a_damaged_model(run: Run, model: Path, photo: Path) -> None:
     found = run("predict", photo, "--names", "dog", "--model", model)
 
     assert found.code == 2
-    assert found.err.startswith(f"error: {model} holds no readable model: SafetensorError")
+    assert found.err.startswith(f"error: {model} holds no readable model: ValueError: model.safetensors is not what")
+
+
+def test_a_model_without_a_vocabulary(
+    run: Run, tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2], photo: Path, tmp_path: Path
+) -> None:
+    save_pretrained(tmp_path / "bare", tiny_detector(), config=tiny_config, image_size=64, data_digest="d")
+
+    found = run("predict", photo, "--model", tmp_path / "bare")
+
+    assert found.err == (
+        "error: this model has no vocabulary of its own: say what to look for with --names or --vocabulary\n"
+    )

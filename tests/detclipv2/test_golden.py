@@ -69,7 +69,13 @@ def _outputs(detector: DetCLIPv2) -> dict[str, Any]:
         output = detector.eval()(batch.pixels, batch.image_sizes_hw)
         texts = detector.text_encoder(["dog", "red apple"])
         logits = detector.logits(output.embeddings, texts)
-        found = postprocess(output, logits, image_sizes_hw=batch.image_sizes_hw, max_detections=5)
+        found = postprocess(
+            output,
+            texts,
+            logit_bias=detector.head.logit_bias,
+            image_sizes_hw=batch.image_sizes_hw,
+            max_detections=5,
+        )
     levels = dict(zip(("p3", "p4", "p5"), output.embeddings.split(output.num_anchors, dim=1), strict=False))
     return {
         "text_embeddings": texts[:, :4].tolist(),

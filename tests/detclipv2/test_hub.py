@@ -1,31 +1,122 @@
+import hashlib
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from threading import Thread
+from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from detclipv2.config import ModelConfig
-from detclipv2.hub import load_pretrained, save_pretrained
+from detclipv2.hub import from_pretrained, save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
+from detclipv2.vocabulary import Vocabulary
 
 Save = Callable[..., DetCLIPv2]
+NAMES = ["dog", "red apple"]
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub, which is never asked."""
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.fixture
+def served(
+    tmp_path_factory: pytest.TempPathFactory, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder whose files a server on loopback serves as the Hub's model org/name, by the Hub's own protocol."""
+    root, commit = tmp_path_factory.mktemp("served"), "0123456789abcdef0123456789abcdef01234567"
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+            path = self.path.partition("?")[0]
+            name = path.removeprefix(f"/org/name/resolve/{commit}/")
+            headers = {"X-Repo-Commit": commit}
+            if path == "/api/models/org/name/revision/main":
+                body = json.dumps({"id": "org/name", "sha": commit, "siblings": []}).encode()
+            elif path == f"/api/models/org/name/tree/{commit}":
+                entries = [{"type": "file", "path": n, "size": len(b), "oid": _sha1(b)} for n, b in files.items()]
+                body = json.dumps(entries).encode()
+            elif name in files:
+                body = files[name]
+                headers["ETag"] = f'"{_sha1(body)}"'
+            else:
+                body = b""
+                headers["X-Error-Code"] = "RepoNotFound"
+            self.send_response(200 if body else 404)
+            for key, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 the library's name
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield root
+    server.shutdown()
+    server.server_close()
+
+
+def _sha1(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @pytest.fixture
 def save(tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2]) -> Save:
-    """Save a tiny detector with recognisable weights."""
+    """Save a tiny detector with recognisable weights and a vocabulary of two names."""
 
-    def to(folder: Path, *, bias: float = -2.5, **changes: Any) -> DetCLIPv2:
+    def to(
+        folder: Path,
+        *,
+        bias: float = -2.5,
+        dictionary: Path | None = None,
+        metrics: dict[str, float] | None = None,
+        names: list[str] | None = NAMES,
+        **changes: Any,
+    ) -> DetCLIPv2:
         config = replace(tiny_config, **changes)
         detector = tiny_detector(**changes).eval()
         with torch.no_grad():
             detector.head.logit_bias.fill_(bias)
-        save_pretrained(folder, detector, config=config, image_size=64, data_digest="d1", names=["dog", "red apple"])
+        predictor = Predictor(detector, image_size=64)
+        if names:
+            predictor.set_vocabulary(names)
+        save_pretrained(
+            folder,
+            detector,
+            config=config,
+            image_size=64,
+            shorter_size=48,
+            data_digest="d1",
+            vocabulary=predictor.vocabulary,
+            dictionary=dictionary,
+            metrics=metrics,
+        )
         return detector
 
     return to
@@ -42,9 +133,9 @@ def test_a_loaded_model_detects_the_same(
     save: Save, tiny_config: ModelConfig, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     detector = save(tmp_path / "model", **changes)
-    found = load_pretrained(tmp_path / "model")
+    found = from_pretrained(tmp_path / "model")
 
-    assert (found.image_size, found.data_digest, found.names) == (64, "d1", ["dog", "red apple"])
+    assert (found.image_size, found.shorter_size, found.data_digest, found.dictionary) == (64, 48, "d1", None)
     assert found.config == replace(tiny_config, **changes)
     state = found.detector.state_dict()
     assert state.keys() == detector.state_dict().keys()
@@ -56,23 +147,137 @@ def test_a_loaded_model_detects_the_same(
         detector.logits(ours.embeddings, detector.text_encoder(names)),
     )
     assert torch.equal(ours.box_deltas, theirs.box_deltas)
+    assert found.vocabulary is not None
+    assert found.vocabulary.names == NAMES
+    torch.testing.assert_close(found.vocabulary.embeddings, detector.text_encoder(NAMES), atol=1e-6, rtol=0)
+
+
+def test_what_a_model_folder_holds(save: Save, tmp_path: Path) -> None:
+    save(tmp_path / "model")
+
+    files = _files(tmp_path / "model")
+    tokenizer = {"text_encoder/config.json", "text_encoder/tokenizer.json", "text_encoder/tokenizer_config.json"}
+    own = {"config.json", "model.safetensors", "category_embeddings.safetensors", "README.md"}
+    assert files.keys() == own | tokenizer
+    description = json.loads(files["config.json"])
+    assert description["architectures"] == ["DetCLIPv2"]
+    assert (description["library_name"], description["layout_version"]) == ("detclipv2", 2)
+    assert description["sha256"] == {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in files.items()
+        if name not in ("config.json", "README.md")
+    }
+
+
+def test_a_model_without_a_vocabulary(save: Save, tmp_path: Path) -> None:
+    save(tmp_path / "model", names=None)
+
+    assert from_pretrained(tmp_path / "model").vocabulary is None
+    assert "It comes without a vocabulary" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_concept_dictionary_goes_along_when_definitions_are_on(save: Save, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text('{"dog": "a domestic animal"}')
+    save(tmp_path / "on", definitions="on", dictionary=tmp_path / "words.json")
+    save(tmp_path / "off", dictionary=tmp_path / "words.json")
+    (tmp_path / "words.json").unlink()
+
+    dictionary = from_pretrained(tmp_path / "on").dictionary
+    assert dictionary == tmp_path / "on" / "concepts.json"
+    assert dictionary.read_text() == '{"dog": "a domestic animal"}'
+    assert not (tmp_path / "off" / "concepts.json").exists()
+    for missing in (None, tmp_path / "words.json"):
+        with pytest.raises(ValueError, match="definitions are on, but the concept dictionary .* is no file: name it"):
+            save(tmp_path / "none", definitions="on", dictionary=missing)
+
+
+def test_the_model_card(save: Save, tmp_path: Path) -> None:
+    save(tmp_path / "model", metrics={"lvis_ap_300": 0.25})
+
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    data = card.data.to_dict()
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == (
+        "apache-2.0",
+        "detclipv2",
+        "zero-shot-object-detection",
+    )
+    result = data["model-index"][0]["results"][0]
+    assert result["metrics"] == [{"type": "lvis_ap_300", "value": 0.25}]
+    assert result["dataset"]["name"] == "validation set of d1"
+    for expected in ("| lvis_ap_300 | 0.2500 |", "(number of names: 2)", "up to 64 x 48 pixels", "first 16 tokens"):
+        assert expected in card.text
+
+    write_model_card(tmp_path / "model", metrics={"lvis_ap_300": 0.5})
+    assert "| lvis_ap_300 | 0.5000 |" in (tmp_path / "model" / "README.md").read_text()
+    write_model_card(tmp_path / "model")
+    assert "Not measured." in (tmp_path / "model" / "README.md").read_text()
+    from_pretrained(tmp_path / "model")  # the card is no part of what is verified
+
+
+def test_a_model_is_downloaded_from_the_hub(save: Save, served: Path, tmp_path: Path) -> None:
+    detector = save(tmp_path / "model", bias=-1.25)
+    shutil.copytree(tmp_path / "model", served, dirs_exist_ok=True)
+
+    found = from_pretrained("org/name")
+
+    assert float(found.detector.head.logit_bias) == -1.25
+    assert torch.equal(found.detector.text_encoder(NAMES), detector.text_encoder(NAMES))
+    with pytest.raises(
+        ValueError,
+        match="no model in org/none: no such folder, and the Hugging Face Hub says: RepositoryNotFoundError: 404",
+    ):
+        from_pretrained("org/none")
+
+
+def test_a_model_in_the_cache_of_the_hub(
+    save: Save, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = hub_cache / "models--org--name"
+    save(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.chdir(tmp_path)
+
+    vocabulary = Predictor.from_pretrained("org/name").vocabulary
+    assert vocabulary is not None
+    assert vocabulary.names == NAMES
+    save(Path("org/name"), names=["a folder wins"])
+    vocabulary = Predictor.from_pretrained("org/name").vocabulary
+    assert vocabulary is not None
+    assert vocabulary.names == ["a folder wins"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("org/none", "LocalEntryNotFoundError|IncompleteSnapshotError|OfflineMode"),
+        ("no/such/folder", "HFValidationError"),
+    ],
+)
+def test_neither_a_folder_nor_a_model_of_the_hub(source: str, reason: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=f"^no model in {source}: no such folder, and the Hugging Face Hub says: .*({reason}).*: .*train",
+    ):
+        from_pretrained(source)
 
 
 def test_a_model_folder_is_self_contained_and_reproducible(save: Save, tmp_path: Path) -> None:
-    save(tmp_path / "one")
-    save(tmp_path / "two")
+    save(tmp_path / "one" / "model")
+    save(tmp_path / "two" / "model")
 
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
-    (tmp_path / "one").rename(tmp_path / "moved")
-    assert Predictor.from_pretrained(tmp_path / "moved").image_size == 64
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "two"], "nothing temporary stays"
+    (tmp_path / "one" / "model").rename(tmp_path / "one" / "moved")
+    assert Predictor.from_pretrained(tmp_path / "one" / "moved").image_size == 64
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["model"], "nothing temporary stays"
 
 
 def test_a_model_folder_is_replaced_whole(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "model", bias=-1.0)
     save(tmp_path / "model", bias=-2.0)
 
-    assert float(load_pretrained(tmp_path / "model").detector.head.logit_bias) == -2.0
+    assert float(from_pretrained(tmp_path / "model").detector.head.logit_bias) == -2.0
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -80,14 +285,14 @@ def test_a_failed_save_leaves_the_former_model(save: Save, tiny_config: ModelCon
     detector = save(tmp_path / "model", bias=-1.0)
     before = _files(tmp_path / "model")
 
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not JSON serializable"):
         save_pretrained(
             tmp_path / "model",
             detector,
             config=tiny_config,
             image_size=64,
             data_digest="d1",
-            names=[cast(str, object())],
+            vocabulary=Vocabulary(names=[object()], embeddings=torch.zeros(1, 16)),  # type: ignore[list-item]
         )
 
     assert _files(tmp_path / "model") == before
@@ -105,68 +310,74 @@ def test_something_else_is_never_overwritten(save: Save, tmp_path: Path) -> None
 
 
 def test_no_model_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^no model in {re.escape(str(tmp_path))}/none: .*train one with"):
-        load_pretrained(tmp_path / "none")
+    with pytest.raises(ValueError, match=f"^no model in {re.escape(str(tmp_path))}: .*No such file.*train one with"):
+        from_pretrained(tmp_path)
 
 
-def test_another_layout(save: Save, tmp_path: Path) -> None:
-    save(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout_version": 99}))
+@pytest.mark.parametrize(("content", "layout"), [('{"layout_version": 1, "model": {}}', "1"), ("[]", "None")])
+def test_another_layout(tmp_path: Path, content: str, layout: str) -> None:
+    (tmp_path / "config.json").write_text(content)
 
-    with pytest.raises(ValueError, match=r"model/config.json: layout 99, this version reads 1; save the model again"):
-        load_pretrained(tmp_path / "model")
-
-
-def _cut_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"config.json: layout {layout}, this version reads 2; save the model again"):
+        from_pretrained(tmp_path)
 
 
-def _garbage_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"not weights at all")
+def _changed(folder: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
 
 
-def _no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _no_text_encoder(folder: Path) -> None:
-    (folder / "text_encoder" / "config.json").unlink()
-
-
-def _changed_config(change: dict[str, Any]) -> Callable[[Path], None]:
+def _described_anew(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        path = folder / "config.json"
-        description = json.loads(path.read_text())
-        path.write_text(json.dumps(description | {"model": description["model"] | change}))
+        description = json.loads((folder / "config.json").read_text())
+        change(description)
+        (folder / "config.json").write_text(json.dumps(description))
 
     return damage
 
 
-def _without_image_size(folder: Path) -> None:
-    path = folder / "config.json"
-    description = json.loads(path.read_text())
-    del description["image_size"]
-    path.write_text(json.dumps(description))
+def _garbage_with_its_digest(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not weights at all")
+    digest = hashlib.sha256(b"not weights at all").hexdigest()
+    _described_anew(lambda description: description["sha256"].update({"model.safetensors": digest}))(folder)
+
+
+NOT_WHAT_WAS_SAVED = "is not what was saved: its sha256 differs from the one in config.json"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_cut_weights, "SafetensorError"),
-        (_garbage_weights, "SafetensorError"),
-        (_no_weights, "FileNotFoundError"),
-        (_no_text_encoder, "no text encoder in .*text_encoder"),
-        (_changed_config({"embed_dim": 20}), "size mismatch"),
-        (_changed_config({"embed_dim": "wide"}), "embed_dim"),
-        (_changed_config({"backbone": "resnot"}), "timm has no backbone 'resnot'"),
-        (_without_image_size, "KeyError: 'image_size'"),
+        (
+            lambda folder: _changed(folder, "model.safetensors", lambda b: b[:-9]),
+            f"model.safetensors {NOT_WHAT_WAS_SAVED}",
+        ),
+        (
+            lambda folder: _changed(folder, "model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])),
+            f"model.safetensors {NOT_WHAT_WAS_SAVED}",
+        ),
+        (
+            lambda folder: _changed(folder, "category_embeddings.safetensors", lambda b: b + b" "),
+            f"category_embeddings.safetensors {NOT_WHAT_WAS_SAVED}",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "text_encoder" / "config.json").unlink(), "text_encoder/config.json is missing"),
+        (_garbage_with_its_digest, "SafetensorError"),
+        (_described_anew(lambda d: d["model"].update(embed_dim=20)), "size mismatch"),
+        (_described_anew(lambda d: d["model"].update(embed_dim="wide")), "embed_dim"),
+        (_described_anew(lambda d: d["model"].update(colour="red")), r"config.json has unknown settings \['colour'\]"),
+        (_described_anew(lambda d: d["model"].update(backbone="resnot")), "timm has no backbone 'resnot'"),
+        (
+            _described_anew(lambda d: d["model"].update(definitions="on")),
+            "definitions are on, but it has no concepts.json",
+        ),
+        (_described_anew(lambda d: d.pop("image_size")), "KeyError: 'image_size'"),
+        (_described_anew(lambda d: d.pop("sha256")), "KeyError: 'sha256'"),
+        (_described_anew(lambda d: d.update(model=[])), "AttributeError|TypeError"),
     ],
 )
 def test_a_damaged_model_is_named(save: Save, tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     save(tmp_path / "model")
     damage(tmp_path / "model")
 
-    with pytest.raises(ValueError, match=f"(?s)model holds no readable model: .*{message}"):
-        load_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"(?s)model holds no readable model: .*({message})"):
+        from_pretrained(tmp_path / "model")

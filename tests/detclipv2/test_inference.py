@@ -1,8 +1,11 @@
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -12,6 +15,7 @@ from detclipv2.data.transforms import fit, pad_to_canvas
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Detections
+from detclipv2.text.dictionary import ConceptDictionary
 
 ORIENTATION = 0x0112
 
@@ -50,8 +54,10 @@ def test_boxes_are_in_pixels_of_the_photo(
             min(resized[1], y + stride / 2) * scale_y,
         ]
         for stride in (8, 16, 32, 64, 128)
-        for y in range(0, resized[1], stride)
-        for x in range(0, resized[0], stride)
+        # A picture ends at the next multiple of 32; what then lies beside it altogether is no detection.
+        for y in range(0, -(-resized[1] // 32) * 32, stride)
+        for x in range(0, -(-resized[0] // 32) * 32, stride)
+        if x - stride / 2 < resized[0] and y - stride / 2 < resized[1]
     ]
     assert sorted(found.boxes_xyxy.tolist()) == [pytest.approx(box, abs=1e-3) for box in sorted(wanted)]
 
@@ -96,22 +102,132 @@ def test_names_can_be_encoded_once(predictor: Predictor) -> None:
     assert _rows(predictor(_photo(50, 40), names=texts)) == _rows(predictor(_photo(50, 40), names=names))
 
 
-def test_a_score_does_not_depend_on_the_other_names(predictor: Predictor) -> None:
-    alone = predictor(_photo(64, 64), names=["dog"])
-    together = predictor(_photo(64, 64), names=["red apple", "dog", "owl"])
+NAMES = ["red apple", "dog", "owl", "a very old clock", "dog ", "traffic light", "x", "guitar"]
+CAPS = {"max_detections": 100_000, "pre_nms_topk": 100_000}  # do not bind
 
-    of_dog = [row[:2] for row in _rows(together) if row[2] == 1]
-    # By box: many of the scores are equal.
-    for (box, score), (wanted_box, wanted_score, _) in zip(sorted(of_dog), sorted(_rows(alone)), strict=True):
-        assert box == wanted_box
-        assert score == pytest.approx(wanted_score)
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.lists(st.integers(0, len(NAMES) - 1), min_size=1, max_size=len(NAMES)))
+def test_a_score_does_not_depend_on_the_other_names(predictor: Predictor, chosen: list[int]) -> None:
+    """With the same embeddings to the last bit; with names encoded anew up to the padding of the text encoder."""
+    photo = _photo(64, 64)
+    together = {(*box, label): score for box, score, label in _rows(predictor(photo, names=NAMES, **CAPS))}
+    texts = predictor.encode_names(NAMES)
+
+    of_texts = _rows(predictor(photo, names=texts[chosen], **CAPS))
+    of_names = _rows(predictor(photo, names=[NAMES[index] for index in chosen], **CAPS))
+
+    num_boxes = len({tuple(box) for box, _, _ in of_texts})
+    assert len(together) == num_boxes * len(NAMES)
+    assert len(of_texts) == len(of_names) == num_boxes * len(chosen)
+    assert all(together[*box, chosen[label]] == score for box, score, label in of_texts)
+    assert all(together[*box, chosen[label]] == pytest.approx(score, rel=1e-5) for box, score, label in of_names)
+
+
+def test_a_name_that_comes_twice(predictor: Predictor) -> None:
+    rows = _rows(predictor(_photo(64, 64), names=["dog", "owl", " dog"], **CAPS))
+
+    assert [row[:2] for row in rows if row[2] == 0] == [row[:2] for row in rows if row[2] == 2]
+
+
+def test_a_vocabulary_is_embedded_once(predictor: Predictor) -> None:
+    photo = _photo(50, 40)
+    with pytest.raises(ValueError, match=r"nothing to look for: give names=\[...\], or call set_vocabulary"):
+        predictor(photo)
+    predictor.set_vocabulary(["dog", " red apple "])
+    calls: list[object] = []
+    predictor.detector.text_encoder.register_forward_pre_hook(lambda module, inputs: calls.append(inputs))
+
+    found = predictor(photo)
+
+    assert not calls
+    assert predictor.vocabulary is not None
+    assert predictor.vocabulary.names == ["dog", "red apple"]
+    assert _rows(found) == _rows(predictor(photo, names=["dog", "red apple"]))
+    assert {row[2] for row in _rows(predictor(photo, names=["owl"]))} == {0}, "names still come first"
+    assert len(calls) == 2
+
+
+def test_names_are_set_into_the_prompt(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    plain = Predictor(tiny_detector(), image_size=64)
+    prompted = Predictor(tiny_detector(), image_size=64, prompt="a photo of a {}")
+
+    assert torch.equal(
+        prompted.encode_names([" dog", "{}"]), plain.encode_names(["a photo of a dog", "a photo of a {}"])
+    )
+
+
+def test_names_are_encoded_as_in_training(tiny_detector: Callable[..., DetCLIPv2], tmp_path: Path) -> None:
+    ConceptDictionary(definitions={"owl": "a bird of the night", "dog": None}).save(tmp_path / "concepts.json")
+    detector = tiny_detector()
+    predictor = Predictor(detector, image_size=64, prompt="a photo of a {}", dictionary=tmp_path / "concepts.json")
+
+    found = predictor.encode_names(["owl", "dog", "owl"], own_definitions={"dog": "a pet"})
+
+    wanted = [
+        "a photo of a owl, a bird of the night",
+        "a photo of a dog, a pet",
+        "a photo of a owl, a bird of the night",
+    ]
+    torch.testing.assert_close(found, detector.text_encoder(wanted), atol=1e-5, rtol=0)
+
+
+def test_many_and_long_names(predictor: Predictor) -> None:
+    names = [f"thing number {index}" for index in range(600)]
+    texts = predictor.encode_names(names)
+
+    assert texts.shape == (600, 16)
+    for index in (0, 255, 256, 599):
+        torch.testing.assert_close(texts[index : index + 1], predictor.encode_names([names[index]]), atol=1e-5, rtol=0)
+    long = " ".join(["red"] * 500)
+    assert torch.equal(predictor.encode_names([long]), predictor.encode_names([long + " apple"])), "cut at the limit"
+    assert len(predictor(_photo(64, 64), names=[long]).scores) > 0
 
 
 def test_names_that_name_nothing(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match="no names to look for: give at least one"):
         predictor(_photo(8, 8), names=[])
     with pytest.raises(ValueError, match="name number 2 of 3 is empty"):
-        predictor(_photo(8, 8), names=["dog", "  ", "cat"])
+        predictor.set_vocabulary(["dog", "  ", "cat"])
+    with pytest.raises(ValueError, match=r"names is the single text 'dog': give a list, such as \['dog'\]"):
+        predictor(_photo(8, 8), names="dog")
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(predictor: Predictor) -> None:
+    photos = [_photo(64, 64), _photo(30, 200), _photo(1, 1).convert("L")]
+
+    together = predictor(photos, names=["dog"], max_detections=50)
+
+    assert [_rows(found) for found in together] == [
+        _rows(predictor(photo, names=["dog"], max_detections=50)) for photo in photos
+    ]
+    assert predictor([], names=["dog"]) == []
+    with pytest.raises(ValueError, match="picture 2 of 2: a picture of 0 x 5 pixels has nothing to look at"):
+        predictor([photos[0], Image.new("RGB", (0, 5))], names=["dog"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000)])
+def test_extreme_sizes(predictor: Predictor, size: tuple[int, int]) -> None:
+    boxes = predictor(_photo(*size), names=["dog"]).boxes_xyxy
+
+    assert len(boxes) > 0
+    assert (boxes >= 0).all() and (boxes <= torch.tensor([*size, *size])).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"),
+    [((100, 100), (40, 40)), ((128, 64), (64, 32)), ((64, 64), (40, 40)), ((30, 60), (32, 64)), ((1000, 10), (64, 1))],
+)
+def test_the_shorter_side_is_limited_too(
+    tiny_detector: Callable[..., DetCLIPv2], size: tuple[int, int], canvas: tuple[int, int]
+) -> None:
+    predictor = Predictor(tiny_detector(), image_size=64, shorter_size=40)
+    seen: list[tuple[int, int]] = []
+    predictor.detector.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[1]))
+
+    predictor(_photo(*size), names=["dog"])
+
+    assert seen == [(canvas[1], canvas[0])]
 
 
 @pytest.mark.parametrize("image_size", [50, 64])

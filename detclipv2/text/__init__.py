@@ -1,0 +1,1 @@
+"""Texts: concept dictionary, enrichment, encoders' weights and cache."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 # Its report of unused pooling weights says nothing to a user of this model.
@@ -165,6 +165,8 @@ class SentenceEncoder(TextEncoder):
     Raises:
         ValueError: the folder holds no encoder.
     """
+
+    transformer: PreTrainedModel
 
     def __init__(
         self,

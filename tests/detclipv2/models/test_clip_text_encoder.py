@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from detclipv2.config import OptimConfig
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder, saved_architecture
 from detclipv2.models.text_encoder import TextEncoder
+from detclipv2.training.optim import build_optimizer
 
 SMALL = ClipTextArchitecture(width=64, num_layers=2, num_heads=1)
 NAMES = ["dog", "red apple", "a very long and winding road through the dark green hills", "cat", "traffic light"]
@@ -126,6 +128,16 @@ def test_gradients_flow_into_what_is_trained() -> None:
     norms = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.named_parameters()}
     assert all(norm > 0 for norm in norms.values()), norms
     assert {name.partition(".")[0] for name in norms} == {"transformer", "projection"}
+
+
+def test_the_transformer_has_the_text_learning_rate_and_the_projection_the_usual_one() -> None:
+    encoder = _encoder(training_mode="trained")
+    config = OptimConfig(learning_rate=1e-3, text_learning_rate_factor=0.1)
+    optimizer = build_optimizer(torch.nn.ModuleDict({"text_encoder": encoder}), config)
+
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in encoder.transformer.parameters()} == {1e-3 * 0.1}
+    assert rates[id(encoder.projection.weight)] == 1e-3
 
 
 def test_a_text_that_comes_twice_counts_twice_in_the_gradient() -> None:

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -280,6 +281,15 @@ def test_a_damaged_file(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(ValueError, match=f"{path} is no readable checkpoint: "):
         read_clip_text_weights(str(path))
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+def test_bytes_that_are_no_checkpoint(tmp_path: Path, name: str) -> None:
+    path, rng = tmp_path / name, random.Random(0)
+    for content in [b"", b"<html>not found</html>", *(rng.randbytes(rng.randint(1, 200)) for _ in range(100))]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} (is no readable checkpoint: |holds )"):
+            read_clip_text_weights(str(path))
 
 
 @pytest.mark.parametrize(

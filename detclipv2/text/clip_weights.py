@@ -86,16 +86,16 @@ def read_checkpoint(
         raise ValueError(
             f"{path}: token_embedding.weight is {width} wide, no multiple of {_HEAD_WIDTH}, a head's width"
         )
-    layers = [
-        int(found[1]) for found in (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in tower) if found
-    ]
+    layers = [int(name.split(".")[2]) for name in tower if re.match(r"transformer\.resblocks\.\d+\.", name)]
+    if not layers:
+        raise ValueError(f"{path} holds no CLIP text encoder: transformer.resblocks.0 is missing")
     projection = names.get("text_projection")
     is_openai = is_archive or state.keys() >= _OPENAI_KEYS
     return ClipTextWeights(
         source=str(path),
         architecture=ClipTextArchitecture(
             width=width,
-            num_layers=max(layers, default=-1) + 1,
+            num_layers=max(layers) + 1,
             num_heads=num_heads or width // _HEAD_WIDTH,
             activation=activation or ("quick_gelu" if is_openai else "gelu"),
         ),

@@ -207,6 +207,10 @@ def _without(name: str) -> Callable[[dict[str, Tensor]], object]:
     ("change", "message"),
     [
         (_without("token_embedding.weight"), "holds no CLIP text encoder: token_embedding.weight is missing"),
+        (
+            lambda state: {key: value for key, value in state.items() if ".resblocks." not in key},
+            "holds no CLIP text encoder: transformer.resblocks.0 is missing",
+        ),
         (_without("ln_final.bias"), "lacks parts of a CLIP text encoder: ln_final.bias$"),
         (
             lambda state: {key: value for key, value in state.items() if ".resblocks.0." not in key},

@@ -4,14 +4,64 @@ from pathlib import Path
 
 from detclipv2.config import ModelConfig
 from detclipv2.models.backbone import Backbone
+from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder, saved_architecture
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.head import Head
 from detclipv2.models.neck import STRIDES, Neck
-from detclipv2.models.text_encoder import SentenceEncoder, packaged_minilm
+from detclipv2.models.text_encoder import SentenceEncoder, TextEncoder, packaged_minilm
+from detclipv2.text.clip_weights import load_clip_text_weights, read_clip_text_weights
 
 
-def build_detector(config: ModelConfig) -> DetCLIPv2:
+def build_text_encoder(config: ModelConfig) -> TextEncoder:
+    """The text encoder that the configuration names, with its pre-trained weights.
+
+    Raises:
+        ValueError: the weights are not there, or they do not fit.
+    """
+    if config.text_encoder == "sentence":
+        return _sentence(config, packaged_minilm() if config.text_weights == "package" else Path(config.text_weights))
+    if config.text_weights == "random":
+        return _clip(config, ClipTextArchitecture())
+    weights = read_clip_text_weights(config.text_weights)
+    encoder = _clip(config, weights.architecture)
+    load_clip_text_weights(encoder, weights)
+    return encoder
+
+
+def restore_text_encoder(folder: Path, config: ModelConfig) -> TextEncoder:
+    """The text encoder that ``TextEncoder.save`` described in ``folder``; the caller loads its state dict.
+
+    Raises:
+        ValueError: the folder describes no encoder of the kind that the configuration names.
+    """
+    return _sentence(config, folder) if config.text_encoder == "sentence" else _clip(config, saved_architecture(folder))
+
+
+def _sentence(config: ModelConfig, folder: Path) -> SentenceEncoder:
+    return SentenceEncoder(
+        folder,
+        embed_dim=config.embed_dim,
+        max_tokens=config.max_text_tokens,
+        training_mode=config.text_training,
+    )
+
+
+def _clip(config: ModelConfig, architecture: ClipTextArchitecture) -> ClipTextEncoder:
+    return ClipTextEncoder(
+        architecture,
+        embed_dim=config.embed_dim,
+        max_tokens=config.max_text_tokens,
+        training_mode=config.text_training,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+
+
+def build_detector(config: ModelConfig, *, text_encoder: TextEncoder | None = None) -> DetCLIPv2:
     """A detector with the pre-trained backbone and text encoder that the configuration names, the rest fresh.
+
+    Args:
+        config: the network.
+        text_encoder: taken instead of the one that ``config.text_weights`` names.
 
     Raises:
         ValueError: the configuration names weights or a backbone that are not there.
@@ -23,7 +73,6 @@ def build_detector(config: ModelConfig) -> DetCLIPv2:
         frozen_modules=config.frozen_modules,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    folder = packaged_minilm() if config.text_weights == "package" else Path(config.text_weights)
     return DetCLIPv2(
         backbone=backbone,
         neck=Neck(backbone.channels, channels=config.channels),
@@ -37,12 +86,7 @@ def build_detector(config: ModelConfig) -> DetCLIPv2:
             region_norm=config.region_norm,
             has_objectness=config.objectness != "none",
         ),
-        text_encoder=SentenceEncoder(
-            folder,
-            embed_dim=config.embed_dim,
-            max_tokens=config.max_text_tokens,
-            training_mode=config.text_training,
-        ),
+        text_encoder=text_encoder if text_encoder is not None else build_text_encoder(config),
         anchor_scale=config.anchor_scale,
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,

@@ -1,21 +1,28 @@
 """Each concept is encoded by itself, as its own sentence (section 3.1 of arXiv:2304.04514).
 
-Shapes: M texts, L tokens, W width of the sentence encoder, D embedding width.
+Shapes: M texts, L tokens, W width of the transformer, D embedding width.
 """
 
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 # Its report of unused pooling weights says nothing to a user of this model.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+_BATCH_SIZE = 256  # texts that go through the transformer together
+_MEMORY_SIZE = 200_000  # texts that a frozen encoder remembers: captions never repeat, and there are millions
 
 
 def packaged_minilm() -> Path:
@@ -32,13 +39,125 @@ def packaged_minilm() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-class SentenceEncoder(nn.Module):
-    """A transformers encoder with mean pooling over tokens, and a projection to the region embeddings' space.
+class TextEncoder(nn.Module, ABC):
+    """A pre-trained transformer over texts, and a linear projection to the region embeddings' space.
 
-    A frozen encoder remembers the features of every text that it has seen: concepts repeat from batch to batch.
+    All pre-trained parameters are named ``transformer.*``; ``projection`` is always trained. A frozen encoder remembers the
+    features of the texts that it has seen: concepts repeat from batch to batch.
 
     Args:
-        folder: a transformers encoder with its tokenizer.
+        transformer: what ``_encode`` computes features of texts with.
+        width: W.
+        embed_dim: D.
+        projection_bias: whether the projection has a bias, which ``centre`` sets.
+        max_tokens: longer texts are cut.
+        training_mode: whether the transformer itself is trained.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        *,
+        width: int,
+        embed_dim: int,
+        projection_bias: Literal["none", "learnt"],
+        max_tokens: int,
+        training_mode: Literal["frozen", "trained"],
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.projection = nn.Linear(width, embed_dim, bias=projection_bias == "learnt")
+        nn.init.orthogonal_(self.projection.weight)
+        if projection_bias == "learnt":
+            nn.init.zeros_(self.projection.bias)
+        self.max_tokens = max_tokens
+        self.frozen = training_mode == "frozen"
+        self.transformer.requires_grad_(not self.frozen)
+        self.train(self.training)
+        self._features: dict[str, Tensor] = {}
+        self.register_load_state_dict_post_hook(_forget)
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> Tensor:
+        """Features [M, W] of at least one text; a row does not depend on the others."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write into ``folder`` what, besides the state dict, ``restore_text_encoder`` of ``build.py`` needs."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What an embedding depends on besides the state dict, as JSON values."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.projection.weight.device
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but a frozen transformer stays without dropout, or its features could not be remembered."""
+        super().train(mode)
+        if self.frozen:
+            self.transformer.eval()
+        return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._features.clear()  # they live on the former device, in the former precision
+        return super()._apply(fn, recurse)
+
+    def _encode_distinct(self, texts: set[str]) -> tuple[list[str], Tensor]:
+        """The texts in an order of little padding, and their features [M, W]."""
+        ordered = sorted(texts, key=lambda text: (len(text), text))
+        batches = [ordered[start : start + _BATCH_SIZE] for start in range(0, len(ordered), _BATCH_SIZE)]
+        return ordered, torch.cat([self._encode(batch) for batch in batches])
+
+    def _remembered(self, texts: list[str]) -> Tensor:
+        new = set(texts) - self._features.keys()
+        if new:
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                ordered, features = self._encode_distinct(new)
+            self._features.update(zip(ordered, features, strict=True))
+        found = torch.stack([self._features[text] for text in texts])
+        for text in list(islice(self._features, max(0, len(self._features) - _MEMORY_SIZE))):  # the oldest first
+            del self._features[text]
+        return found
+
+    def features(self, texts: list[str]) -> Tensor:
+        """What the transformer says of each text [M, W]; a text that comes twice is encoded once."""
+        if not texts:
+            return self.projection.weight.new_zeros(0, self.projection.in_features)
+        if self.frozen:
+            return self._remembered(texts)
+        ordered, features = self._encode_distinct(set(texts))
+        rows = {text: row for row, text in enumerate(ordered)}
+        return features[torch.tensor([rows[text] for text in texts], device=features.device)]
+
+    @torch.no_grad()
+    def centre(self, texts: list[str]) -> None:
+        """Set the projection's bias so that the embeddings of these texts have mean zero before normalisation.
+
+        Sentence embeddings share a large common part (mean cosine 0.28 among names of everyday things); with it every loss
+        that draws a region to one text draws it to all of them. Training starts from here and may move the bias. An encoder
+        without a bias (CLIP's) stays as it is.
+        """
+        if texts and self.projection.bias is not None:
+            self.projection.bias.copy_(-(self.projection.weight @ self.features(texts).mean(0)))
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """L2-normalised text embeddings f^T [M, D], in fp32."""
+        return F.normalize(self.projection(self.features(texts)).float(), dim=-1)
+
+
+def _forget(encoder: TextEncoder, incompatible_keys: Any) -> None:
+    """Features of a transformer's former weights are of no use after new ones were loaded."""
+    encoder._features.clear()
+
+
+class SentenceEncoder(TextEncoder):
+    """A transformers encoder with mean pooling over tokens, and a projection with a bias.
+
+    Args:
+        folder: a transformers encoder with its tokenizer; without model.safetensors its weights are random.
         embed_dim: D.
         max_tokens: longer texts are cut.
         training_mode: whether the transformer itself is trained.
@@ -46,6 +165,8 @@ class SentenceEncoder(nn.Module):
     Raises:
         ValueError: the folder holds no encoder.
     """
+
+    transformer: PreTrainedModel
 
     def __init__(
         self,
@@ -55,67 +176,41 @@ class SentenceEncoder(nn.Module):
         max_tokens: int = 16,
         training_mode: Literal["frozen", "trained"] = "frozen",
     ) -> None:
-        super().__init__()
         if not (folder / "config.json").is_file():
             raise ValueError(f"no text encoder in {folder}: it needs config.json, a tokenizer and model.safetensors")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         if (folder / "model.safetensors").is_file():
-            self.transformer = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+            transformer = AutoModel.from_pretrained(folder, add_pooling_layer=False)
         else:  # architecture alone; the detector's own weights follow
-            self.transformer = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
-        self.projection = nn.Linear(self.transformer.config.hidden_size, embed_dim)
-        nn.init.orthogonal_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
-        self.max_tokens = max_tokens
-        self.frozen = training_mode == "frozen"
-        self.transformer.requires_grad_(not self.frozen)
-        self.train(self.training)
-        self._features: dict[str, Tensor] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return self.projection.weight.device
-
-    def train(self, mode: bool = True) -> "SentenceEncoder":
-        """As ``nn.Module.train``, but a frozen transformer stays without dropout, or its features could not be remembered."""
-        super().train(mode)
-        if self.frozen:
-            self.transformer.eval()
-        return self
+            transformer = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+        super().__init__(
+            transformer,
+            width=transformer.config.hidden_size,
+            embed_dim=embed_dim,
+            projection_bias="learnt",
+            max_tokens=max_tokens,
+            training_mode=training_mode,
+        )
+        self.tokenizer = tokenizer
 
     def _encode(self, texts: list[str]) -> Tensor:
-        """Unit-length sentence features [M, W]."""
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         tokens = tokens.to(self.device)
         hidden = self.transformer(**tokens).last_hidden_state  # [M, L, W]
         mask = tokens["attention_mask"][..., None].to(hidden.dtype)
         return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
-    def _remembered(self, texts: list[str]) -> Tensor:
-        # Sorted by length, batches carry little padding; the set makes each text cost once.
-        new = sorted({text for text in texts if text not in self._features}, key=lambda text: (len(text), text))
-        for start in range(0, len(new), 256):
-            chunk = new[start : start + 256]
-            with torch.no_grad():
-                features = self._encode(chunk).float()
-            self._features.update(zip(chunk, features, strict=True))
-        return torch.stack([self._features[text] for text in texts])
+    def save(self, folder: Path) -> None:
+        """Write transformers' config.json and the tokenizer's files."""
+        self.transformer.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
-    @torch.no_grad()
-    def centre(self, texts: list[str]) -> None:
-        """Set the projection's bias so that the embeddings of these texts have mean zero before normalisation.
-
-        Sentence embeddings share a large common part (mean cosine 0.28 among names of everyday things); with it every loss
-        that draws a region to one text draws it to all of them. Training starts from here and may move the bias.
-        """
-        if texts:
-            mean = F.normalize(
-                torch.cat([self._encode(texts[i : i + 256]) for i in range(0, len(texts), 256)]), dim=-1
-            ).mean(0)
-            self.projection.bias.copy_(-(self.projection.weight @ mean))
-
-    def forward(self, texts: list[str]) -> Tensor:
-        """L2-normalised text embeddings f^T [M, D], in fp32."""
-        features = self._remembered(texts) if self.frozen else self._encode(texts)
-        return F.normalize(self.projection(features).float(), dim=-1)
+    def description(self) -> dict[str, Any]:
+        """Class, token limit, and transformers' configuration of encoder and tokenizer."""
+        config = self.transformer.config.to_dict()
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for absent in ("_name_or_path", "transformers_version", "architectures", "dtype"):  # where it comes from
+            config.pop(absent, None)
+        for state in ("truncation", "padding"):  # left behind by the latest call
+            tokenizer.pop(state)
+        return {"class": "SentenceEncoder", "max_tokens": self.max_tokens, "config": config, "tokenizer": tokenizer}

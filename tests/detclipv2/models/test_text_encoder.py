@@ -112,6 +112,29 @@ def test_names_that_were_encoded_for_inference_can_be_trained_on(text_folder: Pa
     assert float(encoder.projection.weight.grad.norm()) > 0
 
 
+def test_a_trained_encoder_encodes_each_text_once(text_folder: Path) -> None:
+    encoder = SentenceEncoder(text_folder, embed_dim=16, training_mode="trained").eval()
+    rows: list[int] = []
+    encoder.transformer.register_forward_pre_hook(
+        lambda module, inputs, keywords: rows.append(len(keywords["input_ids"])), with_kwargs=True
+    )
+
+    embeddings = encoder([f"text {number % 300}" for number in range(600)])
+
+    assert rows == [256, 44]
+    assert torch.equal(embeddings[:300], embeddings[300:])
+
+
+def test_a_frozen_encoder_forgets_when_its_weights_change(text_folder: Path) -> None:
+    encoder, other = (SentenceEncoder(text_folder, embed_dim=16).eval() for _ in range(2))
+    before = encoder(NAMES)
+
+    encoder.load_state_dict(other.state_dict())
+
+    assert torch.equal(encoder(NAMES), other(NAMES))
+    assert not torch.allclose(encoder(NAMES), before, atol=1e-2)
+
+
 def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"no text encoder in {tmp_path}: it needs config.json, a tokenizer"):
         SentenceEncoder(tmp_path, embed_dim=16)

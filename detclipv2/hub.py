@@ -25,11 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from detclipv2 import __version__
-from detclipv2.build import build_detector
+from detclipv2.build import build_detector, restore_text_encoder
 from detclipv2.config import ModelConfig
 from detclipv2.model_card import model_card
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.text_encoder import SentenceEncoder
 from detclipv2.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 LAYOUT_VERSION = 2
@@ -89,7 +88,7 @@ def save_pretrained(
         temporary = Path(scratch) / folder.name
         temporary.mkdir()
         save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, temporary / _WEIGHTS)
-        _save_text_encoder(detector.text_encoder, temporary / _TEXT_ENCODER)
+        detector.text_encoder.save(temporary / _TEXT_ENCODER)
         if vocabulary is not None:
             save_vocabulary(vocabulary, temporary / _VOCABULARY)
         if config.definitions == "on" and dictionary is not None:
@@ -140,7 +139,11 @@ def from_pretrained(source: str | Path) -> Pretrained:
         if unknown:
             raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
-        detector = build_detector(_bare(config, folder / _TEXT_ENCODER))
+        # The folder's own files give the architectures; its weights follow.
+        detector = build_detector(
+            replace(config, backbone_weights="random"),
+            text_encoder=restore_text_encoder(folder / _TEXT_ENCODER, config),
+        )
         detector.load_state_dict(load_file(folder / _WEIGHTS))
         if config.definitions == "on" and _CONCEPTS not in description["sha256"]:
             raise ValueError(f"definitions are on, but it has no {_CONCEPTS}")
@@ -155,17 +158,6 @@ def from_pretrained(source: str | Path) -> Pretrained:
         )
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
-
-
-def _save_text_encoder(encoder: SentenceEncoder, folder: Path) -> None:
-    """What is needed to build the encoder again, besides its weights."""
-    encoder.transformer.config.save_pretrained(folder)
-    encoder.tokenizer.save_pretrained(folder)
-
-
-def _bare(config: ModelConfig, text_encoder: Path) -> ModelConfig:
-    """The configuration that builds the architectures alone, from the folder's own files; its weights follow."""
-    return replace(config, backbone_weights="random", text_weights=str(text_encoder))
 
 
 def _downloaded(model_id: str) -> Path:

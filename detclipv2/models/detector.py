@@ -8,7 +8,7 @@ from detclipv2.models.anchors import make_anchors, valid_anchors
 from detclipv2.models.backbone import Backbone
 from detclipv2.models.head import Head
 from detclipv2.models.neck import STRIDES, Neck
-from detclipv2.models.text_encoder import SentenceEncoder
+from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.structures import HeadOutput
 
 
@@ -27,7 +27,7 @@ class DetCLIPv2(nn.Module):
         backbone: Backbone,
         neck: Neck,
         head: Head,
-        text_encoder: SentenceEncoder,
+        text_encoder: TextEncoder,
         anchor_scale: float,
         pixel_mean: tuple[float, float, float],
         pixel_std: tuple[float, float, float],

@@ -13,9 +13,9 @@ from detclipv2.boxes.atss import assign, centerness_target
 from detclipv2.boxes.coder import decode
 from detclipv2.config import LossConfig
 from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
-from detclipv2.losses.alignment import alignment_loss, alignment_targets
+from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.box import box_loss, centerness_loss
-from detclipv2.losses.contrastive import best_region_similarity, caption_weights, contrastive_loss
+from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.proposals import select_proposals
 from detclipv2.structures import Batch, HeadOutput
@@ -90,21 +90,16 @@ class HybridObjective(nn.Module):
         """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate."""
         config = self.config
         _, index, texts = self._global_texts(batch.concepts)
-        logits = self.detector.logits(output.embeddings, texts)  # [B, K, M_B]
         positives = self._positives(batch, output, index)
-        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=logits.device))
-        targets = alignment_targets(
-            num_images=logits.shape[0],
-            num_anchors=logits.shape[1],
-            num_concepts=logits.shape[2],
-            image_index=positives.images,
-            anchor_index=positives.anchors,
-            concept_index=positives.concepts,
-        )
+        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=texts.device))
         losses = {
             "align": alignment_loss(
-                logits,
-                targets,
+                output.embeddings,
+                texts,
+                self.detector.head.logit_bias,
+                image_index=positives.images,
+                anchor_index=positives.anchors,
+                concept_index=positives.concepts,
                 valid=output.valid,
                 num_positives=num_positives,
                 alpha=config.focal_alpha,
@@ -140,8 +135,13 @@ class HybridObjective(nn.Module):
         proposals = select_proposals(
             output, texts[local], num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
         )
-        best = best_region_similarity(texts, proposals.embeddings, proposals.mask)  # [U, B]
         captions = [[index[text] for text in image] for images in everyone for image in images]
-        weights = caption_weights(captions, len(texts), device=best.device)
-        loss = contrastive_loss(weights @ best, temperature=config.temperature, label_smoothing=config.label_smoothing)
+        loss = word_region_loss(
+            texts,
+            proposals.embeddings,
+            proposals.mask,
+            captions,
+            temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
+        )
         return {"contrastive": config.contrastive_weight * loss}

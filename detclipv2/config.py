@@ -33,8 +33,8 @@ class ModelConfig:
     region_norm: Literal["raw", "unit"] = "raw"
     deformable: Literal["on", "off"] = "on"  # the modulated deformable convolution in front of the classification tower
 
-    # A score of each region that knows no text, predicted from the regression tower (rows 1 and 2 of Table 2a).
-    objectness: Literal["none", "foreground", "iou"] = "none"
+    # A score of each region that knows no text, predicted from the regression tower: rows 1 and 2 of Table 2a need it.
+    objectness: Literal["on", "off"] = "off"
 
     # "sentence": a transformers encoder with mean pooling; "clip": CLIP's causal transformer, pooled at [EOS] (the paper's).
     text_encoder: Literal["sentence", "clip"] = "sentence"
@@ -63,12 +63,12 @@ class LossConfig:
     label_smoothing: float = 0.1
     num_proposals: int = 100  # k
     proposal_nms_iou: float = 0.6
-    # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need ModelConfig.objectness.
+    # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need and train ModelConfig.objectness.
     proposal_score: Literal["text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"] = (
         "text_batch"
     )
     # Table 2b. "hard": each concept and its best region (Eq. 3); "soft": a weighted sum over regions (Eq. 4);
-    # "max_box": the caption and the largest region.
+    # "max_box": the caption, which must count as a concept, and the largest of the k regions.
     matching: Literal["hard", "soft", "max_box"] = "hard"
     soft_temperature: float = 0.1  # tau_t of Eq. 4
     direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image"  # Table 2c

@@ -60,8 +60,8 @@ def concept_list(
 
     Negatives of detection are other categories of the same dataset. Those of grounding are concepts whose head noun no
     positive has: "large dog" is no safe negative for a picture of a "black dog". Image-text pairs take none; their caption
-    may count as one more concept (method U3). A picture with more positives than M keeps them all and takes no negative:
-    each is the label of a box.
+    may count as one more concept, the last (method U3). A picture with more positives than M keeps them all and takes no
+    negative: each is the label of a box.
 
     Args:
         sample: the picture's texts.
@@ -72,8 +72,8 @@ def concept_list(
     """
     positives = list(sample.concepts)
     if sample.supervision == "image_text":
-        if caption_as_concept == "on" and sample.caption and sample.caption not in positives:
-            positives.append(sample.caption)
+        if caption_as_concept == "on" and sample.caption:
+            positives = [text for text in positives if text != sample.caption] + [sample.caption]
         return positives
     wanted = max(0, num_concepts - len(positives))
     shared_heads: Literal["allow", "avoid"] = "avoid" if sample.supervision == "grounding" else "allow"

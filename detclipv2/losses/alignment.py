@@ -1,40 +1,58 @@
 """L_align: focal loss between every anchor and every distinct concept of the global batch.
 
-Shapes: B images, K anchors, M_B distinct concepts of the global batch, P positive anchors over the images.
+Shapes: B images, K anchors, M_B distinct concepts of the global batch, P positive anchors over the images, D width.
 """
 
 import torch
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
-
-def alignment_targets(
-    *,
-    num_images: int,
-    num_anchors: int,
-    num_concepts: int,
-    image_index: Tensor,
-    anchor_index: Tensor,
-    concept_index: Tensor,
-) -> Tensor:
-    """The target matrix G [B, K, M_B] of 0 and 1 from the positions [P] of its ones."""
-    targets = torch.zeros(num_images, num_anchors, num_concepts, device=image_index.device)
-    targets[image_index, anchor_index, concept_index] = 1.0
-    return targets
+from detclipv2.ops.focal_linear import focal_linear
 
 
 def alignment_loss(
-    logits: Tensor, targets: Tensor, *, valid: Tensor, num_positives: Tensor, alpha: float = 0.25, gamma: float = 2.0
+    embeddings: Tensor,
+    texts: Tensor,
+    bias: Tensor,
+    *,
+    image_index: Tensor,
+    anchor_index: Tensor,
+    concept_index: Tensor,
+    valid: Tensor,
+    num_positives: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    chunk_elements: int | None = None,
 ) -> Tensor:
-    """Sigmoid focal loss of logits [B, K, M_B] against targets of that shape, as in ATSS (arXiv:1912.02424).
+    """Sigmoid focal loss of the logits S = f^P . f^T + b [B, K, M_B] against G, as in ATSS (arXiv:1912.02424).
+
+    Neither S nor G is ever held whole: for 4 pictures and a grounding batch's 8,500 concepts each would take 3 GB.
 
     Args:
-        logits: region-text logits S.
-        targets: G.
+        embeddings: region embeddings f^P [B, K, D].
+        texts: text embeddings f^T [M_B, D].
+        bias: b, [].
+        image_index: [P], with the next two the positions of the ones of G. A position given twice counts once, and one
+            whose anchor is not valid does not count.
+        anchor_index: [P].
+        concept_index: [P].
         valid: [B, K] bool; anchors on padding do not count.
         num_positives: positive anchors, averaged over ranks; at least 1 is taken.
         alpha: weight of positives.
         gamma: focusing exponent.
+        chunk_elements: logits held at once; None takes the device's constant.
     """
-    loss = sigmoid_focal_loss(logits.float(), targets, alpha=alpha, gamma=gamma)
-    return (loss * valid[..., None]).sum() / num_positives.clamp(min=1.0)
+    num_anchors, num_texts = valid.shape[1], len(texts)
+    counts = valid.flatten()  # [B K]
+    row = image_index * num_anchors + anchor_index
+    pairs = (row * num_texts + concept_index)[counts[row]]
+    total = focal_linear(
+        embeddings.flatten(0, 1),
+        texts,
+        bias,
+        rows=counts.nonzero().squeeze(1),
+        positives=torch.unique(pairs),
+        alpha=alpha,
+        gamma=gamma,
+        chunk_elements=chunk_elements,
+    )
+    return total / num_positives.clamp(min=1.0)

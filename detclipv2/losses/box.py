@@ -1,8 +1,11 @@
-"""L_reg and L_center of Eq. 6 of arXiv:2304.04514, over the P positive anchors of a batch."""
+"""L_reg and L_center of Eq. 6 of arXiv:2304.04514, over the P positive anchors of a batch, and the scores that know no text.
+
+Shapes: B images, K anchors, P positive anchors over the images.
+"""
 
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 
 def box_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, centerness: Tensor, centerness_sum: Tensor) -> Tensor:
@@ -19,6 +22,14 @@ def box_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, centerness: Tensor, ce
 
 
 def centerness_loss(logits: Tensor, targets: Tensor, *, num_positives: Tensor) -> Tensor:
-    """Binary cross-entropy of centerness logits [P] against targets [P] in 0..1."""
+    """Binary cross-entropy of centerness logits [P] against targets [P] in 0..1; of IoU logits against IoUs too."""
     loss = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
     return loss / num_positives.clamp(min=1.0)
+
+
+def foreground_loss(
+    logits: Tensor, positives: Tensor, *, valid: Tensor, num_positives: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss of class-agnostic foreground logits [B, K] (row 1 of Table 2a); 1 where ``positives`` [B, K] is."""
+    loss = sigmoid_focal_loss(logits.float(), positives.float(), alpha=alpha, gamma=gamma)
+    return (loss * valid).sum() / num_positives.clamp(min=1.0)

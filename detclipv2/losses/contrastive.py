@@ -1,48 +1,141 @@
-"""L_cts: word-region contrastive loss from text to image (Eqs. 2, 3 and 5 of arXiv:2304.04514).
+"""L_cts: the word-region contrastive loss (Eqs. 2 to 5 and Table 2 of arXiv:2304.04514).
 
-Shapes: U distinct texts of the global batch, B local and B_g global images (or captions), k proposals, D width.
+Shapes: U distinct texts of the global batch, C captions of the global batch, B local pictures, k proposals, D width.
 """
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from detclipv2.distributed import gather_with_grad, rank
+from detclipv2.ops.word_region import best_region_similarity, best_word_similarity, soft_region_similarity
 
 
-def best_region_similarity(texts: Tensor, regions: Tensor, mask: Tensor) -> Tensor:
-    """Similarity [U, B] of each text to the most similar region of each image (Eq. 2, and the sum's term in Eq. 3).
+def word_region_loss(
+    texts: Tensor,
+    regions: Tensor,
+    mask: Tensor,
+    captions: Sequence[Sequence[int]],
+    *,
+    matching: Literal["hard", "soft"] = "hard",
+    direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image",
+    soft_temperature: float = 0.1,
+    temperature: float = 0.5,
+    label_smoothing: float = 0.1,
+) -> Tensor:
+    """L_cts of this process: Eq. 5, or another row of Table 2c; "both" is the mean of the two directions.
 
     Args:
         texts: [U, D].
         regions: [B, k, D].
-        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every text.
+        mask: [B, k] bool, False on padding.
+        captions: index into the texts of each caption's concepts; captions of all ranks in rank order, B of each.
+        matching: of texts to regions, see ``word_region_similarity``; it does not concern "image_to_text".
+        direction: which of the two is looked for.
+        soft_temperature: tau_t of Eq. 4.
+        temperature: tau of Eq. 5.
+        label_smoothing: share of the target spread evenly.
     """
-    similarity = torch.einsum("ud,bkd->ubk", texts.float(), regions.float())
-    best = similarity.masked_fill(~mask, -torch.inf).amax(-1)
-    return best.masked_fill(~mask.any(-1), 0.0)
+    similarities: dict[Literal["text_to_image", "image_to_text"], Tensor] = {}
+    if direction != "image_to_text":
+        similarities["text_to_image"] = word_region_similarity(
+            texts, regions, mask, captions, matching=matching, soft_temperature=soft_temperature
+        )
+    if direction != "text_to_image":
+        similarities["image_to_text"] = region_word_similarity(texts, regions, mask, captions)
+    losses = [
+        contrastive_loss(similarity, direction=one, temperature=temperature, label_smoothing=label_smoothing)
+        for one, similarity in similarities.items()
+    ]
+    return torch.stack(losses).mean()
 
 
-def caption_weights(captions: list[list[int]], num_texts: int, *, device: torch.device) -> Tensor:
-    """Matrix [B, U] whose product with ``best_region_similarity`` is the mean over each caption's concepts (Eq. 3)."""
-    weights = torch.zeros(len(captions), num_texts, device=device)
-    for row, texts in enumerate(captions):
-        weights[row, texts] = 1.0 / len(texts)
-    return weights
-
-
-def contrastive_loss(similarity: Tensor, *, temperature: float = 0.5, label_smoothing: float = 0.1) -> Tensor:
-    """Eq. 5 for this process's rows, from similarities of all captions to its images.
+def word_region_similarity(
+    texts: Tensor,
+    regions: Tensor,
+    mask: Tensor,
+    captions: Sequence[Sequence[int]],
+    *,
+    matching: Literal["hard", "soft"] = "hard",
+    soft_temperature: float = 0.1,
+    chunk_elements: int | None = None,
+) -> Tensor:
+    """Similarity s^T [C, B] of captions to pictures: the mean over a caption's concepts (Eqs. 3 and 4).
 
     Args:
-        similarity: s^T [B_g, B], captions of all ranks in rank order against the local images; B is equal on all ranks.
+        texts: [U, D].
+        regions: [B, k, D].
+        mask: [B, k] bool, False on padding. A picture without any region has similarity 0 to every caption.
+        captions: index into the texts of each caption's concepts.
+        matching: "hard", a concept's similarity to its best region (Eq. 3), or "soft", to the softmax-weighted mean of
+            the regions (Eq. 4).
+        soft_temperature: tau_t of Eq. 4.
+        chunk_elements: similarities held at once; None takes the device's constant.
+
+    Raises:
+        ValueError: a caption has no concept.
+    """
+    _check(captions)
+    if matching == "soft":
+        similarity = soft_region_similarity(
+            texts, regions, mask, temperature=soft_temperature, chunk_elements=chunk_elements
+        )
+    else:
+        similarity = best_region_similarity(texts, regions, mask, chunk_elements=chunk_elements)
+    members = torch.tensor([text for caption in captions for text in caption], device=similarity.device)
+    first = torch.tensor([0, *accumulate(map(len, captions))][:-1], device=similarity.device)
+    return F.embedding_bag(members, similarity, first, mode="mean")
+
+
+def region_word_similarity(
+    texts: Tensor,
+    regions: Tensor,
+    mask: Tensor,
+    captions: Sequence[Sequence[int]],
+    *,
+    chunk_elements: int | None = None,
+) -> Tensor:
+    """Similarity s^I [C, B] of pictures to captions: the mean over regions of each one's best concept of the caption.
+
+    Arguments and errors are those of ``word_region_similarity``.
+    """
+    _check(captions)
+    return best_word_similarity(texts, regions, mask, captions, chunk_elements=chunk_elements)
+
+
+def _check(captions: Sequence[Sequence[int]]) -> None:
+    wordless = [number for number, caption in enumerate(captions) if not caption]
+    if wordless:
+        raise ValueError(f"captions {wordless} have no concept: each needs a phrase, or its whole text as one")
+
+
+def contrastive_loss(
+    similarity: Tensor,
+    *,
+    direction: Literal["text_to_image", "image_to_text"] = "text_to_image",
+    temperature: float = 0.5,
+    label_smoothing: float = 0.1,
+) -> Tensor:
+    """Eq. 5 for this process's part of the global batch, from similarities of all captions to its pictures.
+
+    Args:
+        similarity: [C, B], captions of all ranks in rank order against the local pictures; B is equal on all ranks.
+        direction: "text_to_image" finds the picture of each local caption among all pictures, "image_to_text" the caption
+            of each local picture among all captions.
         temperature: tau.
-        label_smoothing: share of the target spread evenly over all images.
+        label_smoothing: share of the target spread evenly over all that could be found.
 
     Returns:
-        Mean over the local captions; the mean of this over ranks is the loss of the global batch.
+        Mean over the local captions or pictures; the mean of this over ranks is the loss of the global batch.
     """
     num_local = similarity.shape[1]
-    logits = gather_with_grad(similarity.T).T / temperature  # [B_g, B_g]
-    rows = torch.arange(num_local, device=logits.device) + rank() * num_local
-    return F.cross_entropy(logits[rows], rows, label_smoothing=label_smoothing)
+    local = torch.arange(num_local, device=similarity.device) + rank() * num_local
+    if direction == "text_to_image":
+        logits = gather_with_grad(similarity.T).T[local]  # [B, C]: C is also the number of pictures
+    else:
+        logits = similarity.T  # [B, C]
+    return F.cross_entropy(logits / temperature, local, label_smoothing=label_smoothing)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from detclipv2.boxes.atss import assign, centerness_target
 from detclipv2.boxes.coder import decode
+from detclipv2.boxes.iou import paired_iou
 from detclipv2.config import LossConfig
 from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
-from detclipv2.losses.alignment import alignment_loss, alignment_targets
-from detclipv2.losses.box import box_loss, centerness_loss
-from detclipv2.losses.contrastive import best_region_similarity, caption_weights, contrastive_loss
+from detclipv2.losses.alignment import alignment_loss
+from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
+from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.proposals import region_scores, select_proposals
+from detclipv2.models.proposals import largest_proposal, region_scores, select_proposals
 from detclipv2.structures import Batch, HeadOutput
 
 
@@ -32,10 +33,18 @@ class _Positives:
 
 
 class HybridObjective(nn.Module):
-    """A detector and the losses that train it; what distributed data parallelism wraps."""
+    """A detector and the losses that train it; what distributed data parallelism wraps.
+
+    Raises:
+        ValueError: the losses want what the head does not predict, or the caption that the concepts leave out.
+    """
 
     def __init__(self, detector: DetCLIPv2, config: LossConfig) -> None:
         super().__init__()
+        if config.proposal_score in ("foreground", "iou") and not detector.head.has_objectness:
+            raise ValueError(f"loss.proposal_score {config.proposal_score!r} needs model.objectness 'on'")
+        if config.matching == "max_box" and config.caption_as_concept == "off":
+            raise ValueError("loss.matching 'max_box' compares captions: it needs loss.caption_as_concept 'on'")
         self.detector = detector
         self.config = config
 
@@ -90,21 +99,16 @@ class HybridObjective(nn.Module):
         """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate."""
         config = self.config
         _, index, texts = self._global_texts(batch.concepts)
-        logits = self.detector.logits(output.embeddings, texts)  # [B, K, M_B]
         positives = self._positives(batch, output, index)
-        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=logits.device))
-        targets = alignment_targets(
-            num_images=logits.shape[0],
-            num_anchors=logits.shape[1],
-            num_concepts=logits.shape[2],
-            image_index=positives.images,
-            anchor_index=positives.anchors,
-            concept_index=positives.concepts,
-        )
+        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=texts.device))
         losses = {
             "align": alignment_loss(
-                logits,
-                targets,
+                output.embeddings,
+                texts,
+                self.detector.head.logit_bias,
+                image_index=positives.images,
+                anchor_index=positives.anchors,
+                concept_index=positives.concepts,
                 valid=output.valid,
                 num_positives=num_positives,
                 alpha=config.focal_alpha,
@@ -116,17 +120,26 @@ class HybridObjective(nn.Module):
         return losses
 
     def _localisation(self, output: HeadOutput, positives: _Positives, num_positives: Tensor) -> dict[str, Tensor]:
+        config, at = self.config, (positives.images, positives.anchors)
         anchors = output.anchors_xyxy[positives.anchors]
-        boxes = decode(output.box_deltas[positives.images, positives.anchors], anchors)
+        boxes = decode(output.box_deltas[at], anchors)
         centerness = centerness_target(anchors, positives.boxes_xyxy)
         centerness_sum = mean_over_ranks(centerness.sum())
-        logits = output.centerness[positives.images, positives.anchors]
-        return {
-            "box": self.config.box_weight
+        losses = {
+            "box": config.box_weight
             * box_loss(boxes, positives.boxes_xyxy, centerness=centerness, centerness_sum=centerness_sum),
-            "centerness": self.config.centerness_weight
-            * centerness_loss(logits, centerness, num_positives=num_positives),
+            "centerness": config.centerness_weight
+            * centerness_loss(output.centerness[at], centerness, num_positives=num_positives),
         }
+        if output.objectness is not None and config.proposal_score == "foreground":
+            is_positive = torch.zeros_like(output.valid).index_put(at, torch.ones_like(output.valid[at]))
+            losses["objectness"] = foreground_loss(
+                output.objectness, is_positive, valid=output.valid, num_positives=num_positives
+            )
+        elif output.objectness is not None and config.proposal_score == "iou":
+            ious = paired_iou(boxes.detach(), positives.boxes_xyxy)
+            losses["objectness"] = centerness_loss(output.objectness[at], ious, num_positives=num_positives)
+        return losses
 
     def _image_text(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
         config = self.config
@@ -141,8 +154,19 @@ class HybridObjective(nn.Module):
         proposals = select_proposals(
             output, scores, num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
         )
-        best = best_region_similarity(texts, proposals.embeddings, proposals.mask)  # [U, B]
         captions = [[index[text] for text in image] for images in everyone for image in images]
-        weights = caption_weights(captions, len(texts), device=best.device)
-        loss = contrastive_loss(weights @ best, temperature=config.temperature, label_smoothing=config.label_smoothing)
+        if config.matching == "max_box":
+            proposals = largest_proposal(proposals)
+            captions = [concepts[-1:] for concepts in captions]
+        loss = word_region_loss(
+            texts,
+            proposals.embeddings,
+            proposals.mask,
+            captions,
+            matching="soft" if config.matching == "soft" else "hard",
+            direction=config.direction,
+            soft_temperature=config.soft_temperature,
+            temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
+        )
         return {"contrastive": config.contrastive_weight * loss}

@@ -118,6 +118,7 @@ class Head(nn.Module):
         self.output = LevelOutput(channels, embed_dim, num_levels, has_objectness=has_objectness)
         # A bias for all region-text logits (method U1): at first every concept is improbable everywhere.
         self.logit_bias = nn.Parameter(torch.tensor(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)))
+        self.has_objectness = has_objectness
         self.region_norm = region_norm
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log()) if region_norm == "unit" else None
         self._init_weights()

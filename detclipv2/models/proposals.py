@@ -92,3 +92,15 @@ def select_proposals(output: HeadOutput, scores: Tensor, *, num_proposals: int, 
         mask[images[kept], place] = True
     rows = torch.arange(num_images, device=boxes.device)[:, None]
     return Proposals(embeddings=output.embeddings[rows, index], boxes_xyxy=boxes[rows, index], mask=mask)
+
+
+def largest_proposal(proposals: Proposals) -> Proposals:
+    """The largest of each image's proposals alone (row 1 of Table 2b)."""
+    sides = proposals.boxes_xyxy[..., 2:] - proposals.boxes_xyxy[..., :2]
+    index = sides.prod(-1).masked_fill(~proposals.mask, -1.0).argmax(-1, keepdim=True)  # [B, 1]
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return Proposals(
+        embeddings=proposals.embeddings[rows, index],
+        boxes_xyxy=proposals.boxes_xyxy[rows, index],
+        mask=proposals.mask[rows, index],
+    )

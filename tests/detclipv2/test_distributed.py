@@ -18,9 +18,10 @@ from torch import Tensor
 
 from detclipv2.config import LossConfig, ModelConfig
 from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
-from detclipv2.losses.contrastive import best_region_similarity, contrastive_loss
+from detclipv2.losses.contrastive import contrastive_loss
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.proposals import region_scores, select_proposals
+from detclipv2.ops.word_region import best_region_similarity
 from detclipv2.structures import Batch
 
 SCRIPT = Path(__file__).with_name("one_rank.py")

@@ -38,7 +38,7 @@ def test_as_many_parameters_as_the_method_counts(
 ) -> None:
     detector = _detector(replace(preset(), deformable=deformable))
 
-    assert _millions(detector) == pytest.approx(whole, abs=0.05)
+    assert _millions(detector) == pytest.approx(whole, abs=0.1)
     assert _millions(detector.text_encoder) == pytest.approx(63.3, abs=0.05)
 
 

@@ -11,6 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from detclipv2.boxes.atss import Assignment, assign, centerness_target
 from detclipv2.boxes.coder import decode, encode
+from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.box import box_loss, centerness_loss
 from detclipv2.models.anchors import make_anchors, valid_anchors
 
@@ -111,10 +112,16 @@ def test_losses_of_a_batch(golden: dict[str, Tensor], name: str) -> None:
     num_theirs = torch.tensor(float(sum(max(1, len(one.anchors)) for one in found)))
     ratio = num_positives.clamp(min=1.0) / num_theirs
 
-    logits = given["embeddings"] @ given["texts"].T + given["bias"]
-    targets = torch.zeros_like(logits)
-    targets[images, indices, labels] = 1.0
-    alignment = (sigmoid_focal_loss(logits, targets) * valid[..., None]).sum() / num_positives.clamp(min=1.0)
+    alignment = alignment_loss(
+        given["embeddings"],
+        given["texts"],
+        given["bias"],
+        image_index=images,
+        anchor_index=indices,
+        concept_index=labels,
+        valid=valid,
+        num_positives=num_positives,
+    )
     centerness = centerness_target(anchors[indices], boxes)
     box = box_loss(
         decode(given["deltas"][images, indices], anchors[indices]),

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from detclipv2.losses.box import box_loss, centerness_loss
+from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
 
 # Halves overlap: IoU 1/3. Apart: IoU 0, and the hull of 30 x 10 is 1/3 empty.
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
@@ -40,3 +40,13 @@ def test_no_positives_no_loss_but_a_gradient_of_zero() -> None:
     assert float(total.detach()) == 0.0
     assert boxes.grad is not None
     assert logits.grad is not None
+
+
+def test_foreground_loss_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0, 9.0]])
+    positives, valid = torch.tensor([[True, False, False]]), torch.tensor([[True, True, False]])
+
+    loss = foreground_loss(logits, positives, valid=valid, num_positives=torch.tensor(2.0))
+
+    # At p = 1/2 a positive costs 1/4 (1/2)^2 ln 2, a negative 3/4 of the same; the third anchor is padding.
+    assert float(loss) == pytest.approx((0.25 + 0.75) * 0.25 * math.log(2) / 2, rel=1e-6)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from detclipv2.boxes.atss import assign, centerness_target
 from detclipv2.boxes.coder import decode
 from detclipv2.config import LossConfig, ModelConfig
-from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.box import box_loss, centerness_loss
-from detclipv2.losses.contrastive import best_region_similarity
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
+from detclipv2.ops.word_region import best_region_similarity
 from detclipv2.structures import Batch
 
 BOXES: list[list[list[float]]] = [[[4.0, 4, 36, 40], [30, 20, 60, 60]], [[8.0, 8, 40, 24]]]
@@ -62,7 +62,7 @@ def test_boxed_losses_equal_their_parts(tiny_detector: Build, make_batch: MakeBa
     weight = torch.cat(weights)
     num_positives = torch.tensor(float(len(weight)))
     by_hand = {
-        "align": alignment_loss(logits, targets, valid=output.valid, num_positives=num_positives),
+        "align": (sigmoid_focal_loss(logits, targets) * output.valid[..., None]).sum() / num_positives,
         "box": 3 * box_loss(torch.cat(predicted), torch.cat(wanted), centerness=weight, centerness_sum=weight.sum()),
         "centerness": 5 * centerness_loss(torch.cat(centerness), weight, num_positives=num_positives),
     }
@@ -176,3 +176,68 @@ def test_a_batch_without_any_concept(tiny_detector: Build, make_batch: MakeBatch
 def test_a_caption_without_any_concept(tiny_detector: Build, make_batch: MakeBatch) -> None:
     with pytest.raises(ValueError, match=r"image-text pairs \['image-1'\] have no concept: a pair needs a phrase"):
         _objective(tiny_detector())(make_batch("image_text", [["dog"], []]))
+
+
+@pytest.mark.parametrize("score", ["foreground", "iou"])
+def test_a_score_that_knows_no_text_is_trained_on_detection_alone(
+    score: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    objective = _objective(tiny_detector(objectness="on"), proposal_score=score)
+
+    assert set(objective(make_batch("detection", CONCEPTS, BOXES))) == {"align", "box", "centerness", "objectness"}
+    assert set(objective(make_batch("grounding", CONCEPTS, BOXES))) == {"align"}
+    found = gradients(objective, make_batch("detection", CONCEPTS, BOXES))["head.output.objectness.weight"]
+    assert found is not None
+    assert float(found.norm()) > 0
+    found = gradients(objective, make_batch("image_text", CONCEPTS))["head.output.objectness.weight"]
+    assert found is None or not found.any()
+
+
+@pytest.mark.parametrize("score", ["text_sample", "text_batch_centerness", "centerness", "foreground", "iou"])
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text", "both"])
+@pytest.mark.parametrize("matching", ["hard", "soft", "max_box"])
+def test_every_row_of_table_2_trains(
+    score: str, direction: str, matching: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    detector = tiny_detector(objectness="on", region_norm="unit")
+    changes = {"proposal_score": score, "direction": direction, "matching": matching, "num_proposals": 5}
+    found = gradients(_objective(detector, **changes), make_batch("image_text", CONCEPTS))
+
+    for prefix in ("head.classification_tower", "text_encoder.projection"):
+        norms = [float(grad.norm()) for name, grad in found.items() if name.startswith(prefix) and grad is not None]
+        assert norms
+        assert all(0 < norm < float("inf") for norm in norms)
+
+
+def test_the_largest_region_and_the_caption(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    detector = tiny_detector(region_norm="unit")
+    objective = _objective(
+        detector,
+        matching="max_box",
+        num_proposals=86,
+        proposal_nms_iou=1.0,
+        label_smoothing=0.0,
+        contrastive_weight=1.0,
+    )
+    captions = [["dog", "a dog and an owl"], ["a cat"]]
+    batch = make_batch("image_text", captions)
+
+    found = objective(batch)["contrastive"]
+
+    output = detector(batch.pixels, batch.image_sizes_hw)
+    boxes = decode(output.box_deltas, output.anchors_xyxy)
+    largest = (boxes[..., 2:] - boxes[..., :2]).prod(-1).argmax(-1)
+    similarity = detector.text_encoder(["a dog and an owl", "a cat"]) @ output.embeddings[[0, 1], largest].T
+    torch.testing.assert_close(found, F.cross_entropy(similarity / 0.5, torch.arange(2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proposal_score": "iou"}, "loss.proposal_score 'iou' needs model.objectness 'on'"),
+        ({"matching": "max_box", "caption_as_concept": "off"}, "'max_box' compares captions: it needs"),
+    ],
+)
+def test_losses_that_want_what_is_not_there(changes: dict[str, Any], message: str, tiny_detector: Build) -> None:
+    with pytest.raises(ValueError, match=message):
+        _objective(tiny_detector(), **changes)

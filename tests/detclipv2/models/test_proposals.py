@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detclipv2.models import proposals as proposals_module
-from detclipv2.models.proposals import Proposals, region_scores, select_proposals
+from detclipv2.models.proposals import Proposals, largest_proposal, region_scores, select_proposals
 from detclipv2.structures import HeadOutput
 
 TEXTS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -144,7 +144,9 @@ def test_texts_of_other_pictures_alone_do_not_count() -> None:
 def test_a_score_that_the_head_does_not_predict() -> None:
     output = replace(_scored(), objectness=None)
 
-    with pytest.raises(ValueError, match="proposal_score 'iou' needs a head that predicts it: set model.objectness to"):
+    with pytest.raises(
+        ValueError, match="proposal_score 'iou' needs a head that predicts it: set model.objectness 'on'"
+    ):
         region_scores(output, TEXTS, [[0], [1]], score="iou")
 
 
@@ -153,3 +155,15 @@ def test_similarities_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(proposals_module, "_CHUNK_ELEMENTS", 2)
 
     assert torch.equal(region_scores(_scored(), TEXTS, [[0], [1]], score="text_batch"), wanted)
+
+
+def test_the_largest_proposal() -> None:
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 4, 30], [0, 0, 99, 99]], [[0, 0, 0, 0]] * 3])
+    embeddings = torch.arange(12.0).reshape(2, 3, 2)
+    mask = torch.tensor([[True, True, False], [False] * 3])
+
+    found = largest_proposal(Proposals(embeddings=embeddings, boxes_xyxy=boxes, mask=mask))
+
+    assert found.embeddings[0].tolist() == [[2.0, 3.0]]
+    assert found.boxes_xyxy[0].tolist() == [[0, 0, 4, 30]]
+    assert found.mask.tolist() == [[True], [False]]

@@ -1,11 +1,12 @@
 """Conceptual Captions as Google publishes it: a TSV of captions and URLs without a header."""
 
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import Any, BinaryIO, Literal
 
-import fsspec
 import pyarrow as pa
 
 from pipelines.sources.data_files import DataFile, find_files
@@ -42,8 +43,8 @@ class ConceptualCaptions:
         order: Literal["caption_first", "url_first"] | None = None
         pairs: list[tuple[str, str]] = []
         num_read = 0
-        with self._file.open() as raw, _decompressed(raw, self.path) as file:
-            for row, line in enumerate(file, start=1):
+        with self._file.open() as file:
+            for row, line in enumerate(self._lines(file), start=1):
                 if num_read == limit:
                     break
                 text = self._decode(line, row)
@@ -69,6 +70,12 @@ class ConceptualCaptions:
             raise ValueError(f"{self.path} stands for {1 + len(others)} files; name one")
         return file
 
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
+        try:
+            yield from gzip.GzipFile(fileobj=file) if self.path.lower().endswith(".gz") else file
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{self.path} cannot be read to its end: {error}") from error
+
     def _decode(self, line: bytes, row: int) -> str:
         try:
             return line.decode().rstrip("\r\n")
@@ -76,24 +83,19 @@ class ConceptualCaptions:
             raise ValueError(f"{self.path}: row {row} is not UTF-8: {error}") from error
 
     def _order(self, line: str) -> Literal["caption_first", "url_first"]:
-        first, _, last = line.partition("\t")
-        if _URL.fullmatch(first) and not _URL.fullmatch(last):
-            return "url_first"
-        if _URL.fullmatch(line.rpartition("\t")[2]) and "\t" in line and not _URL.fullmatch(first):
-            return "caption_first"
+        is_url = [_URL.fullmatch(text) is not None for text in (line.partition("\t")[0], line.rpartition("\t")[2])]
+        if "\t" in line and is_url[0] != is_url[1]:
+            return "url_first" if is_url[0] else "caption_first"
         raise ValueError(
             f"{self.path}: row 1, {line[:80]!r}, is neither caption<TAB>url (CC3M) nor url<TAB>caption (CC12M); "
             "a table with a header is read by --urls"
         )
 
 
-def _decompressed(file: IO[bytes], path: str) -> IO[bytes]:
-    compression = "gzip" if path.lower().endswith(".gz") else None
-    return fsspec.utils.compressions[compression](file) if compression else file
-
-
 def _split(line: str, order: Literal["caption_first", "url_first"]) -> tuple[str, str]:
     """URL and caption; a tab within the caption stays in it."""
+    if "\t" not in line:
+        return "", line
     if order == "url_first":
         url, _, caption = line.partition("\t")
     else:

@@ -76,7 +76,9 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
             infos = [info for info in fs.find(plain, detail=True).values() if info["name"].lower().endswith(endings)]
         else:
             infos = [fs.info(plain)]
-        infos = sorted((info for info in infos if info["type"] == "file"), key=lambda info: info["name"])
+        infos = sorted(
+            (info for info in infos if info["type"] == "file" or info.get("islink")), key=lambda info: info["name"]
+        )
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{path} cannot be listed: {type(error).__name__}: {error}") from error
     if not infos:

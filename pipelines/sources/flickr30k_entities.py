@@ -88,9 +88,7 @@ class Flickr30kEntities(AnnotatedPictures):
                     box = NamedBox(name=phrase, box_xyxy=item.box_xyxy)
                     dropped["duplicate_box"] += box in boxes
                     boxes[box] = None
-        return Annotations(
-            boxes=list(boxes), dropped=+dropped, caption=handle.text, size_px=handle.annotation.size_px
-        )
+        return Annotations(boxes=list(boxes), dropped=+dropped, caption=handle.text, size_px=handle.annotation.size_px)
 
     def _numbers(self) -> list[str]:
         if self.picture_set is None:

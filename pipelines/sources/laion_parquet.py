@@ -40,7 +40,7 @@ class LaionParquet:
         """
         num_left = limit
         for file in self._files:
-            for batch in _batches(file, num_rows):
+            for batch in _batches(file, num_rows if num_left is None else min(num_rows, max(1, num_left))):
                 if num_left is not None:
                     batch = batch.slice(0, num_left)
                     num_left -= batch.num_rows

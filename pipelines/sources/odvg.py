@@ -82,9 +82,7 @@ class OdvgDetection(_Odvg):
             category = instance.get("category")
             if not isinstance(category, str) or not category.strip():
                 raise ValueError(f"{here} has the category {category!r}; it must be a name")
-            boxes += [
-                NamedBox(name=category.replace("_", " ").strip(), box_xyxy=box) for box in _boxes(instance, here)
-            ]
+            boxes += [NamedBox(name=category.replace("_", " ").strip(), box_xyxy=box) for box in _boxes(instance, here)]
         return Annotations(boxes=boxes, size_px=announced_size(picture))
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -117,9 +118,10 @@ class MirrorShard:
                         tar.members = []  # else every header stays in memory
                         if member.isreg():
                             yield member.name, self._content(tar, member)
-            except (tarfile.TarError, EOFError, OSError) as error:
+                    end = tar.offset
+                stream.check_end(end)
+            except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
                 raise ValueError(f"{self.file.url} is no whole tar ({error}): fetch it again") from error
-            stream.check_end()
 
     def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
         extension = member.name.rpartition(".")[2].lower()
@@ -152,22 +154,29 @@ class _Stream(io.RawIOBase):
     def __init__(self, file: IO[bytes], *, max_bytes: int, where: str) -> None:
         self._file, self._max_bytes, self._where = file, max_bytes, where
         self._num_bytes = 0
-        self._end = b""
+        self._tail = b""
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size)
         self._num_bytes += len(content)
         if self._num_bytes > self._max_bytes:
             raise ValueError(f"{self._where} unpacks to more than {self._max_bytes} bytes")
-        self._end = (self._end + content)[-2 * tarfile.BLOCKSIZE :]
+        self._tail = (self._tail + content)[-4 * tarfile.RECORDSIZE :]
         return content
 
-    def check_end(self) -> None:
-        """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart."""
-        while self.read(2**20):
-            pass
-        if len(self._end) < 2 * tarfile.BLOCKSIZE or any(self._end):
-            raise ValueError(f"{self._where} is cut off at {self._num_bytes} bytes: fetch it again")
+    def check_end(self, offset: int) -> None:
+        """``tarfile`` ends without a word at a cut or a broken header; a whole tar has two or more zero blocks, and no more.
+
+        Args:
+            offset: where ``tarfile`` stopped; within its last read, which is in the tail.
+        """
+        rest = self._tail[offset - self._num_bytes :] if offset < self._num_bytes else b""
+        num_zeros, is_zero = len(rest), not any(rest)
+        while content := self.read(2**20):
+            num_zeros += len(content)
+            is_zero = is_zero and not any(content)
+        if not is_zero or num_zeros < 2 * tarfile.BLOCKSIZE:
+            raise ValueError(f"{self._where} is cut off or damaged at byte {offset}: fetch it again")
 
 
 def _plain(file: IO[bytes]) -> IO[bytes]:

@@ -76,9 +76,7 @@ class Ingest:
         rows.sort(key=lambda row: row["key"])
         return pa.Table.from_pylist(rows, schema=with_drop_reason(IMAGES))
 
-    def _row(
-        self, pair: PicturePair, resizer: GuardedResizer, seen: set[str]
-    ) -> tuple[dict[str, Any], bytes | None]:
+    def _row(self, pair: PicturePair, resizer: GuardedResizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
         """A row without its source, and the stored picture if the row is kept."""
         row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or ""}
         row["key"] = pair_key(row["url"], row["caption"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.annotated_pictures import AnnotatedPictures, Annotations, index_of
-from pipelines.sources.coco_json import CocoIndex, CocoPicture, NameOf, Split, read_coco, spaced
+from pipelines.sources.coco_json import CocoIndex, CocoPicture, Split, read_coco, spaced
 from pipelines.sources.lvis_format import LvisPicture, NamedBox, lvis_annotations
 from pipelines.sources.picture_index import Entry, PictureIndex, index_pictures
 from pipelines.sources.source import BoxedImage
@@ -32,7 +32,11 @@ class Coco(AnnotatedPictures):
 
     name: ClassVar[str] = "coco"
     supervision: ClassVar[Supervision] = "detection"
-    name_of: ClassVar[NameOf] = staticmethod(spaced)
+
+    @staticmethod
+    def name_of(name: str) -> str:
+        """What becomes of a category's name."""
+        return spaced(name)
 
     @property
     def coco(self) -> CocoIndex:

@@ -145,10 +145,12 @@ def _ids_of_json(text: str, path: Path) -> frozenset[int]:
     entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError(f"{path} is neither a list of ids nor COCO JSON with a list 'images'")
-    ids = [entry.get("id") if isinstance(entry, dict) else entry for entry in entries]
-    for i, number in enumerate(ids):
+    ids = set()
+    for i, entry in enumerate(entries):
+        number = entry.get("id") if isinstance(entry, dict) else entry
         if not isinstance(number, int) or isinstance(number, bool):
             raise ValueError(f"{path}: entry {i} has the id {number!r}; it must be a whole number")
+        ids.add(number)
     return frozenset(ids)
 
 

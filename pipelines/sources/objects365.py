@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipelines.sources.coco import Coco
-from pipelines.sources.coco_json import NameOf
 from schemas.manifest import canonical_json, sha256_hex
 
 # By the name of the file in lower case, white space made one space. What the spelling leaves no doubt about:
@@ -68,7 +67,10 @@ class Objects365(Coco):
     """
 
     name: ClassVar[str] = "objects365"
-    name_of: ClassVar[NameOf] = staticmethod(mended)
+
+    @staticmethod
+    def name_of(name: str) -> str:
+        return mended(name)
 
     @property
     def config(self) -> dict[str, Any]:

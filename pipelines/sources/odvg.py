@@ -151,7 +151,7 @@ def _section(picture: dict[str, Any], section: str, items: str, where: str) -> l
 def _boxes(entry: dict[str, Any], where: str) -> list[Box]:
     """One box, or a list of boxes, as corners."""
     value = entry.get("bbox")
-    boxes = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    boxes: list[Any] = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
     for box in boxes:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
             raise ValueError(f"{where} has the bbox {box!r}; it must be four numbers: x1, y1, x2, y2")

@@ -46,7 +46,7 @@ class PascalVoc(AnnotatedPictures):
         files = {path.stem: read_voc_xml(path) for path in self._paths()}
         entries = (
             Entry(
-                key=re.sub(r"[^\w-]", "_", stem, flags=re.ASCII),
+                key=_key(stem),
                 names=tuple(filter(None, [file.file_name, *(stem + ending for ending in _PICTURE_ENDINGS)])),
                 num_boxes=len(file.objects),
                 handle=file,
@@ -85,6 +85,12 @@ class PascalVoc(AnnotatedPictures):
         if not paths:
             raise ValueError(f"{self.picture_set or self.annotations} has no Pascal-VOC XML")
         return paths
+
+
+def _key(stem: str) -> str:
+    """The stem where it will do as a key, else what is plain of it with a hash."""
+    plain = re.sub(r"[^\w-]", "_", stem, flags=re.ASCII)
+    return stem if plain == stem and len(stem) <= 80 else f"{plain[:64]}-{sha256_hex(stem)[:8]}"
 
 
 def _name(name: str) -> str:

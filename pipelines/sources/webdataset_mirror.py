@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pipelines.sources.data_files import DataFile, find_files
 from pipelines.sources.source import PicturePair
@@ -115,7 +115,7 @@ class MirrorShard:
                     for number, member in enumerate(tar):
                         if number >= self.mirror.max_members:
                             raise ValueError(f"{self.file.url} has more than {self.mirror.max_members} members")
-                        tar.members = []  # else every header stays in memory
+                        tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                         if member.isreg():
                             yield member.name, self._content(tar, member)
                     end = tar.offset
@@ -182,7 +182,7 @@ class _Stream(io.RawIOBase):
 def _plain(file: IO[bytes]) -> IO[bytes]:
     magic = file.read(len(_GZIP_MAGIC))
     file.seek(0)
-    return gzip.GzipFile(fileobj=file) if magic == _GZIP_MAGIC else file
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file
 
 
 def _meta(content: bytes | None) -> dict[str, Any]:

@@ -72,8 +72,16 @@ def test_a_picture_is_found_by_filename_or_by_the_name_of_the_xml(voc: Callable[
     source = voc("<filename>gone.jpg</filename>" + item("c", 2, 2, 9, 9) * 3, stem="d", picture="c.JPG")
     images = list(source.read(0, 9))
 
-    assert [(image.key, image.sample.concepts) for image in images] == [("b_1", ["a"]), ("c", ["b"])]
+    assert [(image.key, image.sample.concepts) for image in images] == [("b_1-705a9e96", ["a"]), ("c", ["b"])]
     assert images[0].dropped_boxes == {"image_missing": 3}
+
+
+def test_names_of_any_script_and_length_give_keys_of_their_own(voc: Callable[..., PascalVoc]) -> None:
+    for stem in ("猫", "狗", "x" * 90 + "1", "x" * 90 + "2"):
+        source = voc(item("a", 2, 2, 9, 9), stem=stem, picture=f"{stem}.jpg")
+    keys = [image.key for image in source.read(0, 9)]
+    assert len(set(keys)) == 4
+    assert all(key.isascii() and "." not in key and len(key) <= 80 for key in keys)
 
 
 def test_a_list_chooses_the_pictures(voc: Callable[..., PascalVoc], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures that are kept for evaluation, found again by COCO id and by hash in whatever training data they occur in."""
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,6 @@ HASHES = pa.schema(
 # COCO names its pictures by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
 _PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +78,30 @@ class HeldOutPictures:
             N booleans.
         """
         near = np.zeros(len(phashes), bool)
-        if not self.phashes:
-            return near
         rows = np.array([i for i, phash in enumerate(phashes) if phash is not None], np.intp)
         bits = np.array([int(phash, 16) for phash in phashes if phash is not None], np.uint64)
-        for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            part = slice(start, start + _ROWS_AT_A_TIME)
-            distances = np.bitwise_count(bits[part, None] ^ self._bits)
-            near[rows[part]] = (distances <= self.max_distance).any(axis=1)
+        for start, width, parts, held_out in self._bands:
+            part = _band(bits, start, width)
+            first, last = np.searchsorted(parts, part, "left"), np.searchsorted(parts, part, "right")
+            for i in np.flatnonzero(last > first):
+                distances = np.bitwise_count(held_out[first[i] : last[i]] ^ bits[i])
+                near[rows[i]] |= bool((distances <= self.max_distance).any())
         return near
 
     @cached_property
-    def _bits(self) -> np.ndarray:
-        return np.array(sorted(int(phash, 16) for phash in self.phashes), np.uint64)
+    def _bands(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Of each band its first bit, its width, the held-out hashes' parts in ascending order, and the hashes in that order.
+
+        By the pigeonhole principle hashes within ``max_distance`` agree in one of ``max_distance + 1`` bands.
+        """
+        bits = np.array(sorted(int(phash, 16) for phash in self.phashes), np.uint64)
+        edges = [64 * band // (self.max_distance + 1) for band in range(self.max_distance + 2)]
+        bands = []
+        for start, stop in itertools.pairwise(edges):
+            parts = _band(bits, start, stop - start)
+            order = np.argsort(parts, kind="stable")
+            bands.append((start, stop - start, parts[order], bits[order]))
+        return bands
 
 
 def held_out_pictures(
@@ -113,6 +124,10 @@ def held_out_pictures(
         phashes=columns["phash"],
         max_distance=max_distance,
     )
+
+
+def _band(bits: np.ndarray, start: int, width: int) -> np.ndarray:
+    return (bits >> np.uint64(start)) & np.uint64(2**width - 1)
 
 
 def coco_id(name: str) -> int | None:

@@ -102,16 +102,17 @@ def test_hashes_come_back_from_a_file(tmp_path: Path, noise: Callable[..., bytes
     assert pictures.config != HeldOutPictures(sha256=pictures.sha256, phashes=pictures.phashes).config
 
 
-def test_near_hashes_equal_a_double_loop() -> None:
+@pytest.mark.parametrize(("max_distance", "num_near"), [(0, 100), (1, 200), (2, 400), (3, 600)])
+def test_near_hashes_equal_a_double_loop(max_distance: int, num_near: int) -> None:
     rng = np.random.default_rng(0)
     held_out = [int(bits) for bits in rng.integers(0, 2**64, 40, np.uint64)]
     flips = [0, 1 << 63, 0b11, (1 << 63) | 1, 0b111, 0b1011 << 40]
     phashes = [f"{held_out[i % 40] ^ flips[i % 6]:016x}" for i in range(600)] + [None, f"{5:016x}"]
-    pictures = HeldOutPictures(phashes=frozenset(f"{bits:016x}" for bits in held_out))
+    pictures = HeldOutPictures(phashes=frozenset(f"{bits:016x}" for bits in held_out), max_distance=max_distance)
 
-    wanted = [p is not None and any((int(p, 16) ^ q).bit_count() <= 2 for q in held_out) for p in phashes]
+    wanted = [p is not None and any((int(p, 16) ^ q).bit_count() <= max_distance for q in held_out) for p in phashes]
     assert pictures.is_near(phashes).tolist() == wanted
-    assert (sum(wanted), wanted[-2:]) == (400, [False, False])
+    assert (sum(wanted), wanted[-2:]) == (num_near, [False, False])
     assert not HeldOutPictures().is_near(phashes).any()
 
 

@@ -19,7 +19,7 @@ class DataFile:
     """One file. ``url`` is absolute, so that a worker in another folder finds it."""
 
     url: str
-    name: str  # relative to the folder that holds all files of its set
+    name: str  # relative to the folder, or to what of a glob comes before its first wild card: growth changes no name
     num_bytes: int
     content_id: str | None  # as the store knows it; None: the store does not
 
@@ -32,8 +32,8 @@ class DataFile:
         """
         try:
             file = fsspec.open(self.url, "rb").open()
-        except (OSError, ImportError) as error:
-            raise ValueError(f"{self.url} cannot be opened: {error}") from error
+        except Exception as error:  # every store's package has errors of its own
+            raise ValueError(f"{self.url} cannot be opened: {type(error).__name__}: {error}") from error
         with file:
             yield cast(BinaryIO, file)
 
@@ -70,20 +70,23 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     """
     try:
         fs, plain = fsspec.core.url_to_fs(path)
+        folder = PurePosixPath(plain)
         if fsspec.core.has_magic(plain):
             infos = fs.glob(plain, detail=True).values()
+            while fsspec.core.has_magic(str(folder)):
+                folder = folder.parent
         elif fs.isdir(plain):
             infos = [info for info in fs.find(plain, detail=True).values() if info["name"].lower().endswith(endings)]
         else:
             infos = [fs.info(plain)]
-        infos = sorted(
-            (info for info in infos if info["type"] == "file" or info.get("islink")), key=lambda info: info["name"]
-        )
-    except (OSError, ImportError, ValueError) as error:
+            folder = folder.parent
+    except Exception as error:  # every store's package has errors of its own
         raise ValueError(f"{path} cannot be listed: {type(error).__name__}: {error}") from error
+    infos = sorted(
+        (info for info in infos if info["type"] == "file" or info.get("islink")), key=lambda info: info["name"]
+    )
     if not infos:
         raise ValueError(f"{path}: there is no {' or '.join(endings)} file")
-    folder = _common_folder([info["name"] for info in infos])
     return tuple(
         DataFile(
             url=fs.unstrip_protocol(info["name"]),
@@ -93,10 +96,3 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
         )
         for info in infos
     )
-
-
-def _common_folder(names: list[str]) -> PurePosixPath:
-    folder = PurePosixPath(names[0]).parent
-    while not all(PurePosixPath(name).is_relative_to(folder) for name in names):
-        folder = folder.parent
-    return folder

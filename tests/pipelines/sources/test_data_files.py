@@ -26,6 +26,7 @@ def test_a_file_a_folder_and_a_glob(folder: Path) -> None:
     assert names(folder / "b") == ["1.tar", "2.tar"]
     assert names(folder / "*" / "[13].tar") == ["a/3.tar", "b/1.tar"]
     assert names(folder / "a" / "notes.txt") == ["notes.txt"]
+    assert names(folder / "b*" / "*.tar") == ["b/1.tar", "b/2.tar"]  # the same when a folder b2 is added
     (file,) = find_files(f"file://{folder}/b/1.tar", endings=(".tar",))
     assert (file.name, file.num_bytes) == ("1.tar", 70)
     with file.open() as content:

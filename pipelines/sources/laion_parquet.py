@@ -1,6 +1,6 @@
 """Image-text pairs from Parquet files of URLs and captions, as LAION publishes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,21 +33,22 @@ class LaionParquet:
         return {"files": [file.identity(is_whole=True) for file in self._files]}
 
     def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
-        """The first ``limit`` rows, at most ``num_rows`` at a time.
+        """The first ``limit`` rows, ``num_rows`` at a time.
 
         Raises:
             ValueError: a file is not Parquet or lacks a column.
         """
+        if limit is not None:
+            num_rows = max(1, min(num_rows, limit))  # else more would be decoded than is asked for
         num_left = limit
-        for file in self._files:
-            for batch in _batches(file, num_rows if num_left is None else min(num_rows, max(1, num_left))):
-                if num_left is not None:
-                    batch = batch.slice(0, num_left)
-                    num_left -= batch.num_rows
-                if batch.num_rows:
-                    yield batch
-                if num_left == 0:
-                    return
+        for table in _recut((table for file in self._files for table in _batches(file, num_rows)), num_rows):
+            if num_left is not None:
+                table = table.slice(0, num_left)
+                num_left -= table.num_rows
+            if table.num_rows:
+                yield table
+            if num_left == 0:
+                return
 
     def pairs(self, limit: int | None = None) -> pa.Table:
         """The first ``limit`` rows in one table."""
@@ -56,6 +57,18 @@ class LaionParquet:
     @property
     def _files(self) -> tuple[DataFile, ...]:
         return find_files(self.path, endings=(".parquet",))
+
+
+def _recut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of ``num_rows``; the last may have fewer."""
+    waiting = PAIRS.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while waiting.num_rows >= num_rows:
+            yield waiting.slice(0, num_rows)
+            waiting = waiting.slice(num_rows)
+    if waiting.num_rows:
+        yield waiting
 
 
 def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:

@@ -40,7 +40,7 @@ class BatchedPairSource(PairSource, Protocol):
     """Pairs of any number in memory that does not grow with it: the same rows as ``pairs`` gives, in the same order."""
 
     def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
-        """Tables of at most ``num_rows`` rows with the string columns ``url`` and ``caption``."""
+        """Tables of ``num_rows`` rows, the last of fewer, with the string columns ``url`` and ``caption``."""
         ...
 
 

@@ -1,110 +1,82 @@
 """Pictures with boxes from COCO-style instances JSON and a folder of pictures, for training and for validation."""
 
-import io
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
-from pipelines.sources.coco_json import CocoIndex, CocoPicture, Split, read_index
+from pipelines.sources.annotated_pictures import AnnotatedPictures, Annotations, index_of
+from pipelines.sources.coco_json import CocoIndex, CocoPicture, Split, read_coco, spaced
 from pipelines.sources.lvis_format import LvisPicture, NamedBox, lvis_annotations
+from pipelines.sources.picture_index import Entry, PictureIndex, index_pictures
 from pipelines.sources.source import BoxedImage
-from schemas.manifest import canonical_json, sha256_hex
-from schemas.training import Supervision, TrainingSample
-
-Box = tuple[float, float, float, float]
-MIN_BOX_SIDE_PX = 1.0
-JPEG_QUALITY = 95
+from schemas.manifest import canonical_json
+from schemas.training import Supervision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coco:
+class Coco(AnnotatedPictures):
     """A `pipelines.sources.source.BoxedSource` of supervision detection.
 
-    Dropped boxes are counted by reason: ``picture_missing`` (its file is not in the folder), ``unknown_category``, ``crowd``,
-    ``box_outside_image`` and ``box_empty`` (less than a pixel wide or high).
+    Boxes are dropped as ``unknown_category``, ``crowd``, and for the reasons of `AnnotatedPictures`.
 
     Attributes:
         annotations: instances JSON with ``images``, ``annotations`` and ``categories``; an LVIS file will do.
         images: folder of the pictures.
-        max_side_px: longer pictures are made smaller, with their boxes.
         split: all pictures, or every fifth in the order of their ids ("held_out"), or the others ("train").
     """
 
     annotations: Path
     images: Path
-    max_side_px: int = 1333
     split: Split = "all"
 
     name: ClassVar[str] = "coco"
     supervision: ClassVar[Supervision] = "detection"
 
+    @staticmethod
+    def name_of(name: str) -> str:
+        """What becomes of a category's name."""
+        return spaced(name)
+
     @property
-    def index(self) -> CocoIndex:
-        return read_index(self.annotations, self.images, self.split)
+    def coco(self) -> CocoIndex:
+        """What the JSON says, whether a picture is there or not."""
+        return read_coco(self.annotations, self.split, self.name_of)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The JSON counts by its content, the pictures by name and size: a build that has nothing to do must not read them."""
-        sizes = [[picture.key, picture.path.name, picture.path.stat().st_size] for picture in self.index.pictures]
-        return {
-            "annotations_sha256": self.index.sha256,
-            "pictures_sha256": sha256_hex(canonical_json(sizes)),
-            "max_side_px": self.max_side_px,
-            "split": self.split,
-        }
+        return {**super().config, "split": self.split}
 
-    def __len__(self) -> int:
-        return len(self.index.pictures)
-
-    def vocabulary(self) -> list[str]:
-        return sorted({category.name for category in self.index.categories.values()})
-
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage]:
-        """The pictures of the positions ``start`` to ``stop``, the latter excluded.
-
-        Raises:
-            ValueError: a picture cannot be decoded.
-        """
-        for picture in self.index.pictures[start:stop]:
-            yield self._boxed_image(picture)
-
-    def _boxed_image(self, picture: CocoPicture) -> BoxedImage:
-        image = _decode(picture.path)
-        small = _shrink(image, max_side_px=self.max_side_px)
-        dropped = Counter({"picture_missing": picture.num_lost_boxes})
-        boxes: list[Box] = []
-        names: list[str] = []
-        for annotation in picture.annotations:
-            reason = self._drop_reason(annotation, image.size)
-            if reason is None:
-                boxes.append(_scale(_clip(annotation["bbox"], image.size), image.size, small.size))
-                names.append(self.index.categories[annotation["category_id"]].name)
-            else:
-                dropped[reason] += 1
-        concepts = sorted(set(names))
-        sample = TrainingSample(
-            supervision="detection",
-            width=small.width,
-            height=small.height,
-            concepts=concepts,
-            boxes_xyxy=boxes,
-            labels=[concepts.index(name) for name in names],
+    def read_index(self) -> PictureIndex:
+        coco = self.coco
+        return index_pictures(
+            (
+                Entry(key=picture.key, names=picture.names, num_boxes=len(picture.annotations), handle=picture)
+                for picture in coco.pictures
+            ),
+            folders=[self.images],
+            held_out=self.held_out,
+            digest=coco.sha256,
+            vocabulary=(category.name for category in coco.categories.values()),
+            where=self.annotations,
+            what=f"pictures ({self.split})",
+            num_orphans=coco.num_orphans,
         )
-        return BoxedImage(key=picture.key, jpeg=_encode(small), sample=sample, dropped_boxes=dict(+dropped))
 
-    def _drop_reason(self, annotation: dict[str, Any], size: tuple[int, int]) -> str | None:
-        if annotation["category_id"] not in self.index.categories:
-            return "unknown_category"
-        if annotation.get("iscrowd"):
-            return "crowd"
-        if min(annotation["bbox"][2:]) < MIN_BOX_SIDE_PX:
-            return "box_empty"
-        x1, y1, x2, y2 = _clip(annotation["bbox"], size)
-        return "box_outside_image" if min(x2 - x1, y2 - y1) < MIN_BOX_SIDE_PX else None
+    def annotate(self, handle: CocoPicture) -> Annotations:
+        categories = self.coco.categories
+        boxes: list[NamedBox] = []
+        dropped: Counter[str] = Counter()
+        for annotation in handle.annotations:
+            if annotation["category_id"] not in categories:
+                dropped["unknown_category"] += 1
+            elif annotation.get("iscrowd"):
+                dropped["crowd"] += 1
+            else:
+                x, y, width, height = annotation["bbox"]
+                name = categories[annotation["category_id"]].name
+                boxes.append(NamedBox(name=name, box_xyxy=(x, y, x + width, y + height)))
+        return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +96,19 @@ class CocoValidation:
         return self.pictures.config
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
-        """Write ``annotations.json`` and ``images/``; see `pipelines.sources.source.ValidationSource`."""
-        index = self.pictures.index
+        """Write ``annotations.json`` and ``images/``; see `pipelines.sources.source.ValidationSource`.
+
+        Raises:
+            ValueError: a picture cannot be used: figures on fewer pictures would not compare with those of others.
+        """
+        index = index_of(self.pictures)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         pictures = []
-        for picture, image in zip(index.pictures, self.pictures.read(0, len(index.pictures)), strict=True):
+        for position, picture in enumerate(index.handles):
+            (image,) = self.pictures.read(position, position + 1)
             pictures.append(self._lvis_picture(picture, image))
             (folder / "images" / pictures[-1].file_name).write_bytes(image.jpeg)
-        categories = {category.name: category for category in index.categories.values()}
+        categories = {category.name: category for category in self.pictures.coco.categories.values()}
         annotations = lvis_annotations(
             pictures,
             categories=[categories[name] for name in sorted(categories)],
@@ -142,7 +119,7 @@ class CocoValidation:
         return len(pictures)
 
     def _lvis_picture(self, picture: CocoPicture, image: BoxedImage) -> LvisPicture:
-        categories = self.pictures.index.categories
+        categories = self.pictures.coco.categories
         sample = image.sample
         boxes = [
             NamedBox(name=sample.concepts[label], box_xyxy=box)
@@ -164,38 +141,3 @@ class CocoValidation:
             negatives=sorted({categories[i].name for i in absent} - annotated.keys()),
             not_exhaustive=sorted(not_exhaustive | unboxed.keys()),
         )
-
-
-def _decode(path: Path) -> Image.Image:
-    """Upright RGB."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be decoded: {error}") from error
-
-
-def _shrink(image: Image.Image, *, max_side_px: int) -> Image.Image:
-    scale = max_side_px / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def _clip(bbox: list[float], size: tuple[int, int]) -> Box:
-    """COCO's x, y, width, height as corners inside a picture of ``size`` (width, height)."""
-    x, y, width, height = bbox
-    return max(0.0, x), max(0.0, y), min(float(size[0]), x + width), min(float(size[1]), y + height)
-
-
-def _scale(box: Box, before: tuple[int, int], after: tuple[int, int]) -> Box:
-    """A box of a picture of size ``before`` in the same picture of size ``after``; it stays inside."""
-    x, y = after[0] / before[0], after[1] / before[1]
-    return box[0] * x, box[1] * y, min(box[2] * x, after[0]), min(box[3] * y, after[1])

@@ -1,13 +1,15 @@
-"""COCO-style instances JSON (LVIS files too), read once a process and checked."""
+"""COCO-style instances JSON (LVIS and Objects365 files too), read once a process and checked."""
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from pipelines.sources.annotated_pictures import Size, read_text
 from pipelines.sources.lvis_format import LvisCategory
 from schemas.manifest import sha256_hex
 
@@ -21,16 +23,24 @@ _KEYS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+NameOf = Callable[[str], str]
+
+
+def spaced(name: str) -> str:
+    """A name as a person writes it: LVIS has underscores for spaces."""
+    return name.replace("_", " ")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CocoPicture:
-    """One entry of ``images`` whose file is there."""
+    """One entry of ``images``."""
 
     key: str  # its id, 12 digits
-    path: Path
+    names: tuple[str, ...]  # where its file may lie
+    size_px: Size | None
     annotations: tuple[dict[str, Any], ...]
     absent: frozenset[int] | None  # LVIS: ids of categories verified to be absent; None: all without an annotation
     not_exhaustive: frozenset[int]  # LVIS: ids of categories of which not all are boxed
-    num_lost_boxes: int = 0  # of entries without a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,52 +50,39 @@ class CocoIndex:
     sha256: str
     pictures: tuple[CocoPicture, ...]
     categories: dict[int, LvisCategory]
+    num_orphans: int  # annotations of pictures that the file does not list
 
 
 @lru_cache(maxsize=4)
-def read_index(annotations: Path, images: Path, split: Split) -> CocoIndex:
+def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> CocoIndex:
     """Read an instances JSON.
-
-    The boxes of pictures without a file are counted with the first picture, so that none goes missing unseen.
 
     Args:
         annotations: the JSON.
-        images: folder of the pictures.
         split: see `pipelines.sources.coco.Coco`.
+        name_of: what becomes of a category's name, and of its synonyms.
 
     Raises:
-        ValueError: it cannot be read, lacks a key, or none of its pictures is in the folder.
+        ValueError: it cannot be read or lacks a key.
     """
-    text = _read_text(annotations)
+    text = read_text(annotations)
     content = _parse(text, annotations)
     of_image = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
-    pictures: list[CocoPicture] = []
-    num_lost_boxes = 0
-    for i, image in enumerate(sorted(content["images"], key=lambda image: image["id"])):
-        is_held_out = i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
-        if split != "all" and is_held_out != (split == "held_out"):
-            continue
-        path = _find(image, images, where=annotations)
-        if path is None:
-            num_lost_boxes += len(of_image[image["id"]])
-        else:
-            pictures.append(_picture(image, path, of_image[image["id"]]))
-    if not pictures:
-        raise ValueError(
-            f"{annotations}: none of its {len(content['images'])} pictures ({split}) is in the folder {images}"
-        )
-    pictures[0] = replace(pictures[0], num_lost_boxes=num_lost_boxes)
-    categories = {category["id"]: _category(category) for category in content["categories"]}
-    return CocoIndex(sha256=sha256_hex(text), pictures=tuple(pictures), categories=categories)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    images = sorted(content["images"], key=lambda image: image["id"])
+    pictures = [
+        _picture(image, of_image[image["id"]], where=annotations)
+        for i, image in enumerate(images)
+        if split == "all" or (i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1) == (split == "held_out")
+    ]
+    listed = {image["id"] for image in images}
+    return CocoIndex(
+        sha256=sha256_hex(text),
+        pictures=tuple(pictures),
+        categories={category["id"]: _category(category, name_of) for category in content["categories"]},
+        num_orphans=sum(annotation["image_id"] not in listed for annotation in content["annotations"]),
+    )
 
 
 def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -114,30 +111,34 @@ def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _find(image: dict[str, Any], folder: Path, *, where: Path) -> Path | None:
-    """The picture's file; LVIS names it by ``coco_url`` alone, whose folder (``val2017``) may or may not be there."""
-    if "file_name" in image:
-        candidates = [image["file_name"]]
-    elif "coco_url" in image:
-        parts = urlsplit(image["coco_url"]).path.split("/")
-        candidates = ["/".join(parts[-2:]), parts[-1]]
-    else:
-        raise ValueError(f"{where}: the image with id {image['id']} has neither 'file_name' nor 'coco_url'")
-    return next((folder / name for name in candidates if (folder / name).is_file()), None)
-
-
-def _picture(image: dict[str, Any], path: Path, annotations: list[dict[str, Any]]) -> CocoPicture:
+def _picture(image: dict[str, Any], annotations: list[dict[str, Any]], *, where: Path) -> CocoPicture:
     absent = image.get("neg_category_ids")
     return CocoPicture(
         key=f"{image['id']:012d}",
-        path=path,
+        names=_file_names(image, where=where),
+        size_px=announced_size(image),
         annotations=tuple(annotations),
         absent=None if absent is None else frozenset(absent),
         not_exhaustive=frozenset(image.get("not_exhaustive_category_ids", ())),
     )
 
 
-def _category(entry: dict[str, Any]) -> LvisCategory:
-    """Names as a person writes them: LVIS has underscores for spaces."""
-    name, *synonyms = (text.replace("_", " ") for text in (entry["name"], *entry.get("synonyms", ())))
+def announced_size(image: dict[str, Any]) -> Size | None:
+    """The size that an entry states for its picture."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
+
+
+def _file_names(image: dict[str, Any], *, where: Path) -> tuple[str, ...]:
+    """LVIS v1 names a picture by ``coco_url`` alone; v0.5 has a ``file_name`` of 2014 beside it."""
+    names = [str(image["file_name"])] if image.get("file_name") else []
+    if image.get("coco_url"):
+        names.append("/".join(urlsplit(image["coco_url"]).path.split("/")[-2:]))
+    if not names:
+        raise ValueError(f"{where}: the image with id {image['id']} has neither 'file_name' nor 'coco_url'")
+    return tuple(names)
+
+
+def _category(entry: dict[str, Any], name_of: NameOf) -> LvisCategory:
+    name, *synonyms = (name_of(text) for text in (entry["name"], *entry.get("synonyms", ())))
     return LvisCategory(name=name, definition=entry.get("def", ""), synonyms=tuple(dict.fromkeys([name, *synonyms])))

@@ -1,9 +1,9 @@
 """What a source gives to the street: image-text pairs as a table of URLs, or pictures with boxes, or a validation set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -33,6 +33,48 @@ class PairSource(Protocol):
     def pairs(self, limit: int | None = None) -> pa.Table:
         """A table with the string columns ``url`` and ``caption``; the latter may be null or empty."""
         ...
+
+
+@runtime_checkable
+class BatchedPairSource(PairSource, Protocol):
+    """Pairs of any number in memory that does not grow with it: the same rows as ``pairs`` gives, in the same order."""
+
+    def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
+        """Tables of ``num_rows`` rows, the last of fewer, with the string columns ``url`` and ``caption``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePair:
+    """A pair that brings its picture."""
+
+    url: str
+    caption: str | None  # None: there is none, or it is not text
+    picture: bytes | None  # encoded as it came
+    drop_reason: str | None = None  # why there is no picture
+
+
+class PicturePairShard(Protocol):
+    """Some of a source's pairs with pictures, to be ingested by one job."""
+
+    @property
+    def name(self) -> str:
+        """Letters, digits, underscores and dashes; begins with the source's name."""
+        ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def read(self) -> Iterator[PicturePair]: ...
+
+
+class PicturePairSource(Protocol):
+    """Image-text pairs whose pictures are at hand: they enter the street after the download, at IMAGES."""
+
+    @property
+    def name(self) -> str: ...
+
+    def shards(self) -> Sequence[PicturePairShard]: ...
 
 
 class BoxedSource(Protocol):

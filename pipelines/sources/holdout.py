@@ -1,0 +1,213 @@
+"""Pictures that are kept for evaluation, found again by COCO id and by hash in whatever training data they occur in."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from schemas.conform import conform
+from schemas.manifest import canonical_json, sha256_hex
+
+# One row an evaluation picture.
+HASHES = pa.schema(
+    [
+        pa.field("file_name", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.string(), nullable=False),
+    ]
+)
+# COCO names its pictures by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
+_COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
+_PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPictures:
+    """Ids and hashes of pictures that must not be trained on.
+
+    Attributes:
+        coco_ids: COCO ids, compared with those that file names and URLs bear.
+        sha256: of whole files.
+        phashes: 64-bit perceptual hashes, 16 hex digits.
+        max_distance: largest Hamming distance of two perceptual hashes of one picture; see `pipelines.stages.dedup.Dedup`.
+    """
+
+    coco_ids: frozenset[int] = frozenset()
+    sha256: frozenset[str] = frozenset()
+    phashes: frozenset[str] = frozenset()
+    max_distance: int = 2
+
+    @property
+    def config(self) -> dict[str, Any]:
+        content = canonical_json([sorted(self.coco_ids), sorted(self.sha256), sorted(self.phashes)])
+        return {
+            "num_coco_ids": len(self.coco_ids),
+            "num_hashes": len(self.sha256),
+            "held_out_sha256": sha256_hex(content),
+            "max_distance": self.max_distance,
+        }
+
+    def has_name(self, names: Iterable[str]) -> bool:
+        """Whether a file name or URL bears one of the ids."""
+        return any(coco_id(name) in self.coco_ids for name in names)
+
+    def has_picture(self, sha256: str, image: Image.Image) -> bool:
+        """Whether these bytes, or an upright picture much like this one, are among the hashes."""
+        if sha256 in self.sha256:
+            return True
+        return bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0])
+
+    def is_near(self, phashes: Sequence[str | None]) -> np.ndarray:
+        """For each hash whether a held-out one is within ``max_distance``; null is near none.
+
+        Args:
+            phashes: N hashes, 16 hex digits.
+
+        Returns:
+            N booleans.
+        """
+        near = np.zeros(len(phashes), bool)
+        rows = np.array([i for i, phash in enumerate(phashes) if phash is not None], np.intp)
+        bits = np.array([int(phash, 16) for phash in phashes if phash is not None], np.uint64)
+        for start, width, parts, held_out in self._bands:
+            part = _band(bits, start, width)
+            first, last = np.searchsorted(parts, part, "left"), np.searchsorted(parts, part, "right")
+            for i in np.flatnonzero(last > first):
+                distances = np.bitwise_count(held_out[first[i] : last[i]] ^ bits[i])
+                near[rows[i]] |= bool((distances <= self.max_distance).any())
+        return near
+
+    @cached_property
+    def _bands(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Of each band its first bit, its width, the held-out hashes' parts in ascending order, and the hashes in that order.
+
+        By the pigeonhole principle hashes within ``max_distance`` agree in one of ``max_distance + 1`` bands.
+        """
+        bits = np.array(sorted(int(phash, 16) for phash in self.phashes), np.uint64)
+        edges = [64 * band // (self.max_distance + 1) for band in range(self.max_distance + 2)]
+        bands = []
+        for start, stop in itertools.pairwise(edges):
+            parts = _band(bits, start, stop - start)
+            order = np.argsort(parts, kind="stable")
+            bands.append((start, stop - start, parts[order], bits[order]))
+        return bands
+
+
+def held_out_pictures(
+    *, ids: Sequence[Path] = (), hashes: pa.Table | None = None, max_distance: int = 2
+) -> HeldOutPictures:
+    """Held-out pictures from id lists (see `read_ids`) and a table of ``HASHES``.
+
+    Raises:
+        ValueError: neither was given, or a list holds no id.
+    """
+    if not ids and hashes is None:
+        raise ValueError("name what is held out: lists of ids, hashes of pictures, or both")
+    columns = {name: frozenset[str]() for name in ("sha256", "phash")}
+    if hashes is not None:
+        table = conform(hashes, HASHES, where="hashes of held-out pictures")
+        columns = {name: frozenset(table[name].to_pylist()) for name in columns}
+    return HeldOutPictures(
+        coco_ids=frozenset(i for path in ids for i in read_ids(path)),
+        sha256=columns["sha256"],
+        phashes=columns["phash"],
+        max_distance=max_distance,
+    )
+
+
+def _band(bits: np.ndarray, start: int, width: int) -> np.ndarray:
+    return (bits >> np.uint64(start)) & np.uint64(2**width - 1)
+
+
+def coco_id(name: str) -> int | None:
+    """The COCO id that a file name or URL ends with."""
+    match = _COCO_NAME.search(name)
+    return int(match[1]) if match else None
+
+
+def read_ids(path: Path) -> frozenset[int]:
+    """COCO ids of a JSON list of ids, of COCO or LVIS JSON (its ``images``), or of a text file with a file name or URL a line.
+
+    Raises:
+        ValueError: it cannot be read, or something in it is no COCO id.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    ids = _ids_of_json(text, path) if path.suffix.lower() == ".json" else _ids_of_lines(text, path)
+    if not ids:
+        raise ValueError(f"{path} holds no id")
+    return ids
+
+
+def _ids_of_json(text: str, path: Path) -> frozenset[int]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    entries = content.get("images") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is neither a list of ids nor COCO JSON with a list 'images'")
+    ids = set()
+    for i, entry in enumerate(entries):
+        number = entry.get("id") if isinstance(entry, dict) else entry
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{path}: entry {i} has the id {number!r}; it must be a whole number")
+        ids.add(number)
+    return frozenset(ids)
+
+
+def _ids_of_lines(text: str, path: Path) -> frozenset[int]:
+    ids = set()
+    for row, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            number = int(line) if line.strip().isdecimal() else coco_id(line.strip())
+            if number is None:
+                raise ValueError(f"{path}: row {row}, {line.strip()[:80]!r}, is neither an id nor a COCO file name")
+            ids.add(number)
+    return frozenset(ids)
+
+
+def hash_pictures(folder: Path) -> pa.Table:
+    """``HASHES`` of all pictures under a folder, by ascending path; some 100 pictures of 640 x 480 a second.
+
+    Raises:
+        ValueError: there is none, or one cannot be decoded.
+    """
+    rows = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURE_ENDINGS):
+        try:
+            with Image.open(path) as image:
+                phash = str(imagehash.phash(ImageOps.exif_transpose(image).convert("RGB")))
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} cannot be decoded: {error}") from error
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        rows.append({"file_name": path.relative_to(folder).as_posix(), "sha256": digest, "phash": phash})
+    if not rows:
+        raise ValueError(f"there is no picture under {folder}")
+    return pa.Table.from_pylist(rows, schema=HASHES)
+
+
+def read_hashes(path: Path) -> pa.Table:
+    """``HASHES`` from a Parquet file that holds what `hash_pictures` gave.
+
+    Raises:
+        ValueError: it cannot be read, or lacks a column.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return conform(table, HASHES, where=str(path))

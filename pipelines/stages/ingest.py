@@ -1,0 +1,124 @@
+"""Pictures that a source brings along, stored exactly as the download stage stores those of the web."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import pyarrow as pa
+
+from pipelines.sources.source import PicturePair
+from pipelines.stages.download import IMAGES_TAR_NAME, drop_reason
+from pipelines.stages.pictures import GuardedResizer, phash
+from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
+from pipelines.stages.urls import pair_key
+from schemas.tables import IMAGES, with_drop_reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """Pairs with pictures to IMAGES, and the pictures to ``images.tar``.
+
+    Drops ``image_missing``, ``caption_not_text``, ``caption_empty``, ``duplicate_pair``, ``too_large``, and, as `Download`
+    does, ``too_many_pixels``, ``truncated`` and ``not_an_image``.
+
+    Attributes:
+        image_size_px, encode_quality, max_pixels: as those of `pipelines.stages.download.Download`; equal values store equal
+            bytes.
+    """
+
+    image_size_px: int = 320
+    encode_quality: int = 95
+    max_pixels: int = 64_000_000
+
+    name: ClassVar[str] = "ingest"
+    version: ClassVar[int] = 1
+    output_schema: ClassVar[pa.Schema] = IMAGES
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_size_px": self.image_size_px,
+            "encode_quality": self.encode_quality,
+            "max_pixels": self.max_pixels,
+        }
+
+    def run(self, pairs: Iterable[PicturePair], *, source: str, folder: Path) -> pa.Table:
+        """Store the pictures of a shard in ``folder/images.tar``, sorted by key.
+
+        Args:
+            pairs: in any order; one is in memory at a time.
+            source: its name, written to every row.
+            folder: exists; nothing but ``images.tar`` stays in it.
+
+        Returns:
+            IMAGES with ``drop_reason``, one row a pair, sorted by key; ``sha256`` is that of the picture as it came.
+
+        Raises:
+            OSError: the pictures could not be stored, such as on a full disk.
+        """
+        resizer = self._resizer()
+        rows: list[dict[str, Any]] = []
+        extents: dict[str, tuple[int, int]] = {}  # key -> start, length
+        with clear_disk_errors(folder), tempfile.TemporaryFile(dir=folder) as spool:
+            seen: set[str] = set()
+            for pair in pairs:
+                row, jpeg = self._row(pair, resizer, seen)
+                rows.append({"source": source, **row})
+                if jpeg is not None:
+                    extents[row["key"]] = (spool.tell(), len(jpeg))
+                    spool.write(jpeg)
+            write_tar(folder / IMAGES_TAR_NAME, _samples(spool, extents))
+        rows.sort(key=lambda row: row["key"])
+        return pa.Table.from_pylist(rows, schema=with_drop_reason(IMAGES))
+
+    def _row(self, pair: PicturePair, resizer: GuardedResizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
+        """A row without its source, and the stored picture if the row is kept."""
+        row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or ""}
+        row["key"] = pair_key(row["url"], row["caption"])
+        row["drop_reason"] = self._reason_before(pair, is_repeat=row["key"] in seen)
+        if row["drop_reason"] is not None:
+            return row, None
+        seen.add(row["key"])
+        assert pair.picture is not None  # else there was a reason
+        jpeg, width, height, original_width, original_height, error = resizer(io.BytesIO(pair.picture))
+        if jpeg is None:
+            return {**row, "drop_reason": drop_reason(error or "")}, None
+        row |= {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
+        return row | {"sha256": hashlib.sha256(pair.picture).hexdigest(), "phash": phash(jpeg)}, jpeg
+
+    def _reason_before(self, pair: PicturePair, *, is_repeat: bool) -> str | None:
+        """What is wrong before the picture is looked at."""
+        if pair.drop_reason is not None:
+            return pair.drop_reason
+        if pair.picture is None:
+            return "image_missing"
+        if pair.caption is None:
+            return "caption_not_text"
+        if not pair.caption.strip():
+            return "caption_empty"
+        return "duplicate_pair" if is_repeat else None
+
+    def _resizer(self) -> GuardedResizer:
+        # Else the import of albumentations would ask the network for its newest version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        from img2dataset.resizer import Resizer
+
+        resizer = Resizer(
+            image_size=self.image_size_px,
+            resize_mode="keep_ratio",
+            resize_only_if_bigger=True,
+            encode_quality=self.encode_quality,
+            encode_format="jpg",
+        )
+        return GuardedResizer(resizer, max_pixels=self.max_pixels)
+
+
+def _samples(spool: IO[bytes], extents: dict[str, tuple[int, int]]) -> Iterator[TarSample]:
+    for key, (start, length) in sorted(extents.items()):
+        spool.seek(start)
+        yield TarSample(key=key, members={"jpg": spool.read(length)})

@@ -1,0 +1,31 @@
+"""Folders of small pictures."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the shared data is not there: {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def noise() -> Callable[..., bytes]:
+    """An encoded picture of smooth noise, another one for every seed."""
+
+    def encode(seed: int = 0, *, size: tuple[int, int] = (40, 30), format: str = "JPEG") -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(buffer, format=format, quality=95)
+        return buffer.getvalue()
+
+    return encode

@@ -1,4 +1,4 @@
-"""The asset graph: the whole data street on one page.
+"""The asset graph: the data street as Dagster sees it. What each asset reads and runs is told by `pipelines.street`.
 
 Run it embedded with `build`, which needs no server, or in the Dagster UI: ``dagster dev -m pipelines.assets``. The resource
 ``street`` chooses the dataset; an asset runs only the shards that are new or whose inputs, settings or code changed.
@@ -13,74 +13,71 @@ import dagster as dg
 from pydantic import TypeAdapter
 
 from pipelines.config import BuildConfig, DatasetConfig
+from pipelines.limits import CHECKS, Check, Finding
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
-from pipelines.runner.jobs import (
-    CONCEPTS,
-    boxed_jobs,
-    download_job,
-    global_job,
-    image_text_job,
-    shard_job,
-    urls_job,
-    validation_job,
-)
-from pipelines.stages.download import IMAGES_TAR_NAME
-from pipelines.storage import Job, TableFile, format_counts, kept_files
+from pipelines.runner.retries import Retries, reasons_of, request_retry
+from pipelines.storage import Job, format_counts
+from pipelines.street import ASSETS as STREET
+from pipelines.street import Walk
 
-# In the order of the street, with what a row of each one's table is.
-UNITS = {
-    "urls": "pairs",
-    "images": "pairs",
-    "filtered": "pairs",
-    "deduplicated": "pairs",
-    "noun_phrases": "pairs",
-    "balanced": "pairs",
-    "image_text_shards": "pairs",
-    "detection_shards": "boxes",
-    "grounding_shards": "boxes",
-    "validation": "pictures",
-}
-
-
+UNITS = {name: asset.unit for name, asset in STREET.items()}
 SHARDS_RUN = "shards run"
 AFTER_PAIRS = {"dagster/priority": "-1"}  # what does not hang together runs in the order of the street
+
+
+class StreetLimits(dg.Config):
+    """What stops the street: `pipelines.limits.Limits`."""
+
+    max_missing: float = 0.7
+    max_transient: float = 0.3
+    max_duplicates: float = 0.7
+    min_phrases: float = 1.0
+    max_bad_boxes: float = 0.1
 
 
 class Street(dg.ConfigurableResource):
     """Which dataset to build, and where: the options of `pipelines.config.BuildConfig`."""
 
     scale: str = "demo"
+    sources: str | None = None
     root: str = "outputs/data"
     name: str | None = None
     urls: str | None = None
     allow_loopback: bool = False
     image_size: int = 320
     detection: str | None = None
+    grounding: str | None = None
     images: str | None = None
     validation: str | None = None
+    held_out: str | None = None
     max_side: int = 1333
+    limits: StreetLimits = StreetLimits()
 
 
 def _build_config(street: Street) -> BuildConfig:
     return TypeAdapter(BuildConfig).validate_python(street.model_dump())
 
 
-def _dataset(street: Street) -> DatasetConfig:
-    return _build_config(street).dataset()
+def runner_of(config: BuildConfig) -> Runner:
+    """The runner of a dataset."""
+    return Runner(config.root, dataset=config.dataset().name)
 
 
-def _runner(street: Street) -> Runner:
-    return Runner(_build_config(street).root, dataset=_dataset(street).name)
+def walk_of(config: BuildConfig, runner: Runner) -> Walk:
+    """The street of a dataset, over the tables that it has now."""
+    return Walk(dataset=config.dataset(), root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
 
 
-def _kept(street: Street, asset: str) -> dict[str, TableFile]:
-    """The kept rows of an asset, by shard."""
-    return kept_files(_runner(street).tables(asset))
+def _opened(street: Street) -> tuple[Walk, Runner]:
+    config = _build_config(street)
+    runner = runner_of(config)
+    return walk_of(config, runner), runner
 
 
-def _run(street: Street, asset: str, jobs: list[Job], *, where: Literal["ray", "here"]) -> dg.MaterializeResult:
-    return _result(_runner(street).run(asset, jobs, where=where))
+def _run(street: Street, asset: str, *, where: Literal["ray", "here"]) -> dg.MaterializeResult:
+    walk, runner = _opened(street)
+    return _result(runner.run(asset, walk.jobs(asset), where=where))
 
 
 def _result(run: AssetRun) -> dg.MaterializeResult:
@@ -97,116 +94,88 @@ def _result(run: AssetRun) -> dg.MaterializeResult:
 
 @dg.asset
 def urls(street: Street) -> dg.MaterializeResult:
-    """Distinct, well-formed image-text pairs, in shards of consecutive rows."""
-    dataset = _dataset(street)
-    if dataset.pairs is None:
-        return _run(street, "urls", [], where="here")
-    job = urls_job(dataset.pairs, num_pairs=dataset.num_pairs, pairs_per_shard=dataset.pairs_per_shard)
-    return _run(street, "urls", [job], where="here")
+    """Distinct, well-formed image-text pairs of every source, in shards of consecutive rows."""
+    return _run(street, "urls", where="here")
 
 
 @dg.asset(deps=[urls])
 def images(street: Street) -> dg.MaterializeResult:
-    """The downloaded pictures."""
-    dataset, runner = _dataset(street), _runner(street)
+    """The pictures: downloaded, tried again, or taken from a mirror."""
+    walk, runner = _opened(street)
 
     @contextmanager
     def connected(due: list[Job]) -> Iterator[list[Job]]:
-        with dataset.connected(folder=runner.root / "small_web") as download:
-            yield [download_job("images", download, job.inputs[0], shard=job.shard) for job in due]
+        with walk.dataset.connected(folder=runner.root / "small_web") as download:
+            ready = {job.shard: job for job in walk.image_jobs(download)}
+            yield [ready[job.shard] for job in due]
 
-    jobs = [
-        download_job("images", dataset.download, file, shard=shard) for shard, file in _kept(street, "urls").items()
-    ]
-    return _result(runner.run("images", jobs, where="ray", around=connected))
+    return _result(runner.run("images", walk.jobs("images"), where="ray", around=connected))
 
 
 @dg.asset(deps=[images])
 def filtered(street: Street) -> dg.MaterializeResult:
     """Pairs whose picture is large enough and whose caption is English text."""
-    stage = _dataset(street).filters
-    jobs = [shard_job("filtered", stage, file, shard=shard) for shard, file in _kept(street, "images").items()]
-    return _run(street, "filtered", jobs, where="ray")
+    return _run(street, "filtered", where="ray")
 
 
 @dg.asset(deps=[filtered])
 def deduplicated(street: Street) -> dg.MaterializeResult:
     """One pair a picture, over all shards."""
-    files = _kept(street, "filtered")
-    jobs = [global_job("deduplicated", _dataset(street).dedup, files)] if files else []
-    return _run(street, "deduplicated", jobs, where="here")
+    return _run(street, "deduplicated", where="here")
 
 
 @dg.asset(deps=[deduplicated])
+def held_out(street: Street) -> dg.MaterializeResult:
+    """Pairs whose picture is not kept for evaluation, where the build names such pictures."""
+    return _run(street, "held_out", where="here")
+
+
+@dg.asset(deps=[deduplicated, held_out])
 def noun_phrases(street: Street) -> dg.MaterializeResult:
     """Pairs with the noun phrases of their captions."""
-    stage = _dataset(street).noun_phrases
-    jobs = [
-        shard_job("noun_phrases", stage, file, shard=shard) for shard, file in _kept(street, "deduplicated").items()
-    ]
-    return _run(street, "noun_phrases", jobs, where="ray")
+    return _run(street, "noun_phrases", where="ray")
 
 
 @dg.asset(deps=[noun_phrases])
 def balanced(street: Street) -> dg.MaterializeResult:
     """Fewer pairs of what the web has too much of, over all shards."""
-    files = _kept(street, "noun_phrases")
-    jobs = [global_job("balanced", _dataset(street).balance, files)] if files else []
-    return _run(street, "balanced", jobs, where="here")
+    return _run(street, "balanced", where="here")
 
 
 @dg.asset(deps=[balanced, images])
 def image_text_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with captions and phrases."""
-    pictures = _runner(street).tables("images")
-    jobs = [
-        image_text_job("image_text_shards", file, pictures[shard].file(IMAGES_TAR_NAME), shard=shard)
-        for shard, file in _kept(street, "balanced").items()
-    ]
-    return _run(street, "image_text_shards", jobs, where="ray")
+    return _run(street, "image_text_shards", where="ray")
 
 
 @dg.asset(op_tags=AFTER_PAIRS)
 def detection_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with boxes and category names."""
-    dataset = _dataset(street)
-    source = dataset.detection
-    jobs = (
-        [] if source is None else boxed_jobs("detection_shards", source, pictures_per_shard=dataset.pictures_per_shard)
-    )
-    return _run(street, "detection_shards", jobs, where="ray")
+    return _run(street, "detection_shards", where="ray")
 
 
 @dg.asset(op_tags=AFTER_PAIRS)
 def grounding_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with boxes and phrases."""
-    dataset = _dataset(street)
-    source = dataset.grounding
-    jobs = (
-        [] if source is None else boxed_jobs("grounding_shards", source, pictures_per_shard=dataset.pictures_per_shard)
-    )
-    return _run(street, "grounding_shards", jobs, where="ray")
+    return _run(street, "grounding_shards", where="ray")
 
 
 @dg.asset(deps=[detection_shards, grounding_shards], op_tags=AFTER_PAIRS)
 def validation(street: Street) -> dg.MaterializeResult:
     """The held-out pictures in LVIS v1 format; how rare a category is follows from the training boxes."""
-    source, runner = _dataset(street).validation, _runner(street)
-    tables = [*runner.tables("detection_shards").values(), *runner.tables("grounding_shards").values()]
-    concepts = tuple(table.file(CONCEPTS) for table in tables)
-    jobs = [] if source is None else [validation_job("validation", source, concepts=concepts)]
-    return _run(street, "validation", jobs, where="here")
+    return _run(street, "validation", where="here")
 
 
 @dg.asset(deps=[image_text_shards, validation])
 def dataset(street: Street) -> dg.MaterializeResult:
     """The manifest that names everything a training run reads."""
-    config, runner = _dataset(street), _runner(street)
+    walk, runner = _opened(street)
+    config: DatasetConfig = walk.dataset
     manifest = assemble_dataset(
         config.name,
         root=runner.root,
         assets={asset: runner.tables(asset) for asset in UNITS},
-        categories=[] if config.detection is None else config.detection.vocabulary(),
+        categories=sorted({name for source in config.detection for name in source.vocabulary()}),
         units=UNITS,
     )
     if not manifest.supervisions:
@@ -218,11 +187,30 @@ def dataset(street: Street) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"what ran": line, "digest": manifest.digest})
 
 
+def _asset_check(check: Check) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=check.asset, name=check.name, description=check.what, blocking=True)
+    def found(street: Street) -> dg.AssetCheckResult:
+        finding = _finding(check, _build_config(street))
+        return dg.AssetCheckResult(
+            passed=finding.passed,
+            description=finding.message,
+            metadata=finding.figures,
+            severity=dg.AssetCheckSeverity.ERROR,
+        )
+
+    return found
+
+
+def _finding(check: Check, config: BuildConfig) -> Finding:
+    return check.find(runner_of(config).tables(check.asset), config.limits)
+
+
 ASSETS = [
     urls,
     images,
     filtered,
     deduplicated,
+    held_out,
     noun_phrases,
     balanced,
     image_text_shards,
@@ -231,27 +219,58 @@ ASSETS = [
     validation,
     dataset,
 ]
+ASSET_CHECKS = [_asset_check(check) for check in CHECKS]
 # One process: steps in processes of their own would each start a Ray cluster.
-defs = dg.Definitions(assets=ASSETS, resources={"street": Street()}, executor=dg.in_process_executor)
+defs = dg.Definitions(
+    assets=ASSETS, asset_checks=ASSET_CHECKS, resources={"street": Street()}, executor=dg.in_process_executor
+)
 
 
-def build(config: BuildConfig) -> int:
+def build(config: BuildConfig, *, retry: str | None = None) -> int:
     """Bring a whole dataset up to date in this process.
+
+    Args:
+        config: what to build.
+        retry: classes of failures, with commas between, of which the downloads are tried again first; see
+            `pipelines.runner.retries.RETRY_CLASSES`. Later builds go on with what that gave.
 
     Returns:
         The number of tables that had to be computed.
 
     Raises:
-        ValueError: the options or the data are at fault; what was finished stays.
+        ValueError: the options or the data are at fault, or a check failed; what was finished stays.
     """
-    config.dataset()  # errors in the options come before anything runs
+    dataset = config.dataset()  # errors in the options come before anything runs
+    if retry is not None:
+        reasons, runner = reasons_of(retry), runner_of(config)
+        downloads = walk_of(config, runner).downloads()
+        request_retry(runner.root, downloads, dataset.download, reasons=reasons)
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     street = Street(**TypeAdapter(BuildConfig).dump_python(config, mode="json"))
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         try:
-            result = dg.materialize(ASSETS, resources={"street": street}, instance=instance, run_config=quiet)
+            result = dg.materialize(
+                [*ASSETS, *ASSET_CHECKS], resources={"street": street}, instance=instance, run_config=quiet
+            )
         except dg.DagsterExecutionInterruptedError as error:
             raise KeyboardInterrupt from error
+        except dg.DagsterError as error:
+            failed = _failed_checks(instance)
+            if not failed:
+                raise
+            raise ValueError("; ".join(failed)) from error
     counts = [event.materialization.metadata.get(SHARDS_RUN) for event in result.get_asset_materialization_events()]
     return sum(count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue))
+
+
+def _failed_checks(instance: dg.DagsterInstance) -> list[str]:
+    """What the checks of the last run found that did not pass."""
+    messages = []
+    for check in CHECKS:
+        key = dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
+        for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
+            evaluation = record.evaluation
+            if evaluation is not None and not evaluation.passed:
+                messages.append(str(evaluation.description))
+    return messages

@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipelines.limits import Limits
+from pipelines.own_data import own_detection, own_grounding, own_pairs, slug
+from pipelines.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
 from pipelines.sources.coco import Coco, CocoValidation
 from pipelines.sources.emoji_scenes import EmojiScenes
-from pipelines.sources.pairs_file import PairsFile
+from pipelines.sources.holdout import HeldOutPictures, held_out_pictures, read_hashes
 from pipelines.sources.small_web import SmallWeb
-from pipelines.sources.source import BoxedSource, PairSource, ValidationSource
+from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance
 from pipelines.stages.dedup import Dedup
 from pipelines.stages.download import Download
@@ -23,62 +26,32 @@ EMOJI_SCENES_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
-    """How much of the embedded emoji scenes. Scales of equal shard sizes share their shards: a larger one only adds."""
-
-    num_pairs: int
-    num_detection: int
-    num_grounding: int
-    num_validation: int
-    pairs_per_shard: int
-    pictures_per_shard: int
-    image_size_px: int = 160
-
-
-DEMO = Scale(
-    num_pairs=8000,
-    num_detection=1200,
-    num_grounding=600,
-    num_validation=250,
-    pairs_per_shard=1000,
-    pictures_per_shard=400,
-)
-SCALES = {
-    "tiny": Scale(
-        num_pairs=240,
-        num_detection=60,
-        num_grounding=40,
-        num_validation=20,
-        pairs_per_shard=120,
-        pictures_per_shard=40,
-        image_size_px=96,
-    ),
-    "demo": DEMO,
-    "demo_large": replace(DEMO, num_pairs=2 * DEMO.num_pairs),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """One dataset: where its data comes from and what is done to it.
 
     Attributes:
         name: its folder under ``<root>/datasets``.
-        pairs: image-text pairs, or None.
-        num_pairs: how many of them; None: all.
+        pairs: sources of image-text pairs, the oldest first: of two pairs with one picture the older source's stays.
+        num_pairs: how many of each source's; None: all.
         pairs_per_shard: rows of a shard of URLs, before any is dropped.
-        detection, grounding: pictures with boxes, or None.
+        detection, grounding: sources of pictures with boxes.
+        held_out: pictures kept for evaluation, which no training data may show; None: none are named.
         pictures_per_shard: pictures of a detection or grounding shard.
         validation: the held-out set, or None.
         served: what a small web on loopback serves while pictures are downloaded; None: the real web.
+        limits: what stops the build.
+
+    Raises:
+        ValueError: two sources have one name, or a name has a dash, which in a shard's name ends that of its source.
     """
 
     name: str
-    pairs: PairSource | None = None
+    pairs: tuple[Pairs, ...] = ()
     num_pairs: int | None = None
     pairs_per_shard: int = 2000
-    detection: BoxedSource | None = None
-    grounding: BoxedSource | None = None
+    detection: tuple[BoxedSource, ...] = ()
+    grounding: tuple[BoxedSource, ...] = ()
+    held_out: HeldOutPictures | None = None
     pictures_per_shard: int = 500
     validation: ValidationSource | None = None
     served: EmojiScenes | None = None
@@ -87,6 +60,14 @@ class DatasetConfig:
     dedup: Dedup = field(default_factory=Dedup)
     noun_phrases: NounPhrases = field(default_factory=NounPhrases)
     balance: Balance = field(default_factory=Balance)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for sources in (self.pairs, self.detection, self.grounding):
+            names = [source.name for source in sources]
+            bad = [name for name in names if "-" in name or names.count(name) > 1]
+            if bad:
+                raise ValueError(f"the source name {bad[0]!r} has a dash or is there twice: rename its file or folder")
 
     @contextmanager
     def connected(self, *, folder: Path) -> Iterator[Download]:
@@ -102,30 +83,37 @@ class DatasetConfig:
 class BuildConfig:
     """Build a training dataset: download, filter, deduplicate, parse, balance, pack.
 
-    Without a table of one's own, the embedded emoji scenes at a scale; with one (``--urls``, ``--detection`` or both), that.
-    A second run does only what is new or was changed.
+    Of a scale, or with --urls, --detection or --grounding of data of one's own. A second run does only what is new or was
+    changed; a larger scale keeps all that a smaller one made.
     """
 
     scale: str = "demo"
-    """How much of the embedded emoji scenes: tiny, demo or demo_large."""
+    """tiny, demo, demo_large: the embedded emoji scenes. cc3m, cc15m, detclipv2: files below --sources."""
+    sources: Path | None = None
+    """Folder of the files of cc3m, cc15m or detclipv2, as docs/scales.md names them."""
     root: Path = Path("outputs/data")
     """The data root: all tables, shards and datasets."""
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
     urls: Path | None = None
-    """Own image-text pairs: .parquet, .csv or .tsv with the columns url and caption."""
+    """Own pairs: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or a folder of .parquet or .tar."""
     allow_loopback: bool = False
     """Whether own URLs may point to this machine."""
     image_size: int = 320
     """Shorter side of the downloaded pictures as they are stored, in pixels; they are never enlarged."""
     detection: Path | None = None
-    """Own boxes: COCO instances JSON (LVIS files will do)."""
+    """Own boxes with category names: COCO, LVIS or Objects365 .json, ODVG .jsonl, or a folder of Pascal-VOC .xml."""
+    grounding: Path | None = None
+    """Own boxes with phrases: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
     images: Path | None = None
-    """Folder of the pictures of --detection, and of --validation."""
+    """Folder of the pictures of --detection, --grounding and --validation."""
     validation: Path | None = None
-    """COCO instances JSON of the held-out pictures; without one every fifth picture of --detection is held out."""
+    """COCO instances JSON of the held-out pictures; without one every fifth picture of a --detection .json is held out."""
+    held_out: Path | None = None
+    """Evaluation pictures to keep out of own training data: COCO ids (.json, .txt) or hashes (.parquet)."""
     max_side: int = 1333
     """Longer side of the pictures with boxes as they are stored, in pixels; they are never enlarged."""
+    limits: Limits = field(default_factory=Limits)
 
     def dataset(self) -> DatasetConfig:
         """The dataset that the options describe.
@@ -135,24 +123,25 @@ class BuildConfig:
         """
         if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"--name {self.name}: letters, digits, dots, dashes and underscores only")
-        if self.urls is None and self.detection is None:
-            return self._emoji_scenes()
-        return self._own_data()
+        if self.urls or self.detection or self.grounding:
+            return self._own_data()
+        if self.scale not in SCALES.keys() | WEB_SCALES.keys():
+            names = ", ".join([*SCALES, *WEB_SCALES])
+            raise ValueError(f"--scale {self.scale}: there is no such scale; choose one of {names}")
+        if self.validation or self.images or self.held_out:
+            raise ValueError("--validation, --images and --held-out go with --urls, --detection or --grounding")
+        return self._web_scale() if self.scale in WEB_SCALES else self._emoji_scenes()
 
     def _emoji_scenes(self) -> DatasetConfig:
-        if self.scale not in SCALES:
-            raise ValueError(f"--scale {self.scale}: there is no such scale; choose one of {', '.join(SCALES)}")
-        if self.validation or self.images:
-            raise ValueError("--validation and --images go with --urls or --detection")
         scale = SCALES[self.scale]
         scenes = EmojiScenes(image_size_px=scale.image_size_px)
         return DatasetConfig(
             name=self.name or self.scale,
-            pairs=scenes,
+            pairs=(scenes,),
             num_pairs=scale.num_pairs,
             pairs_per_shard=scale.pairs_per_shard,
-            detection=scenes.detection(scale.num_detection),
-            grounding=scenes.grounding(scale.num_grounding),
+            detection=(scenes.detection(scale.num_detection),),
+            grounding=(scenes.grounding(scale.num_grounding),),
             pictures_per_shard=scale.pictures_per_shard,
             validation=scenes.validation(scale.num_validation),
             served=scenes,
@@ -160,38 +149,81 @@ class BuildConfig:
                 image_size_px=scale.image_size_px, opener=OpenerConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
             ),
             filters=Filters(min_side_px=scale.image_size_px // 2),
+            limits=self.limits,
         )
+
+    def _web_scale(self) -> DatasetConfig:
+        if self.sources is None or not self.sources.is_dir():
+            raise ValueError(f"--sources {self.sources}: --scale {self.scale} needs the folder of its files")
+        found = web_sources(self.scale, self.sources, max_side_px=self.max_side)
+        return DatasetConfig(
+            name=self.name or self.scale,
+            pairs=found.pairs,
+            pairs_per_shard=WEB_PAIRS_PER_SHARD,
+            detection=found.detection,
+            grounding=found.grounding,
+            held_out=found.held_out,
+            download=self._download,
+            limits=self.limits,
+        )
+
+    @property
+    def _download(self) -> Download:
+        return Download(image_size_px=self.image_size, opener=OpenerConfig(allow_loopback=self.allow_loopback))
 
     def _own_data(self) -> DatasetConfig:
-        for option, path in (("urls", self.urls), ("detection", self.detection), ("validation", self.validation)):
+        for option in ("urls", "detection", "grounding"):
+            path = getattr(self, option)
+            if path is not None and not path.exists():
+                raise ValueError(f"--{option} {path}: there is no such file or folder")
+        for option in ("validation", "held_out"):
+            path = getattr(self, option)
             if path is not None and not path.is_file():
-                raise ValueError(f"--{option} {path}: there is no such file")
-        own = self.urls or self.detection
+                raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such file")
+        own = self.urls or self.detection or self.grounding
         assert own is not None
-        detection, validation = self._own_boxes()
+        held_out = self._held_out()
+        detection, grounding, validation = self._own_boxes(held_out)
         return DatasetConfig(
-            name=self.name or re.sub(r"\W+", "_", own.stem),
-            pairs=None if self.urls is None else PairsFile(path=self.urls),
+            name=self.name or slug(own),
+            pairs=() if self.urls is None else (own_pairs(self.urls),),
             detection=detection,
+            grounding=grounding,
+            held_out=held_out,
             validation=validation,
-            download=Download(image_size_px=self.image_size, opener=OpenerConfig(allow_loopback=self.allow_loopback)),
+            download=self._download,
+            limits=self.limits,
         )
 
-    def _own_boxes(self) -> tuple[Coco | None, CocoValidation | None]:
-        """Training and held-out pictures."""
-        if self.detection is None and self.validation is None:
-            return None, None
-        if self.images is None or not self.images.is_dir():
-            raise ValueError(f"--images {self.images}: --detection and --validation need the folder of their pictures")
-        if self.detection is None:
-            assert self.validation is not None
-            return None, CocoValidation(pictures=self._coco(self.validation))
-        pictures = self._coco(self.detection)
-        if self.validation is not None:
-            return pictures, CocoValidation(pictures=self._coco(self.validation))
-        return replace(pictures, split="train"), CocoValidation(pictures=replace(pictures, split="held_out"))
+    def _held_out(self) -> HeldOutPictures | None:
+        if self.held_out is None:
+            return None
+        if self.held_out.suffix.lower() == ".parquet":
+            return held_out_pictures(hashes=read_hashes(self.held_out))
+        return held_out_pictures(ids=[self.held_out])
 
-    def _coco(self, annotations: Path) -> Coco:
-        assert self.images is not None
-        # Absolute, since workers have working directories of their own.
-        return Coco(annotations=annotations.resolve(), images=self.images.resolve(), max_side_px=self.max_side)
+    def _own_boxes(
+        self, held_out: HeldOutPictures | None
+    ) -> tuple[tuple[BoxedSource, ...], tuple[BoxedSource, ...], CocoValidation | None]:
+        """Detection, grounding, and the held-out pictures."""
+        if not (self.detection or self.grounding or self.validation):
+            return (), (), None
+        if self.images is None or not self.images.is_dir():
+            needed_by = "--detection, --grounding and --validation"
+            raise ValueError(f"--images {self.images}: {needed_by} need the folder of their pictures")
+        options = {"images": self.images, "max_side_px": self.max_side, "held_out": held_out}
+        grounding = () if self.grounding is None else (own_grounding(self.grounding, **options),)
+        if self.validation is not None:
+            pictures = Coco(
+                annotations=self.validation.resolve(), images=self.images.resolve(), max_side_px=self.max_side
+            )
+            validation = CocoValidation(pictures=pictures)
+        else:
+            validation = None
+        if self.detection is None:
+            return (), grounding, validation
+        detection = own_detection(self.detection, **options)
+        if validation is None and isinstance(detection, Coco):
+            validation = CocoValidation(pictures=replace(detection, split="held_out", held_out=None))
+            detection = replace(detection, split="train")
+        return (detection,), grounding, validation

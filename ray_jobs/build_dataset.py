@@ -1,15 +1,18 @@
-"""Build a training dataset: ``python ray_jobs/build_dataset.py --scale demo``, or with a table of one's own.
+"""Build a training dataset: ``python ray_jobs/build_dataset.py --scale demo``, or with data of one's own.
 
-A second run does only what is new or was changed. The same works as ``ray job submit -- python ray_jobs/build_dataset.py``.
+A second run does only what is new or was changed; ``--plan`` says beforehand what that is. The same works as
+``ray job submit -- python ray_jobs/build_dataset.py``.
 """
 
 import time
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.assets import build
 from pipelines.config import BuildConfig
+from pipelines.forecast import forecast, forecast_table
 from pipelines.storage import format_counts
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
@@ -17,11 +20,34 @@ from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manife
 NUM_REASONS_SHOWN = 3
 
 
-def main(config: BuildConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options(BuildConfig):
+    """Build a training dataset: download, filter, deduplicate, parse, balance, pack.
+
+    Of a scale, or with --urls, --detection or --grounding of data of one's own. A second run does only what is new or was
+    changed; a larger scale keeps all that a smaller one made.
+    """
+
+    plan: bool = False
+    """Print which shards would run, why, and what that takes in time, egress and storage; write and download nothing."""
+    retry: str | None = None
+    """Try again what failed to download, and only that: dns, connection, timeout, 403, 429, 5xx (with commas), or transient."""
+
+
+def run(options: Options) -> None:
+    """Plan, or build."""
+    if not options.plan:
+        main(options, retry=options.retry)
+        return
+    console = Console()
+    console.print(forecast_table(forecast(options, retry=options.retry)))
+
+
+def main(config: BuildConfig, *, retry: str | None = None) -> None:
     """Build, then print the funnel of the whole dataset."""
     started = time.monotonic()
     console = Console()
-    num_runs = build(config)
+    num_runs = build(config, retry=retry)
     path = config.root / "datasets" / config.dataset().name / MANIFEST_NAME
     manifest = read_dataset_manifest(path)
     console.print(funnel_table(manifest))
@@ -51,4 +77,4 @@ def funnel_table(manifest: DatasetManifest) -> Table:
 
 
 if __name__ == "__main__":
-    run_cli(BuildConfig, main)
+    run_cli(Options, run)

@@ -1,30 +1,27 @@
 """What a job does: the few ways in which a stage meets its files. Every function here runs inside a worker process."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.source import BoxedImage, BoxedSource, PairSource, ValidationSource
-from pipelines.stages.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
+from pipelines.sources.source import BoxedImage, BoxedSource, ValidationSource
 from pipelines.stages.shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
-from pipelines.stages.urls import Urls
 from pipelines.storage import (
     WHOLE,
     Job,
     TableFile,
     Written,
-    format_counts,
     write_parquet,
     write_split,
 )
 from schemas.conform import conform
 from schemas.tables import PHRASES
+from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 
 CONCEPTS = "concepts.parquet"
 ANNOTATIONS = "annotations.json"
@@ -32,7 +29,7 @@ VALIDATION_IMAGES = "images"
 
 # Bumped by hand when what is written for these changes; everything else has the version of its stage.
 IMAGE_TEXT_SHARDS_VERSION = 1
-BOXED_SHARDS_VERSION = 1
+BOXED_SHARDS_VERSION = 2
 VALIDATION_VERSION = 1
 
 # Boxed shards: how often training sees each text with a box.
@@ -45,52 +42,33 @@ CONCEPTS_SCHEMA = pa.schema(
 )
 
 
-def urls_job(source: PairSource, *, num_pairs: int | None, pairs_per_shard: int) -> Job:
-    """All URLs of a source, cut into ranges of rows: more rows give more ranges and leave the full ones as they are."""
-    stage = Urls(source=source.name)
-    return Job(
-        stage="urls",
-        version=stage.version,
-        shard=WHOLE,
-        config={**stage.config, **source.config, "num_pairs": num_pairs, "pairs_per_shard": pairs_per_shard},
-        num_rows=num_pairs or 0,
-        work=partial(_write_urls, stage, source, num_pairs, pairs_per_shard),
-    )
-
-
 def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
     """A stage on one shard."""
     return Job(
         stage=asset,
         version=stage.version,
         shard=shard,
-        config=stage.config,
+        config={**stage.config, "schema": schema_id(stage.output_schema)},
         inputs=(file,),
         num_rows=file.num_rows,
         work=partial(_write_stage, stage, file),
     )
 
 
-def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) -> Job:
-    """The pictures of one shard of URLs; being allowed more addresses is a reason to ask again."""
-    return Job(
-        stage=asset,
-        version=stage.version,
-        shard=shard,
-        config={**stage.config, "allow_loopback": stage.opener.allow_loopback},
-        inputs=(file,),
-        num_rows=file.num_rows,
-        work=partial(_write_download, stage, file),
-    )
+def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *, sources: Sequence[str]) -> Job:
+    """A stage on all shards; it publishes one kept and one dropped file a shard, so that what is unchanged stays valid.
 
-
-def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile]) -> Job:
-    """A stage on all shards; it publishes one kept and one dropped file a shard, so that what is unchanged stays valid."""
+    Args:
+        asset: its name.
+        stage: what runs.
+        files: by shard, the oldest first.
+        sources: their sources, the oldest first: a verdict may depend on who was there before.
+    """
     return Job(
         stage=asset,
         version=stage.version,
         shard=WHOLE,
-        config=stage.config,
+        config={**stage.config, "sources": list(sources), "schema": schema_id(stage.output_schema)},
         inputs=tuple(files.values()),
         num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
@@ -103,7 +81,7 @@ def image_text_job(asset: str, file: TableFile, images_tar: TableFile, *, shard:
         stage=asset,
         version=IMAGE_TEXT_SHARDS_VERSION,
         shard=shard,
-        config={},
+        config={"schema": TRAINING_SAMPLE},
         inputs=(file, images_tar),
         num_rows=file.num_rows,
         work=partial(_write_image_text, file, images_tar, f"{shard}.tar"),
@@ -113,6 +91,7 @@ def image_text_job(asset: str, file: TableFile, images_tar: TableFile, *, shard:
 def boxed_jobs(asset: str, source: BoxedSource, *, pictures_per_shard: int) -> list[Job]:
     """The training shards of a source with boxes, each a range of its pictures."""
     jobs = []
+    config = {**source.config, "schema": TRAINING_SAMPLE}  # once: a source looks at every picture for it
     for i, start in enumerate(range(0, len(source), pictures_per_shard)):
         stop = min(start + pictures_per_shard, len(source))
         shard = f"{source.name}-{i:05d}"
@@ -120,7 +99,7 @@ def boxed_jobs(asset: str, source: BoxedSource, *, pictures_per_shard: int) -> l
             stage=asset,
             version=BOXED_SHARDS_VERSION,
             shard=shard,
-            config={**source.config, "start": start, "stop": stop},
+            config={**config, "start": start, "stop": stop},
             num_rows=stop - start,
             work=partial(_write_boxed, source, start, stop, f"{shard}.tar"),
         )
@@ -134,7 +113,7 @@ def validation_job(asset: str, source: ValidationSource, *, concepts: tuple[Tabl
         stage=asset,
         version=VALIDATION_VERSION,
         shard=source.name,
-        config=source.config,
+        config={**source.config, "schema": VALIDATION_SET},
         inputs=concepts,
         num_rows=1,
         work=partial(_write_validation, source, concepts),
@@ -150,45 +129,22 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
     return dict(counts)
 
 
-def _write_urls(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int, folder: Path) -> Written:
-    table = stage(source.pairs(num_pairs))
-    starts = range(0, table.num_rows, pairs_per_shard)
-    parts = {f"{source.name}-{i:05d}": table.slice(start, pairs_per_shard) for i, start in enumerate(starts)}
-    written = _write_parts(parts, folder, schema=stage.output_schema, where="urls")
-    if not written.rows_kept:
-        raise ValueError(
-            f"{source.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
-        )
-    return written
-
-
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
     table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
     return write_split(stage(table), folder, schema=stage.output_schema, where=f"{stage.name} of {file.name}")
 
 
-def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
-    written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
-    if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
-        # An outage must not pass for a finished shard, which no later build would try again.
-        raise ValueError(
-            f"none of its {written.rows_in} URLs answered ({format_counts(written.dropped)}): is the web in reach?"
-        )
-    return replace(written, num_rows=written.num_rows | {IMAGES_TAR_NAME: written.rows_kept})
-
-
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
     tables = {s: conform(pq.read_table(file.path), stage.input_schema, where=file.name) for s, file in files.items()}
-    return _write_parts(stage(tables), folder, schema=stage.output_schema, where=stage.name)
+    return write_parts(stage(tables).items(), folder, schema=stage.output_schema, where=stage.name)
 
 
-def _write_parts(parts: Mapping[str, pa.Table], folder: Path, *, schema: pa.Schema, where: str) -> Written:
+def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: pa.Schema, where: str) -> Written:
     """One kept and one dropped file a shard, with the sums of all."""
     reasons: Counter[str] = Counter()
     num_rows = {}
     rows_in = 0
-    for shard, table in parts.items():
+    for shard, table in parts:
         written = write_split(table, folder / shard, schema=schema, where=f"{where} of {shard}")
         reasons.update(written.dropped)
         rows_in += written.rows_in

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from pipelines.runner.pair_jobs import RETRIED, RETRIES
 from pipelines.storage import Job, PublishedTable, read_table, verify
 from schemas.manifest import Manifest
 
@@ -45,6 +46,10 @@ def _difference(last: PublishedTable, job: Job) -> str:
     manifest = last.manifest
     if manifest.stage_version != job.version:
         return f"stage version {manifest.stage_version} -> {job.version}"
+    if manifest.config.get("schema") != job.config.get("schema"):
+        return f"schema {manifest.config.get('schema', 'without a version')} -> {job.config.get('schema')}"
+    if manifest.config.get(RETRIES) != job.config.get(RETRIES) and RETRIES in job.config:
+        return f"retry {job.config[RETRIES]} of {', '.join(job.config[RETRIED])}"
     if manifest.config != job.config:
         return "config changed: " + _changed_keys(manifest.config, job.config)
     return _changed_parents(manifest, job)

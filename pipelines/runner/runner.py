@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.runner.execute import JobResult, run_here, run_on_ray
 from pipelines.runner.plan import reason_to_run, summarize_reasons
+from pipelines.runner.rates import record
 from pipelines.storage import WHOLE, Job, PublishedTable, kept_files, locked, read_table, write_text_atomically
 
 Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
@@ -87,13 +88,13 @@ class Runner:
         assert len({job.fingerprint for job in jobs}) == len(jobs), f"{asset}: two shards would share a table"
         started = time.monotonic()
         with locked(self.root, asset) as lease:
-            last = self._last(asset)
-            reasons = {
-                job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs
-            }
+            reasons = self.reasons(asset, jobs)
             due = [job for job in jobs if reasons[job.shard] is not None]
+            run_started = time.monotonic()
             failed = self._run_due(asset, due, lease=lease, where=where, around=around) if due else []
+            run_seconds = time.monotonic() - run_started
             self._remember(asset, {job.shard: job.fingerprint for job in jobs})
+            self._record_rate(asset, due, failed, seconds=run_seconds)
         if failed:
             raise _failure(asset, failed, total=len(jobs))
         run = AssetRun(
@@ -105,6 +106,11 @@ class Runner:
         if jobs:  # without any the dataset has no such data
             self.console.print(run.line, highlight=False, soft_wrap=True)
         return run
+
+    def reasons(self, asset: str, jobs: Sequence[Job]) -> dict[str, str | None]:
+        """By shard why a job is due, or None where its table stands verified. Nothing is written."""
+        last = self._last(asset)
+        return {job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs}
 
     def tables(self, asset: str) -> dict[str, PublishedTable]:
         """The tables that the dataset has now, by shard, in order.
@@ -141,6 +147,14 @@ class Runner:
                 if result.error:
                     failed.append(result)
         return failed
+
+    def _record_rate(self, asset: str, due: list[Job], failed: list[JobResult], *, seconds: float) -> None:
+        """Where all went well, since the time of a failure is no measure."""
+        if not due or failed:
+            return
+        made = [read_table(self.root, asset, job.fingerprint) for job in due]
+        num_bytes = sum(entry.num_bytes for table in made if table is not None for entry in table.manifest.files)
+        record(self.root, asset, num_rows=sum(job.num_rows for job in due), seconds=seconds, num_bytes=num_bytes)
 
     def _state(self, asset: str) -> Path:
         return self.folder / "tables" / f"{asset}.json"

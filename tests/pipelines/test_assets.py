@@ -1,8 +1,7 @@
 """The asset graph as Dagster sees it."""
 
-import dataclasses
-
 import dagster as dg
+from pydantic import TypeAdapter
 
 from pipelines.assets import ASSETS, UNITS, Street, defs
 from pipelines.config import BuildConfig
@@ -18,16 +17,16 @@ def test_the_definitions_load_and_follow_the_street() -> None:
         for key in graph.toposorted_asset_keys
     }
     assert parents["filtered"] == {"images"}
+    assert parents["noun_phrases"] == {"deduplicated", "held_out"}
     assert parents["image_text_shards"] == {"balanced", "images"}
     assert parents["validation"] == {"detection_shards", "grounding_shards"}
     assert parents["dataset"] == {"image_text_shards", "validation"}
 
 
 def test_the_resource_has_the_options_of_the_command_line_with_their_defaults() -> None:
-    options = {field.name: field.default for field in dataclasses.fields(BuildConfig)}
-    fields = {name: field.default for name, field in Street.model_fields.items()}
+    options = TypeAdapter(BuildConfig).dump_python(BuildConfig(), mode="json")
 
-    assert {name: str(value) if name == "root" else value for name, value in options.items()} == fields
+    assert Street().model_dump() == options
 
 
 def test_every_asset_says_what_it_holds() -> None:

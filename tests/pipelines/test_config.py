@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.config import DEMO, SCALES, BuildConfig
+from pipelines.config import BuildConfig
+from pipelines.scales import DEMO, SCALES
 from pipelines.sources.coco import Coco
 
 
@@ -39,9 +40,9 @@ def test_the_default_is_the_demo_of_emoji_scenes() -> None:
     dataset = BuildConfig().dataset()
 
     assert (dataset.name, dataset.num_pairs, dataset.pairs_per_shard) == ("demo", DEMO.num_pairs, DEMO.pairs_per_shard)
-    assert dataset.detection is not None and len(dataset.detection) == DEMO.num_detection
-    assert dataset.grounding is not None and len(dataset.grounding) == DEMO.num_grounding
-    assert dataset.served is dataset.pairs
+    assert [len(source) for source in dataset.detection] == [DEMO.num_detection]
+    assert [len(source) for source in dataset.grounding] == [DEMO.num_grounding]
+    assert dataset.pairs == (dataset.served,)
 
 
 def test_the_larger_demo_keeps_the_shards_of_the_smaller() -> None:
@@ -53,7 +54,7 @@ def test_own_pairs_alone_are_fetched_from_the_web(files: dict[str, Path]) -> Non
     dataset = BuildConfig(urls=files["urls"], image_size=256).dataset()
 
     assert (dataset.name, dataset.served, dataset.num_pairs) == ("my_pairs", None, None)
-    assert (dataset.detection, dataset.grounding, dataset.validation) == (None, None, None)
+    assert (dataset.detection, dataset.grounding, dataset.validation) == ((), (), None)
     assert dataset.download.image_size_px == 256
     assert not dataset.download.opener.allow_loopback
     assert BuildConfig(urls=files["urls"], allow_loopback=True).dataset().download.opener.allow_loopback
@@ -63,27 +64,28 @@ def test_every_fifth_picture_is_held_out_unless_others_are_given(files: dict[str
     own = {key: files[key] for key in ("detection", "images")}
     dataset = BuildConfig(**own).dataset()
 
-    assert (dataset.name, dataset.pairs) == ("my_boxes", None)
-    assert isinstance(dataset.detection, Coco) and dataset.detection.split == "train"
+    assert (dataset.name, dataset.pairs) == ("my_boxes", ())
+    (detection,) = dataset.detection
+    assert isinstance(detection, Coco) and detection.split == "train"
     assert dataset.validation is not None and dataset.validation.config["split"] == "held_out"
 
     dataset = BuildConfig(**own, validation=files["validation"], name="mine").dataset()
-    assert (dataset.name, dataset.detection.split) == ("mine", "all")
+    assert (dataset.name, dataset.detection[0].config["split"]) == ("mine", "all")
     assert dataset.validation is not None and dataset.validation.config["split"] == "all"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": "huge"}, "--scale huge: there is no such scale; choose one of tiny, demo, demo_large"),
+        ({"scale": "huge"}, "--scale huge: there is no such scale; choose one of tiny, demo, demo_large, cc3m, cc15m"),
         ({"name": "../demo"}, "--name ../demo: letters, digits, dots, dashes and underscores only"),
-        ({"urls": "none.csv"}, "--urls none.csv: there is no such file"),
-        ({"detection": "none.json"}, "--detection none.json: there is no such file"),
+        ({"urls": "none.csv"}, "--urls none.csv: there is no such file or folder"),
+        ({"detection": "none.json"}, "--detection none.json: there is no such file or folder"),
         ({"urls": True, "validation": "none.json"}, "--validation none.json: there is no such file"),
-        ({"detection": True}, "--images None: --detection and --validation need the folder of their pictures"),
-        ({"detection": True, "images": "none"}, "--images none: --detection and --validation need the folder"),
-        ({"validation": True}, "--validation and --images go with --urls or --detection"),
-        ({"images": True}, "--validation and --images go with --urls or --detection"),
+        ({"detection": True}, "--images None: --detection, --grounding and --validation need the folder of their pictures"),
+        ({"detection": True, "images": "none"}, "--images none: --detection, --grounding and --validation need the folder"),
+        ({"validation": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
+        ({"images": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
     ],
 )
 def test_contradictions_are_named(options: dict[str, Any], message: str, files: dict[str, Path]) -> None:

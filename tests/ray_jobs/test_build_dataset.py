@@ -17,7 +17,8 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.assets import build
-from pipelines.config import SCALES, BuildConfig
+from pipelines.config import BuildConfig
+from pipelines.scales import SCALES
 from pipelines.sources.small_web import SmallWeb
 from pipelines.stages.shards import verify_shard
 from ray_jobs.build_dataset import funnel_table, main
@@ -31,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
     ("options", "message"),
     [
         (["--name", "../x"], "error: --name ../x: letters, digits, dots, dashes and underscores only"),
-        (["--urls", "none.csv"], "error: --urls none.csv: there is no such file"),
+        (["--urls", "none.csv"], "error: --urls none.csv: there is no such file or folder"),
         (
             ["--urls", "empty.csv"],
             "error: urls: empty: none of its 1 rows is a pair",
@@ -168,7 +169,7 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
             "\n".join(["url,caption", *rows, f"http://{address}/none.jpg,nothing there"])
         )
         strict = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv")
-        with pytest.raises(ValueError, match=r"no training sample is left: .*images kept 0 \(forbidden_address 11\)"):
+        with pytest.raises(ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no picture \(forbidden_address 11\)"):
             build(strict)
         own = replace(strict, allow_loopback=True, detection=tmp_path / "instances.json", images=photos)
         build(own)
@@ -209,6 +210,7 @@ def starts(lines: list[str], beginning: str) -> str:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every published file; the lock and the request log are none."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "requests.jsonl")]
+    """Every published file; the lock, the request log and the measured rates are none."""
+    others = (".lock", "requests.jsonl", "rates.json")
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in others]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}

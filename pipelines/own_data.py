@@ -1,0 +1,97 @@
+"""Data of one's own: which source reads a file or folder, told by what is in it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pipelines.scales import Pairs
+from pipelines.sources.coco import Coco
+from pipelines.sources.coco_json import read_coco
+from pipelines.sources.conceptual_captions import ConceptualCaptions
+from pipelines.sources.flickr30k_entities import Flickr30kEntities
+from pipelines.sources.laion_parquet import LaionParquet
+from pipelines.sources.lvis import Lvis
+from pipelines.sources.mdetr import Mdetr
+from pipelines.sources.objects365 import Objects365
+from pipelines.sources.odvg import OdvgDetection, OdvgGrounding
+from pipelines.sources.pairs_file import PairsFile
+from pipelines.sources.pascal_voc import PascalVoc
+from pipelines.sources.source import BoxedSource
+from pipelines.sources.webdataset_mirror import WebDatasetMirror
+
+_URL = re.compile(r"https?://\S+", re.IGNORECASE)
+# Categories that Objects365 has in this spelling and nobody else: v1 and v2.
+_OBJECTS365 = {"other shoes", "sneakers", "hamimelon"}
+
+
+def slug(path: Path) -> str:
+    """A file's or folder's name as that of a source or dataset: letters, digits and underscores."""
+    return re.sub(r"\W+", "_", path.stem)
+
+
+def own_pairs(path: Path) -> Pairs:
+    """The source of a table of pairs, of a folder of Parquet files, or of WebDataset tars.
+
+    Raises:
+        ValueError: a folder that holds neither.
+    """
+    location = str(path.resolve())
+    if path.is_dir():
+        if any(path.rglob("*.parquet")):
+            return LaionParquet(path=location, name=slug(path))
+        if any(path.rglob("*.tar")):
+            return WebDatasetMirror(path=location, name=slug(path))
+        raise ValueError(f"--urls {path}: the folder has neither .parquet nor .tar files")
+    if path.suffix.lower() == ".parquet":
+        return LaionParquet(path=location, name=slug(path))
+    if path.suffix.lower() == ".tar":
+        return WebDatasetMirror(path=location, name=slug(path))
+    if path.suffix.lower() == ".tsv" and not _has_header(path):
+        return ConceptualCaptions(path=location, name=slug(path))
+    return PairsFile(path=path)
+
+
+def own_detection(path: Path, *, images: Path, **options: Any) -> BoxedSource:
+    """The source of a Pascal-VOC folder, an ODVG file, or COCO, LVIS or Objects365 JSON.
+
+    Args:
+        path: the annotations.
+        images: folder of the pictures.
+        options: of `pipelines.sources.annotated_pictures.AnnotatedPictures`.
+    """
+    # Absolute, since workers have working directories of their own.
+    annotations, images = path.resolve(), images.resolve()
+    if path.is_dir():
+        return PascalVoc(annotations=annotations, images=images, **options)
+    if path.suffix.lower() == ".jsonl":
+        return OdvgDetection(annotations=annotations, images=images, **options)
+    coco = read_coco(annotations, "all")
+    names = {category.name.lower() for category in coco.categories.values()}
+    if names >= _OBJECTS365:
+        return Objects365(annotations=annotations, images=images, **options)
+    if coco.pictures and all(picture.absent is not None for picture in coco.pictures):
+        return Lvis(annotations=annotations, images=images, **options)
+    return Coco(annotations=annotations, images=images, **options)
+
+
+def own_grounding(path: Path, *, images: Path, **options: Any) -> BoxedSource:
+    """The source of a folder of Flickr30k Entities, an ODVG file, or MDETR's JSON.
+
+    Args:
+        path: the annotations.
+        images: folder of the pictures.
+        options: of `pipelines.sources.annotated_pictures.AnnotatedPictures`.
+    """
+    annotations, images = path.resolve(), images.resolve()
+    if path.is_dir():
+        return Flickr30kEntities(entities=annotations, images=images, **options)
+    if path.suffix.lower() == ".jsonl":
+        return OdvgGrounding(annotations=annotations, images=images, **options)
+    return Mdetr(annotations=annotations, images=(images,), **options)
+
+
+def _has_header(path: Path) -> bool:
+    """Whether the first line names columns: that of Conceptual Captions is a pair."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline(65_536).rstrip("\r\n")
+    return not any(_URL.fullmatch(field) for field in (line.partition("\t")[0], line.rpartition("\t")[2]))

@@ -1,0 +1,184 @@
+"""The jobs at the beginning of the street: a source's pairs, and their pictures from the web, from a mirror or from a retry."""
+
+import heapq
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.runner.jobs import write_parts
+from pipelines.sources.source import BatchedPairSource, PairSource
+from pipelines.sources.webdataset_mirror import MirrorShard
+from pipelines.stages.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
+from pipelines.stages.ingest import Ingest
+from pipelines.stages.tars import TarSample, read_tar, write_tar
+from pipelines.stages.urls import Urls
+from pipelines.storage import DROPPED, KEPT, Job, TableFile, Written, format_counts, write_split
+from schemas.conform import conform
+from schemas.tables import DROP_REASON, with_drop_reason
+from schemas.versions import schema_id
+
+# What a pair takes in a source's file and what a picture with its texts takes in a mirror, in bytes: for progress alone.
+_BYTES_PER_PAIR = 180
+_BYTES_PER_PICTURE = 30_000
+RETRIES = "retries"  # in the configuration of a retried table: which attempt it is
+RETRIED = "retried"  # and what it tried again
+
+
+def urls_job(source: PairSource, *, num_pairs: int | None, pairs_per_shard: int) -> Job:
+    """All URLs of a source, cut into ranges of rows: more rows give more ranges and leave the full ones as they are."""
+    stage = Urls(source=source.name)
+    config = source.config
+    return Job(
+        stage="urls",
+        version=stage.version,
+        shard=source.name,
+        config={
+            **stage.config,
+            **config,
+            "num_pairs": num_pairs,
+            "pairs_per_shard": pairs_per_shard,
+            "schema": schema_id(stage.output_schema),
+        },
+        num_rows=num_pairs or _num_bytes(config) // _BYTES_PER_PAIR,
+        work=partial(_write_urls, stage, source, num_pairs, pairs_per_shard),
+    )
+
+
+def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) -> Job:
+    """The pictures of one shard of URLs; being allowed more addresses is a reason to ask again."""
+    return Job(
+        stage=asset,
+        version=stage.version,
+        shard=shard,
+        config={
+            **stage.config,
+            "allow_loopback": stage.opener.allow_loopback,
+            "schema": schema_id(stage.output_schema),
+        },
+        inputs=(file,),
+        num_rows=file.num_rows,
+        work=partial(_write_download, stage, file),
+    )
+
+
+def retry_job(job: Job, stage: Download, previous: dict[str, TableFile], *, reasons: list[str], num_rows: int) -> Job:
+    """Try again what a download dropped for one of ``reasons``, and only that.
+
+    Args:
+        job: the download, or an earlier retry of it.
+        stage: what downloads.
+        previous: the files of its table, by file name.
+        reasons: drop reasons.
+        num_rows: rows that will be tried.
+    """
+    return replace(
+        job,
+        config={**job.config, RETRIES: job.config.get(RETRIES, 0) + 1, RETRIED: reasons},
+        inputs=(job.inputs[0], *previous.values()),
+        num_rows=num_rows,
+        work=partial(_write_retry, stage, previous, frozenset(reasons)),
+    )
+
+
+def ingest_job(asset: str, stage: Ingest, shard: MirrorShard) -> Job:
+    """The pictures of one tar of a mirror."""
+    return Job(
+        stage=asset,
+        version=stage.version,
+        shard=shard.name,
+        config={**stage.config, **shard.config, "ingest": True, "schema": schema_id(stage.output_schema)},
+        num_rows=max(1, shard.file.num_bytes // _BYTES_PER_PICTURE),
+        work=partial(_write_ingest, stage, shard),
+    )
+
+
+def _num_bytes(config: dict[str, Any]) -> int:
+    """Of the files of a source, where it says so."""
+    files = config.get("files", [config])
+    return sum(file.get("num_bytes", 0) for file in files)
+
+
+def _write_urls(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int, folder: Path) -> Written:
+    parts = ((f"{source.name}-{i:05d}", t) for i, t in enumerate(_cut(stage, source, num_pairs, pairs_per_shard)))
+    written = write_parts(parts, folder, schema=stage.output_schema, where="urls")
+    if not written.rows_kept:
+        raise ValueError(
+            f"{source.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
+        )
+    return written
+
+
+def _cut(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int) -> Iterator[pa.Table]:
+    """The rows of each shard with their reasons; of a source that gives batches, one shard at a time is in memory."""
+    if not isinstance(source, BatchedPairSource):
+        table = stage(source.pairs(num_pairs))
+        yield from (table.slice(start, pairs_per_shard) for start in range(0, table.num_rows, pairs_per_shard))
+        return
+    seen: set[int] = set()
+    for batch in source.batches(num_pairs, num_rows=pairs_per_shard):
+        table = stage(batch)
+        keys = [int(key, 16) for key in table["key"].to_pylist()]
+        is_kept = pc.is_null(table[DROP_REASON.name])
+        is_repeat = pc.and_(is_kept, pa.array([key in seen for key in keys], pa.bool_()))
+        seen.update(key for key, kept in zip(keys, is_kept.to_pylist(), strict=True) if kept)
+        reason = pc.if_else(is_repeat, "duplicate_pair", table[DROP_REASON.name])
+        yield table.set_column(table.schema.get_field_index(DROP_REASON.name), DROP_REASON, reason)
+
+
+def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
+    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
+    written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
+    if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
+        # An outage must not pass for a finished shard, which no later build would try again.
+        raise ValueError(
+            f"none of its {written.rows_in} URLs answered ({format_counts(written.dropped)}): is the web in reach?"
+        )
+    return _with_pictures(written)
+
+
+def _write_retry(stage: Download, previous: dict[str, TableFile], reasons: frozenset[str], folder: Path) -> Written:
+    """The table before, with what the rows that were tried again gave; its pictures stay as they are."""
+    schema = with_drop_reason(stage.output_schema)
+    missing = [file.path for file in previous.values() if not file.path.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]}, which is to be retried, is gone: remove retries.json to download it anew")
+    kept = conform(pq.read_table(previous[KEPT].path), stage.output_schema, where=previous[KEPT].name)
+    dropped = conform(pq.read_table(previous[DROPPED].path), schema, where=previous[DROPPED].name)
+    is_due = np.array([reason in reasons for reason in dropped[DROP_REASON.name].to_pylist()], bool)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".retry-") as scratch:
+        due = dropped.filter(pa.array(is_due)).select(stage.input_schema.names)
+        tried = stage.run(due.cast(stage.input_schema), folder=Path(scratch))
+        pictures = (read_tar(previous[IMAGES_TAR_NAME].path), read_tar(Path(scratch) / IMAGES_TAR_NAME))
+        write_tar(folder / IMAGES_TAR_NAME, heapq.merge(*pictures, key=_key))
+    nothing = pa.nulls(kept.num_rows, DROP_REASON.type)
+    parts = [kept.append_column(DROP_REASON, nothing), dropped.filter(pa.array(~is_due)), tried]
+    table = pa.concat_tables([part.cast(schema) for part in parts]).sort_by("key")
+    return _with_pictures(write_split(table, folder, schema=stage.output_schema, where=previous[KEPT].name))
+
+
+def _key(sample: TarSample) -> str:
+    return sample.key
+
+
+def _write_ingest(stage: Ingest, shard: MirrorShard, folder: Path) -> Written:
+    table = stage.run(shard.read(), source=shard.mirror.name, folder=folder)
+    return _with_pictures(write_split(table, folder, schema=stage.output_schema, where=shard.name))
+
+
+def _with_pictures(written: Written) -> Written:
+    """Of a table that has its pictures beside it."""
+    return replace(written, num_rows=written.num_rows | {IMAGES_TAR_NAME: written.rows_kept})
+
+
+def rows_by_reason(file: TableFile) -> Counter[str]:
+    """Rows of a dropped.parquet."""
+    return Counter(pq.read_table(file.path, columns=[DROP_REASON.name])[DROP_REASON.name].to_pylist())

@@ -1,0 +1,18 @@
+"""Versions of what crosses a border. A table's manifest and fingerprint hold them, so that a change is a reason to run."""
+
+import pyarrow as pa
+
+from schemas.tables import IMAGES, PHRASES, URLS
+
+# Bumped by hand with the columns; tests/golden/schemas.json holds what each version stands for.
+TABLES: dict[str, tuple[int, pa.Schema]] = {"urls": (1, URLS), "images": (1, IMAGES), "phrases": (1, PHRASES)}
+TRAINING_SAMPLE = "training_sample/1"
+VALIDATION_SET = "lvis_v1/1"
+
+
+def schema_id(schema: pa.Schema) -> str:
+    """``images/1``: the name and the version of a table's schema."""
+    for name, (version, known) in TABLES.items():
+        if schema.equals(known):
+            return f"{name}/{version}"
+    raise AssertionError(f"a schema without a version: {schema.names}")

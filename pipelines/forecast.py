@@ -196,7 +196,11 @@ def forecast_table(entries: Sequence[AssetForecast]) -> Table:
         about = "" if entry.is_measured else "~"
         runs = f"{entry.num_jobs:,}" if entry.num_jobs else "-"
         cost = (
-            (about + _duration(entry.seconds), _size(entry.egress_bytes) if entry.egress_bytes else "", about + _size(entry.storage_bytes))
+            (
+                about + _duration(entry.seconds),
+                _size(entry.egress_bytes) if entry.egress_bytes else "",
+                about + _size(entry.storage_bytes),
+            )
             if entry.num_jobs
             else ("", "", "")
         )

@@ -85,7 +85,7 @@ class Retries:
         for attempt in self.attempts.get(job.fingerprint, ()):
             chain.append(_job_of(attempt, chain[-1], stage, root=self.root))
         for later, earlier in pairwise(reversed(chain)):
-            if self._has(later) or self._has(earlier):
+            if self.has(later) or self.has(earlier):
                 return later
         return job
 
@@ -109,13 +109,14 @@ class Retries:
             attempts[job.fingerprint] = [*self._standing(job, last, stage), attempt]
         return Retries(root=self.root, attempts=attempts)
 
+    def has(self, job: Job) -> bool:
+        """Whether its table stands."""
+        return read_table(self.root, job.stage, job.fingerprint) is not None
+
     def save(self) -> None:
         """Write the ledger; see `request_retry`."""
         content = json.dumps(_LEDGER.dump_python(dict(self.attempts)), indent=1, sort_keys=True)  # type: ignore[arg-type]
         write_text_atomically(self.root / LEDGER_NAME, content + "\n")
-
-    def _has(self, job: Job) -> bool:
-        return read_table(self.root, job.stage, job.fingerprint) is not None
 
     def _standing(self, job: Job, last: Job, stage: Download) -> list[Attempt]:
         """The attempts that lead to ``last``; later ones have lost what they started from."""
@@ -129,7 +130,7 @@ class Retries:
         return standing
 
 
-def request_retry(root: Path, jobs: Iterable[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:
+def request_retry(root: Path, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:
     """Enter a retry of all downloads that failed for one of ``reasons``: the next build runs it, whoever starts that.
 
     Raises:
@@ -138,7 +139,7 @@ def request_retry(root: Path, jobs: Iterable[Job], stage: Download, *, reasons: 
     with locked(root, "images"):
         before = Retries.read(root)
         after = before.with_retry_of(jobs, stage, reasons=reasons)
-        if after == before:
+        if after == before and all(before.has(before.latest(job, stage)) for job in jobs):
             raise ValueError(f"nothing to retry: no row was dropped for {', '.join(sorted(reasons))}")
         after.save()
     return after

@@ -82,8 +82,14 @@ def test_every_fifth_picture_is_held_out_unless_others_are_given(files: dict[str
         ({"urls": "none.csv"}, "--urls none.csv: there is no such file or folder"),
         ({"detection": "none.json"}, "--detection none.json: there is no such file or folder"),
         ({"urls": True, "validation": "none.json"}, "--validation none.json: there is no such file"),
-        ({"detection": True}, "--images None: --detection, --grounding and --validation need the folder of their pictures"),
-        ({"detection": True, "images": "none"}, "--images none: --detection, --grounding and --validation need the folder"),
+        (
+            {"detection": True},
+            "--images None: --detection, --grounding and --validation need the folder of their pictures",
+        ),
+        (
+            {"detection": True, "images": "none"},
+            "--images none: --detection, --grounding and --validation need the folder",
+        ),
         ({"validation": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
         ({"images": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
     ],

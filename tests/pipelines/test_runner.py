@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.plan import summarize_reasons
+from pipelines.runner.rates import read_measured
 from pipelines.storage import KEPT, WHOLE, Job, TableFile, Written, write_split
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
@@ -104,6 +105,7 @@ INPUTS = job("a").inputs
         ({"config": {"min_side_px": 100}}, "config changed: min_side_px 200 -> 100"),
         ({"config": {"min_side_px": 200, "max_words": 64}}, "config changed: max_words null -> 64"),
         ({"config": {"min_side_px": "x" * 40}}, 'config changed: min_side_px 200 -> "xxxxxxxxxxxxxxxxxxxx...'),
+        ({"config": {"min_side_px": 9, "schema": "images/2"}}, "schema without a version -> images/2"),
         ({"inputs": (parent("images/a/kept.parquet", "2"), INPUTS[1])}, "parent changed: images 1 changed"),
         ({"inputs": INPUTS[:1]}, "parent changed: urls 1 gone"),
         ({"inputs": (*INPUTS, parent("images/b/kept.parquet", "3"))}, "parent changed: images 1 new"),
@@ -113,6 +115,28 @@ def test_the_reason_is_named(change: dict[str, object], reason: str, runner: Run
     run(runner, job("a"))
 
     assert run(runner, job("a", **change)).reasons == [reason]
+
+
+def test_another_schema_is_a_reason_of_its_own(runner: Runner) -> None:
+    run(runner, job("a", config={"min_side_px": 200, "schema": "images/1"}))
+
+    changed = job("a", config={"min_side_px": 100, "schema": "images/2"})
+    assert run(runner, changed).reasons == ["schema images/1 -> images/2"]
+
+
+def test_what_ran_is_measured_and_what_failed_is_not(runner: Runner) -> None:
+    run(runner, job("a"), job("b"))
+    first = read_measured(runner.root)["filtered"]
+    assert (first.num_rows, first.seconds > 0) == (2, True)
+    assert first.num_bytes == sum(path.stat().st_size for path in runner.root.rglob("*.parquet"))
+
+    run(runner, job("a"), job("b"))
+    with pytest.raises(ValueError, match="filtered failed on 1 of 3 shards"):
+        run(runner, job("a"), job("b"), job("c", work=refuse))
+    assert read_measured(runner.root)["filtered"] == first
+
+    run(runner, job("a"), job("d"))
+    assert read_measured(runner.root)["filtered"].num_rows == 3
 
 
 def test_going_back_to_earlier_settings_costs_nothing(runner: Runner) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +19,11 @@ from rich.console import Console
 
 from pipelines.assets import build
 from pipelines.config import BuildConfig
+from pipelines.limits import Limits
 from pipelines.scales import SCALES
 from pipelines.sources.small_web import SmallWeb
 from pipelines.stages.shards import verify_shard
-from ray_jobs.build_dataset import funnel_table, main
+from ray_jobs.build_dataset import Options, funnel_table, run
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 
@@ -54,7 +56,7 @@ def test_a_user_error_is_one_line_and_status_2(
     monkeypatch.setattr(sys, "argv", ["build_dataset.py", *options])
 
     with pytest.raises(SystemExit) as exit_:
-        run_cli(BuildConfig, main)
+        run_cli(Options, run)
 
     error = capsys.readouterr().err
     assert exit_.value.code == 2
@@ -67,7 +69,7 @@ def test_an_unknown_option_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["build_dataset.py", "--sacle", "demo"])
 
     with pytest.raises(SystemExit) as exit_:
-        run_cli(BuildConfig, main)
+        run_cli(Options, run)
     assert exit_.value.code == 2
 
 
@@ -169,11 +171,18 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
             "\n".join(["url,caption", *rows, f"http://{address}/none.jpg,nothing there"])
         )
         strict = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv")
-        with pytest.raises(ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no picture \(forbidden_address 11\)"):
+        with pytest.raises(
+            ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no picture \(forbidden_address 11\)"
+        ):
             build(strict)
         own = replace(strict, allow_loopback=True, detection=tmp_path / "instances.json", images=photos)
         build(own)
     assert "config changed: allow_loopback false -> true" in capsys.readouterr().out
+    for figure in ("max_missing", "min_phrases"):  # the check alone is repeated, and stops again
+        bound = {"max_missing": 0.05} if figure == "max_missing" else {"min_phrases": 9.0}
+        with pytest.raises(ValueError, match=rf"go on with --limits\.{figure.replace('_', '-')}|Go on with"):
+            build(replace(own, limits=Limits(**bound)))
+    assert "ran" not in capsys.readouterr().out
 
     dataset = read_dataset(own.root, "pairs")
     assert {kind: split.num_samples for kind, split in dataset.supervisions.items()} == {
@@ -184,6 +193,44 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert next(row for row in dataset.funnel if row["stage"] == "images")["dropped"] == {"http_404": 1}
     assert dataset.validation_annotations is not None
     assert len(json.loads((own.root / dataset.validation_annotations.path).read_text())["images"]) == 2
+
+
+def test_a_plan_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build_dataset.py", "--scale", "tiny", "--root", str(tmp_path / "x"), "--plan"])
+    run_cli(Options, run)
+
+    out = capsys.readouterr().out
+    assert out.startswith("plan: nothing has run")
+    assert "image_text_shards" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_ends: None) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(4):
+        Image.effect_noise((240, 200 + i), 20 + 20 * i).save(photos / f"{i}.jpg")
+    with SmallWeb(photos, folder=tmp_path / "web") as web:
+        address = next(iter(web.connect_to.values()))
+        rows = [f"http://{address}/{i}.jpg,a grey picture of noise {i}" for i in range(4)]
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            port = unused.getsockname()[1]
+        rows.append(f"http://127.0.0.1:{port}/4.jpg,a grey picture of noise 4")
+        (tmp_path / "pairs.csv").write_text("\n".join(["url,caption", *rows]))
+        config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
+        build(config)
+        asked = web.request_counts()
+        capsys.readouterr()
+        with pytest.raises(ValueError, match="nothing to retry: no row was dropped for dns"):
+            build(config, retry="dns")
+        build(config, retry="connection")
+        assert starts(capsys.readouterr().out.splitlines(), "images ").endswith(": retry 1 of connection")
+        assert build(config) == 0
+        assert web.request_counts() == asked
 
 
 @pytest.mark.integration

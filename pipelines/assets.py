@@ -271,6 +271,6 @@ def _failed_checks(instance: dg.DagsterInstance) -> list[str]:
         key = dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
         for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
             evaluation = record.evaluation
-            if evaluation is not None and not evaluation.passed:
+            if isinstance(evaluation, dg.AssetCheckEvaluation) and not evaluation.passed:
                 messages.append(str(evaluation.description))
     return messages

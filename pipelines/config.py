@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.limits import Limits
-from pipelines.own_data import own_detection, own_grounding, own_pairs, slug
+from pipelines.own_data import own_boxes, own_held_out, own_pairs, slug
 from pipelines.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
-from pipelines.sources.coco import Coco, CocoValidation
 from pipelines.sources.emoji_scenes import EmojiScenes
-from pipelines.sources.holdout import HeldOutPictures, held_out_pictures, read_hashes
+from pipelines.sources.holdout import HeldOutPictures
 from pipelines.sources.small_web import SmallWeb
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance
@@ -182,48 +181,22 @@ class BuildConfig:
                 raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such file")
         own = self.urls or self.detection or self.grounding
         assert own is not None
-        held_out = self._held_out()
-        detection, grounding, validation = self._own_boxes(held_out)
+        held_out = None if self.held_out is None else own_held_out(self.held_out)
+        boxes = own_boxes(
+            detection=self.detection,
+            grounding=self.grounding,
+            validation=self.validation,
+            images=self.images,
+            max_side_px=self.max_side,
+            held_out=held_out,
+        )
         return DatasetConfig(
             name=self.name or slug(own),
             pairs=() if self.urls is None else (own_pairs(self.urls),),
-            detection=detection,
-            grounding=grounding,
+            detection=boxes.detection,
+            grounding=boxes.grounding,
             held_out=held_out,
-            validation=validation,
+            validation=boxes.validation,
             download=self._download,
             limits=self.limits,
         )
-
-    def _held_out(self) -> HeldOutPictures | None:
-        if self.held_out is None:
-            return None
-        if self.held_out.suffix.lower() == ".parquet":
-            return held_out_pictures(hashes=read_hashes(self.held_out))
-        return held_out_pictures(ids=[self.held_out])
-
-    def _own_boxes(
-        self, held_out: HeldOutPictures | None
-    ) -> tuple[tuple[BoxedSource, ...], tuple[BoxedSource, ...], CocoValidation | None]:
-        """Detection, grounding, and the held-out pictures."""
-        if not (self.detection or self.grounding or self.validation):
-            return (), (), None
-        if self.images is None or not self.images.is_dir():
-            needed_by = "--detection, --grounding and --validation"
-            raise ValueError(f"--images {self.images}: {needed_by} need the folder of their pictures")
-        options = {"images": self.images, "max_side_px": self.max_side, "held_out": held_out}
-        grounding = () if self.grounding is None else (own_grounding(self.grounding, **options),)
-        if self.validation is not None:
-            pictures = Coco(
-                annotations=self.validation.resolve(), images=self.images.resolve(), max_side_px=self.max_side
-            )
-            validation = CocoValidation(pictures=pictures)
-        else:
-            validation = None
-        if self.detection is None:
-            return (), grounding, validation
-        detection = own_detection(self.detection, **options)
-        if validation is None and isinstance(detection, Coco):
-            validation = CocoValidation(pictures=replace(detection, split="held_out", held_out=None))
-            detection = replace(detection, split="train")
-        return (detection,), grounding, validation

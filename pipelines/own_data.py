@@ -1,14 +1,16 @@
 """Data of one's own: which source reads a file or folder, told by what is in it."""
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.scales import Pairs
-from pipelines.sources.coco import Coco
+from pipelines.sources.coco import Coco, CocoValidation
 from pipelines.sources.coco_json import read_coco
 from pipelines.sources.conceptual_captions import ConceptualCaptions
 from pipelines.sources.flickr30k_entities import Flickr30kEntities
+from pipelines.sources.holdout import HeldOutPictures, held_out_pictures, read_hashes
 from pipelines.sources.laion_parquet import LaionParquet
 from pipelines.sources.lvis import Lvis
 from pipelines.sources.mdetr import Mdetr
@@ -88,6 +90,59 @@ def own_grounding(path: Path, *, images: Path, **options: Any) -> BoxedSource:
     if path.suffix.lower() == ".jsonl":
         return OdvgGrounding(annotations=annotations, images=images, **options)
     return Mdetr(annotations=annotations, images=(images,), **options)
+
+
+def own_held_out(path: Path) -> HeldOutPictures:
+    """Evaluation pictures, from hashes (``.parquet``) or a list of COCO ids."""
+    if path.suffix.lower() == ".parquet":
+        return held_out_pictures(hashes=read_hashes(path))
+    return held_out_pictures(ids=[path])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnBoxes:
+    """Sources of pictures with boxes, and the validation set."""
+
+    detection: tuple[BoxedSource, ...] = ()
+    grounding: tuple[BoxedSource, ...] = ()
+    validation: CocoValidation | None = None
+
+
+def own_boxes(
+    *,
+    detection: Path | None,
+    grounding: Path | None,
+    validation: Path | None,
+    images: Path | None,
+    max_side_px: int,
+    held_out: HeldOutPictures | None,
+) -> OwnBoxes:
+    """What the options of that name describe.
+
+    Raises:
+        ValueError: there is no folder of pictures.
+    """
+    if not (detection or grounding or validation):
+        return OwnBoxes()
+    if images is None or not images.is_dir():
+        raise ValueError(
+            f"--images {images}: --detection, --grounding and --validation need the folder of their pictures"
+        )
+    options: dict[str, Any] = {"images": images, "max_side_px": max_side_px, "held_out": held_out}
+    boxes = OwnBoxes(
+        detection=() if detection is None else (own_detection(detection, **options),),
+        grounding=() if grounding is None else (own_grounding(grounding, **options),),
+    )
+    if validation is not None:
+        pictures = Coco(annotations=validation.resolve(), images=images.resolve(), max_side_px=max_side_px)
+        return replace(boxes, validation=CocoValidation(pictures=pictures))
+    match boxes.detection:
+        case (Coco() as source,):
+            pictures = replace(source, split="held_out", held_out=None)
+            return replace(
+                boxes, detection=(replace(source, split="train"),), validation=CocoValidation(pictures=pictures)
+            )
+    return boxes
 
 
 def _has_header(path: Path) -> bool:

@@ -170,7 +170,7 @@ class Runner:
 def _failure(asset: str, failed: list[JobResult], *, total: int) -> Exception:
     first = min(failed, key=lambda result: (not result.details, result.job.shard))
     where = asset
-    if first.job.shard != WHOLE:
+    if first.job.shard != WHOLE and total > 1:
         where = f"{asset} failed on {len(failed)} of {total} shards, first {first.job.shard}"
     if first.details:
         return RuntimeError(f"{where}: {first.error}\n{first.details}")

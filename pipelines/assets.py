@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Literal
 
 import dagster as dg
-from pydantic import TypeAdapter
 
 from pipelines.config import BuildConfig, DatasetConfig
 from pipelines.limits import CHECKS, Check, Finding
+from pipelines.resources import Street, build_config, runner_of, street_of, walk_of
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
-from pipelines.runner.retries import Retries, reasons_of, request_retry
+from pipelines.runner.retries import reasons_of, request_retry
 from pipelines.storage import Job, format_counts
 from pipelines.street import ASSETS as STREET
 from pipelines.street import Walk
@@ -26,51 +26,8 @@ SHARDS_RUN = "shards run"
 AFTER_PAIRS = {"dagster/priority": "-1"}  # what does not hang together runs in the order of the street
 
 
-class StreetLimits(dg.Config):
-    """What stops the street: `pipelines.limits.Limits`."""
-
-    max_missing: float = 0.7
-    max_transient: float = 0.3
-    max_duplicates: float = 0.7
-    min_phrases: float = 1.0
-    max_bad_boxes: float = 0.1
-
-
-class Street(dg.ConfigurableResource):
-    """Which dataset to build, and where: the options of `pipelines.config.BuildConfig`."""
-
-    scale: str = "demo"
-    sources: str | None = None
-    root: str = "outputs/data"
-    name: str | None = None
-    urls: str | None = None
-    allow_loopback: bool = False
-    image_size: int = 320
-    detection: str | None = None
-    grounding: str | None = None
-    images: str | None = None
-    validation: str | None = None
-    held_out: str | None = None
-    max_side: int = 1333
-    limits: StreetLimits = StreetLimits()
-
-
-def _build_config(street: Street) -> BuildConfig:
-    return TypeAdapter(BuildConfig).validate_python(street.model_dump())
-
-
-def runner_of(config: BuildConfig) -> Runner:
-    """The runner of a dataset."""
-    return Runner(config.root, dataset=config.dataset().name)
-
-
-def walk_of(config: BuildConfig, runner: Runner) -> Walk:
-    """The street of a dataset, over the tables that it has now."""
-    return Walk(dataset=config.dataset(), root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
-
-
 def _opened(street: Street) -> tuple[Walk, Runner]:
-    config = _build_config(street)
+    config = build_config(street)
     runner = runner_of(config)
     return walk_of(config, runner), runner
 
@@ -190,7 +147,7 @@ def dataset(street: Street) -> dg.MaterializeResult:
 def _asset_check(check: Check) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=check.asset, name=check.name, description=check.what, blocking=True)
     def found(street: Street) -> dg.AssetCheckResult:
-        finding = _finding(check, _build_config(street))
+        finding = _finding(check, build_config(street))
         return dg.AssetCheckResult(
             passed=finding.passed,
             description=finding.message,
@@ -246,7 +203,7 @@ def build(config: BuildConfig, *, retry: str | None = None) -> int:
         downloads = walk_of(config, runner).downloads()
         request_retry(runner.root, downloads, dataset.download, reasons=reasons)
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    street = Street(**TypeAdapter(BuildConfig).dump_python(config, mode="json"))
+    street = street_of(config)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         try:

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from pipelines.assets import build
 from pipelines.config import BuildConfig
-from pipelines.forecast import forecast, forecast_table
+from pipelines.forecast import forecast
+from pipelines.forecast_table import forecast_table
 from pipelines.storage import format_counts
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest

@@ -3,8 +3,9 @@
 import dagster as dg
 from pydantic import TypeAdapter
 
-from pipelines.assets import ASSETS, UNITS, Street, defs
+from pipelines.assets import ASSETS, UNITS, defs
 from pipelines.config import BuildConfig
+from pipelines.resources import Street
 
 
 def test_the_definitions_load_and_follow_the_street() -> None:

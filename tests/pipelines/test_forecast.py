@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines.assets import runner_of, walk_of
 from pipelines.config import BuildConfig
-from pipelines.forecast import AssetForecast, forecast, forecast_table
+from pipelines.forecast import AssetForecast, forecast
+from pipelines.forecast_table import forecast_table
+from pipelines.resources import runner_of, walk_of
 from pipelines.runner.rates import DEFAULTS, EGRESS_BYTES_PER_URL, RATES_NAME, Measured, rate_of, read_measured, record
 from pipelines.scales import SCALES
 from pipelines.stages.tars import TarSample, write_tar

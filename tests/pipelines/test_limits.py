@@ -4,9 +4,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipelines.assets import ASSET_CHECKS, Street, StreetLimits, runner_of, walk_of
+from pipelines.assets import ASSET_CHECKS
 from pipelines.config import BuildConfig
 from pipelines.limits import CHECKS, Finding, Limits
+from pipelines.resources import Street, StreetLimits, runner_of, walk_of
 from pipelines.stages.tars import TarSample, write_tar
 from pipelines.storage import PublishedTable
 from schemas.manifest import Manifest

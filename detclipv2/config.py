@@ -63,9 +63,9 @@ class LossConfig:
     num_proposals: int = 100  # k
     proposal_nms_iou: float = 0.6
     # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need ModelConfig.objectness.
-    proposal_score: Literal["text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"] = (
-        "text_batch"
-    )
+    proposal_score: Literal[
+        "text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"
+    ] = "text_batch"
     # Table 2b. "hard": each concept and its best region (Eq. 3); "soft": a weighted sum over regions (Eq. 4);
     # "max_box": the caption and the largest region.
     matching: Literal["hard", "soft", "max_box"] = "hard"
@@ -82,9 +82,7 @@ class SupervisionConfig:
 
     batch_size: int  # of one worker
     image_size: int  # the longer side is at most this, in pixels
-    shorter_size: int | None = (
-        None  # the shorter side is at most this; None: as image_size, which gives a square canvas
-    )
+    shorter_size: int | None = None  # the shorter side is at most this; None: as image_size, which gives a square canvas
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
     # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.

@@ -81,7 +81,6 @@ def soft_region_similarity(
         temperature: tau_t of the softmax.
         chunk_elements: similarities held at once; None takes the device's constant.
     """
-
     empty = ~mask.any(-1)
     excluded = ~mask & ~empty[:, None]  # a softmax needs a term
     num_rows = chunk_rows(mask.numel(), device=texts.device, chunk_elements=chunk_elements)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -27,12 +28,12 @@ from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.contrastive import region_word_similarity, word_region_similarity
 
 MAX_SHARE = 0.1  # of the whole matrix in fp32
-LARGE_BYTES = (
-    2**30
-)  # a matrix from which on the share is judged: below, the inputs' gradients and the buffers weigh more
+# A matrix from which on the share is judged: below, the inputs' gradients and the buffers weigh more.
+LARGE_BYTES = 2**30
 POSITIVES_A_PICTURE = 100
 CONCEPTS_A_CAPTION = 6
 
+Loss = Literal["alignment", "hard", "soft", "image_to_text"]
 Run = Callable[[], Tensor]
 
 
@@ -40,7 +41,7 @@ Run = Callable[[], Tensor]
 class Case:
     """One loss at one shape, computed one way."""
 
-    loss: Literal["alignment", "hard", "soft", "image_to_text"]
+    loss: Loss
     way: Literal["chunks", "whole"]
     num_images: int
     num_regions: int  # of a picture
@@ -54,20 +55,18 @@ class Case:
         return 4 * self.num_images * self.num_regions * self.num_texts
 
 
-CASES = [
-    (Case(loss=loss, way="chunks", num_images=b, num_regions=k, num_texts=u, width=d, num_rounds=rounds), whole)
-    for loss, b, k, u, d, rounds, whole in [
-        ("alignment", 8, 270, 200, 128, 20, True),  # the demo
-        ("alignment", 1, 22_400, 1_000, 256, 3, True),
-        ("alignment", 4, 22_400, 8_500, 256, 1, False),  # grounding, one GPU's share
-        ("hard", 16, 50, 50, 128, 20, True),
-        ("hard", 192, 100, 4_000, 256, 1, True),
-        ("hard", 192, 100, 37_000, 256, 1, False),  # image-text pairs, one GPU's share
-        ("soft", 192, 100, 4_000, 256, 1, True),
-        ("soft", 192, 100, 37_000, 256, 1, False),
-        ("image_to_text", 192, 100, 4_000, 256, 1, True),
-        ("image_to_text", 192, 100, 37_000, 256, 1, False),
-    ]
+# Loss, pictures, regions of each, texts, width, rounds, and whether the whole matrix is tried too.
+SHAPES: list[tuple[Loss, int, int, int, int, int, bool]] = [
+    ("alignment", 8, 270, 200, 128, 20, True),  # the demo
+    ("alignment", 1, 22_400, 1_000, 256, 3, True),
+    ("alignment", 4, 22_400, 8_500, 256, 1, False),  # grounding, one GPU's share
+    ("hard", 16, 50, 50, 128, 20, True),  # the demo
+    ("hard", 192, 100, 4_000, 256, 1, True),
+    ("hard", 192, 100, 37_000, 256, 1, False),  # image-text pairs, one GPU's share
+    ("soft", 192, 100, 4_000, 256, 1, True),
+    ("soft", 192, 100, 37_000, 256, 1, False),
+    ("image_to_text", 192, 100, 4_000, 256, 1, True),
+    ("image_to_text", 192, 100, 37_000, 256, 1, False),
 ]
 
 
@@ -118,10 +117,8 @@ def word_region(case: Case, regions: Tensor, texts: Tensor) -> Run:
         similarity = torch.einsum("ud,bkd->ubk", texts, regions)
         if case.loss == "image_to_text":
             return torch.stack([part.amax(0).mean(-1) for part in similarity.split(CONCEPTS_A_CAPTION)])
-        if case.loss == "soft":
-            of_text = ((similarity / 0.1).softmax(-1) * similarity).sum(-1)
-        else:
-            of_text = similarity.amax(-1)
+        soft = case.loss == "soft"
+        of_text = ((similarity / 0.1).softmax(-1) * similarity).sum(-1) if soft else similarity.amax(-1)
         return torch.stack([part.mean(0) for part in of_text.split(CONCEPTS_A_CAPTION)])
 
     run = chunks if case.way == "chunks" else whole
@@ -161,7 +158,7 @@ def resident_bytes() -> int:
 def measure_apart(case: Case) -> dict[str, float]:
     """``measure`` in a process of its own, with one thread."""
     command = [sys.executable, __file__, json.dumps(asdict(case))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     return dict(json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout))
 
 
@@ -171,7 +168,16 @@ def main() -> None:
     for column in ("whole matrix, MiB", "chunks, s", "whole, s", "chunks, peak MiB", "whole, peak MiB"):
         table.add_column(column, justify="right")
     faults = []
-    for case, with_whole in CASES:
+    for loss, num_images, num_regions, num_texts, width, num_rounds, with_whole in SHAPES:
+        case = Case(
+            loss=loss,
+            way="chunks",
+            num_images=num_images,
+            num_regions=num_regions,
+            num_texts=num_texts,
+            width=width,
+            num_rounds=num_rounds,
+        )
         chunks = measure_apart(case)
         whole = measure_apart(replace(case, way="whole")) if with_whole else None
         name = f"{case.loss} {case.num_images} x {case.num_regions} x {case.num_texts}"
@@ -179,15 +185,15 @@ def main() -> None:
             faults.append(f"{name}: {chunks['peak_bytes'] / case.matrix_bytes:.0%} of the matrix's memory")
         if whole and case.loss in ("alignment", "hard") and chunks["seconds"] > whole["seconds"]:
             faults.append(f"{name}: {chunks['seconds']:.3g} s against {whole['seconds']:.3g} s")
-        columns = [chunks["seconds"], whole and whole["seconds"], chunks["peak_bytes"], whole and whole["peak_bytes"]]
+        both = (chunks, whole)
         table.add_row(
             case.loss,
             f"{case.num_images} x {case.num_regions}",
             str(case.num_texts),
             str(case.width),
             f"{case.matrix_bytes / 2**20:.0f}",
-            *("-" if seconds is None else f"{seconds:.3g}" for seconds in columns[:2]),
-            *("-" if peak is None else f"{peak / 2**20:.0f}" for peak in columns[2:]),
+            *("-" if way is None else f"{way['seconds']:.3g}" for way in both),
+            *("-" if way is None else f"{way['peak_bytes'] / 2**20:.0f}" for way in both),
         )
     Console().print(table)
     if faults:

@@ -46,7 +46,7 @@ class Predictor:
         vocabulary: what is detected when a call gives no names.
 
     Raises:
-        ValueError: the prompt has no "{}", or the dictionary cannot be read.
+        ValueError: the prompt has no "{}".
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Predictor:
         shorter_size: int | None = None,
         device: str | torch.device = "cpu",
         prompt: str = "{}",
-        dictionary: Path | None = None,
+        dictionary: ConceptDictionary | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> None:
         self.detector = detector.to(device).eval()
@@ -65,10 +65,10 @@ class Predictor:
         self.shorter_size = shorter_size
         self.device = torch.device(device)
         self._enricher = Enricher(
-            None if dictionary is None else ConceptDictionary.load(dictionary),
+            dictionary,
             prompt=prompt,
             definitions="off" if dictionary is None else "on",
-            encode=self.detector.text_encoder,
+            encode=self.detector.text_encoder.features,
         )
         self.vocabulary = vocabulary and replace(vocabulary, embeddings=vocabulary.embeddings.to(device))
 

@@ -45,9 +45,13 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(job.train.seed)
-    objective = HybridObjective(build_detector(job.model), job.train.loss)
+    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
+    encoder = objective.detector.text_encoder
     vocabularies = vocabularies_of(args.dataset, job.train.supervisions())
-    objective.detector.text_encoder.centre(sorted({text for texts in vocabularies.values() for text in texts}))
+    categories = vocabularies.get("detection", [])
+    # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
+    enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
+    encoder.centre(sorted({enriched.get(text, text) for texts in vocabularies.values() for text in texts}))
     # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
     wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {
@@ -63,6 +67,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
             rank=rank,
             world_size=world_size,
             caption_as_concept=job.train.loss.caption_as_concept,
+            texts=enriched if supervision == "detection" else {},
         )
         for supervision, settings in job.train.supervisions().items()
     }

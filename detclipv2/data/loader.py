@@ -5,8 +5,8 @@ What a rank reads depends on the seed, the rank and the position alone, so that 
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ class Stream:
     rank: int
     world_size: int
     caption_as_concept: Literal["on", "off"] = "on"
+    # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Batches from number ``start`` on; skipped samples are not decoded.
@@ -105,7 +107,7 @@ class Stream:
             caption_as_concept=self.caption_as_concept,
             rng=rng,
         )
-        return sample, concepts
+        return sample, [self.texts.get(concept, concept) for concept in concepts]
 
     def _batch(self, samples: list[tuple[Any, list[str]]]) -> Batch:
         longer, shorter = self.config.sides_px

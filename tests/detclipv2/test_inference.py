@@ -1,6 +1,5 @@
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -157,10 +156,10 @@ def test_names_are_set_into_the_prompt(tiny_detector: Callable[..., DetCLIPv2]) 
     )
 
 
-def test_names_are_encoded_as_in_training(tiny_detector: Callable[..., DetCLIPv2], tmp_path: Path) -> None:
-    ConceptDictionary(definitions={"owl": "a bird of the night", "dog": None}).save(tmp_path / "concepts.json")
+def test_names_are_encoded_as_in_training(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    dictionary = ConceptDictionary(definitions={"owl": "a bird of the night", "dog": None})
     detector = tiny_detector()
-    predictor = Predictor(detector, image_size=64, prompt="a photo of a {}", dictionary=tmp_path / "concepts.json")
+    predictor = Predictor(detector, image_size=64, prompt="a photo of a {}", dictionary=dictionary)
 
     found = predictor.encode_names(["owl", "dog", "owl"], own_definitions={"dog": "a pet"})
 

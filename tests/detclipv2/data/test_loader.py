@@ -130,3 +130,13 @@ def test_fewer_samples_than_ranks(shards: Callable[..., Shards], counts: tuple[i
     found = rf"{sum(counts)} sample\(s\) in {len(counts)} shard\(s\) for {world_size} worker\(s\)"
     with pytest.raises(ValueError, match=f"detection: {found}; every worker needs one"):
         _take(_stream(shards(*counts), world_size=world_size), 1)
+
+
+def test_a_category_is_encoded_with_its_definition(shards: Callable[..., Shards]) -> None:
+    texts = {"dog": "dog, a pet", "thing 3": "thing 3, the third"}
+    (plain,) = _take(_stream(shards(3)), 1)
+    (enriched,) = _take(_stream(shards(3), texts=texts), 1)
+
+    # The same negatives are drawn, whatever is encoded for them.
+    assert enriched.concepts == [[texts.get(name, name) for name in names] for names in plain.concepts]
+    assert all(concepts[0] == "dog, a pet" for concepts in enriched.concepts)

@@ -92,7 +92,9 @@ class Filters:
     def __post_init__(self) -> None:
         for word in self.blocked_words:
             if not any(character.isalnum() for character in word):
-                raise ValueError(f"blocked word {word!r} has no letter or digit: name the words to block, or leave it out")
+                raise ValueError(
+                    f"blocked word {word!r} has no letter or digit: name the words to block, or leave it out"
+                )
 
     @property
     def config(self) -> dict[str, Any]:

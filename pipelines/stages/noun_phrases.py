@@ -19,33 +19,49 @@ from schemas.tables import IMAGES, PHRASES, with_drop_reason
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Span, Token
 
-# Heads of phrases about the picture or its page, not about what it shows.
+# Heads of phrases about the picture or its page, of dates and of measures: nothing that it shows.
 _STOP_HEADS = (
     "photo photos photograph photographs photography picture pictures image images stock stockfoto background "
     "backgrounds wallpaper wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale "
-    "download downloads shipping"
+    "download downloads shipping "
+    "january february april june july august september october november december "
+    "mm cm km ml kg oz lbs fps mb gb "
+    "monday tuesday wednesday thursday friday saturday sunday"
+)
+# Alone they are half of a preposition ("in front of") or measure something else, and no region shows them.
+_STOP_PHRASES = (
+    "front back top bottom middle end part parts way lot lots kind type use time times case addition order thanks idea "
+    "shape variety number side"
+)
+# They count, and say nothing of what is counted: "how many triangles" are triangles.
+_QUANTIFIERS = frozenset(
+    ("how", "many", "several", "few", "various", "numerous", "more", "most", "such", "other", "own", "same")
 )
 _CAPTIONS_PER_MEMORY_ZONE = 1024
 _EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}<>|/*&+"
 _WORD = re.compile(r"\S+")
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NounPhrases:
     """IMAGES to PHRASES. Drops ``no_noun_phrase``.
 
-    A phrase is a base noun phrase in lower case without its leading determiners and possessives. Those headed by a
-    pronoun, a number or one of ``stop_heads`` are left out. Hashtags and slugs are read as words. Where a phrase comes
-    up twice, its first place counts.
+    A phrase is a base noun phrase in lower case without its leading determiners, possessives and quantifiers, and
+    without words with digits at its end (years, sizes, model numbers). Those headed by a pronoun, a number or one of
+    ``stop_heads`` are left out. Hashtags and slugs are read as words. Where a phrase comes up twice, its first place
+    counts.
 
     Attributes:
         model: name of an installed spaCy model with tagger and parser.
         max_phrases: first distinct phrases kept of a caption (the paper states no cap; it bounds memory).
         max_words: longest phrase; of a longer one the last words stay, where the head is.
         stop_heads: phrases with these heads are left out.
+        stop_phrases: phrases that are no more than this are left out.
         person_word: what the model's named entity recogniser puts in place of each name of a person, before parsing:
             "person", or "<person>" as FILIP (arXiv:2111.07783) and Conceptual 12M have it (the phrase is "person" for
-            both). None: names stay. It takes half as long again, and finds few names in lower case.
+            both). None: names stay. It takes 2.3 times as long, and of what the small English model takes for a name in
+            an alt-text two in five are one (docs/data.md): for real use name a better model.
         cache: folder that keeps what was parsed, by caption, model and settings, for shards and builds to come; None:
             nothing is kept. What is in it changes no output.
     """
@@ -54,6 +70,7 @@ class NounPhrases:
     max_phrases: int = 8
     max_words: int = 8
     stop_heads: tuple[str, ...] = tuple(_STOP_HEADS.split())
+    stop_phrases: tuple[str, ...] = tuple(_STOP_PHRASES.split())
     person_word: str | None = None
     cache: Path | None = None
 
@@ -70,6 +87,7 @@ class NounPhrases:
             "max_phrases": self.max_phrases,
             "max_words": self.max_words,
             "stop_heads": sorted(self.stop_heads),
+            "stop_phrases": sorted(self.stop_phrases),
             "person_word": self.person_word,
         }
 
@@ -116,8 +134,13 @@ class NounPhrases:
             with nlp.memory_zone():
                 docs = nlp.pipe(segment.text for parts in segments for segment in parts)
                 for caption, parts in zip(zone, segments, strict=True):
-                    found = (phrase for segment in parts for phrase in self._phrases(next(docs), segment))
-                    yield ParsedCaption(caption=caption, phrases=_first_distinct(found, self.max_phrases))
+                    # A list, since all documents of a caption are taken off the pipe, whatever the cap leaves of them.
+                    found = [phrase for segment in parts for phrase in self._phrases(next(docs), segment)]
+                    distinct: dict[str, Phrase] = {}
+                    for phrase in found:
+                        distinct.setdefault(phrase.text, phrase)
+                    phrases = tuple(itertools.islice(distinct.values(), self.max_phrases))
+                    yield ParsedCaption(caption=caption, phrases=phrases)
 
     def _phrases(self, doc: "Doc", segment: Segment) -> Iterator[Phrase]:
         for chunk in doc.noun_chunks:
@@ -133,23 +156,19 @@ class NounPhrases:
         first = next(itertools.dropwhile(_is_leading, span), None)
         if first is None:
             return None
-        words = list(_WORD.finditer(segment.text, first.idx, span.end_char))
-        start, end = words[-self.max_words :][0].start(), words[-1].end()
+        words = [match.span() for match in _WORD.finditer(segment.text, first.idx, span.end_char)]
+        while words and _DIGIT.search(segment.text, *words[-1]):
+            words.pop()
+        if not words:
+            return None
+        start, end = words[-self.max_words :][0][0], words[-1][1]
         text = segment.text[start:end]
-        start, end = start + len(text) - len(text.lstrip(_EDGE_PUNCTUATION)), start + len(text.rstrip(_EDGE_PUNCTUATION))
+        start, end = end - len(text.lstrip(_EDGE_PUNCTUATION)), start + len(text.rstrip(_EDGE_PUNCTUATION))
         text = " ".join(segment.text[start:end].lower().split())
-        if not any(character.isalpha() for character in text):
+        is_letter = len(text) == 1 and text.isascii()
+        if is_letter or text in self.stop_phrases or not any(character.isalpha() for character in text):
             return None
         return Phrase(text=text, start=segment.offsets[start], end=segment.offsets[end - 1] + 1)
-
-
-def _first_distinct(phrases: Iterator[Phrase], count: int) -> tuple[Phrase, ...]:
-    distinct: dict[str, Phrase] = {}
-    for phrase in phrases:
-        distinct.setdefault(phrase.text, phrase)
-        if len(distinct) == count:
-            break
-    return tuple(distinct.values())
 
 
 def _replaced(caption: str, spans: Sequence[tuple[int, int]], word: str) -> str:
@@ -175,4 +194,8 @@ def _parts(chunk: "Span") -> Iterator["Span"]:
 
 
 def _is_leading(token: "Token") -> bool:
-    return token.pos_ in ("DET", "PRON", "PUNCT", "SYM", "SPACE", "PART") or token.tag_ == "PRP$"
+    return (
+        token.pos_ in ("DET", "PRON", "PUNCT", "SYM", "SPACE", "PART", "CCONJ")
+        or token.tag_ == "PRP$"
+        or token.lower_ in _QUANTIFIERS
+    )

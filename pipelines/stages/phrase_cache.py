@@ -108,7 +108,7 @@ class PhraseCache:
 
 
 def _digest(caption: str) -> bytes:
-    return hashlib.sha256(caption.encode(errors="surrogatepass")).digest()
+    return hashlib.sha256(caption.encode()).digest()
 
 
 def _encode(parsed: ParsedCaption) -> str:

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# Titles are joined by lone dashes and bars. In a caption of lower-case tokens ("close - up of a cat , asleep"), as in
+# Titles are joined by lone dashes, bars and slashes. In a caption of lower-case tokens ("close - up of a cat , asleep"), as in
 # Conceptual Captions, a lone hyphen is part of a word instead.
-_SEPARATOR = re.compile(r"\s+[-–—|•·~]+\s+")
-_SEPARATOR_OF_TOKENS = re.compile(r"\s+(?:[–—|•·~]+|--+)\s+")
+_SEPARATOR = re.compile(r"\s+[-–—|•·~/]+\s+")
+_SEPARATOR_OF_TOKENS = re.compile(r"\s+(?:[–—|•·~/]+|--+)\s+")
 _PUNCTUATION_AT_A_WORD = re.compile(r"\w[,.;:!?)](?:\s|$)")
 # A list of keywords has none of these words, and no item of more than three.
-_SENTENCE_WORDS = frozenset("a an the and or of in on at by for from to with is are was were".split())
+_SENTENCE_WORDS = "a an the and or of in on at by for from to with is are was were"
 _TOKEN = re.compile(r"\S+")
 _PLAIN = re.compile(r"[^\s#_]+(?: [^\s#_]+)*")  # no hashtag, no slug with underscores, no other space than single ones
 _HUMP = re.compile("(?<=[a-z])(?=[A-Z])")
@@ -62,8 +62,9 @@ def _keywords(caption: str, start: int, stop: int) -> list[tuple[int, int]]:
     for item in caption[start:stop].split(","):
         items.append((position, position + len(item)))
         position += len(item) + 1
+    sentence_words = set(_SENTENCE_WORDS.split())
     words = [caption[item_start:item_stop].split() for item_start, item_stop in items]
-    is_list = len(items) >= 3 and all(len(item) <= 3 and _SENTENCE_WORDS.isdisjoint(item) for item in words)
+    is_list = len(items) >= 3 and all(len(item) <= 3 and sentence_words.isdisjoint(item) for item in words)
     return items if is_list else []
 
 

@@ -32,8 +32,9 @@ def phrase_statistics(tables: Iterable[pa.Table], *, num_threads: int | None = N
         tables: PHRASES, one a shard.
         num_threads: of DuckDB; None: one a core. The counts do not depend on it.
     """
-    columns = ["caption", "phrases"]
-    pairs = pa.concat_tables([PHRASES.empty_table().select(columns), *(table.select(columns) for table in tables)])
+    schema = pa.schema([PHRASES.field("caption"), PHRASES.field("phrases")])
+    parts = [conform(table, schema, where="phrase counts") for table in tables]
+    pairs = pa.concat_tables([schema.empty_table(), *parts])
     pairs = pairs.append_column("row", pa.array(np.arange(len(pairs))))
     with connected(num_threads=num_threads) as database:
         database.register("pairs", pairs)

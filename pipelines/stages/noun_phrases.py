@@ -31,7 +31,7 @@ _STOP_HEADS = (
 # Alone they are half of a preposition ("in front of") or measure something else, and no region shows them.
 _STOP_PHRASES = (
     "front back top bottom middle end part parts way lot lots kind type use time times case addition order thanks idea "
-    "shape variety number side"
+    "shape variety number side center centre"
 )
 # They count, and say nothing of what is counted: "how many triangles" are triangles.
 _QUANTIFIERS = frozenset(

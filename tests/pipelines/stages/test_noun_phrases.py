@@ -3,10 +3,12 @@ import sqlite3
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.stages.filters import clean_caption
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.spacy_models import load_parser
 from schemas.tables import IMAGES, PHRASES, with_drop_reason
@@ -199,3 +201,20 @@ def test_captions_of_scenes_give_the_names_of_their_objects(images):
     named = [(n, p) for i, c, p in zip(indices, captions, phrases, strict=True) for n in set(scenes.names(i)) if n in c]
     found = [any(phrase.endswith((name, f"{name}s")) for phrase in p) for name, p in named]
     assert sum(found) / len(found) > 0.94
+
+
+def test_real_captions(shared_data, images):
+    """Every 50th caption of both sources; a span differs from its phrase in a hashtag or slug alone."""
+    tsv = shared_data / "cc3m_val_captions" / "Validation_GCC-1.1.0-Validation.tsv"
+    texts = [line.split("\t")[0] for line in tsv.read_text().splitlines()]
+    texts += pq.read_table(shared_data / "laion_alt_text" / "test_10000.parquet")["TEXT"].to_pylist()
+    captions = [clean_caption(text) for text in texts[::50]]
+    num_spans = 0
+    for row in NounPhrases()(images([{"caption": caption} for caption in captions])).to_pylist():
+        for phrase, start, end in zip(row["phrases"], row["phrase_starts"], row["phrase_ends"], strict=True):
+            span = row["caption"][start:end]
+            if not re.search(r"[#_]|(\S*-\S*){3}", row["caption"]):
+                assert span.lower() == phrase
+            assert re.sub(r"[\W_]", "", span).lower() == re.sub(r"\W", "", phrase)
+            num_spans += 1
+    assert num_spans > 1000

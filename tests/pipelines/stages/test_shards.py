@@ -14,7 +14,14 @@ from schemas.training import TrainingSample
 def phrases(images):
     """Rows of keys 3, 1 (in this order), with phrases."""
     table = images([{"key": "key3"}, {"key": "key1", "caption": "two owls", "width": 20, "height": 10}])
-    return table.append_column(PHRASES.field("phrases"), [[["red apple"], ["two owls", "owl"]]])
+    columns = {
+        "phrases": [["red apple"], ["two owls", "owl"]],
+        "phrase_starts": [[2], [0, 4]],
+        "phrase_ends": [[11], [8, 7]],
+    }
+    for name, column in columns.items():
+        table = table.append_column(PHRASES.field(name), pa.array(column, PHRASES.field(name).type))
+    return table
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ computed twice (the soft matching and image to text compute the similarities aga
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -28,7 +27,8 @@ from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.contrastive import region_word_similarity, word_region_similarity
 
 MAX_SHARE = 0.1  # of the whole matrix in fp32
-# A matrix from which on the share is judged: below, the inputs' gradients and the buffers weigh more.
+# Matrices from which on time and memory are judged: below, calls take the time, and gradients and buffers the memory.
+TIMED_BYTES = 2**20
 LARGE_BYTES = 2**30
 POSITIVES_A_PICTURE = 100
 CONCEPTS_A_CAPTION = 6
@@ -138,21 +138,23 @@ def measure(case: Case) -> dict[str, float]:
     warm_up, _ = make(replace(case, num_images=2, num_regions=8, num_texts=12))
     warm_up().backward()  # libraries set up their buffers when they are first called
     run, inputs = make(case)
-    before, seconds = resident_bytes(), []
+    before, seconds = memory_bytes("VmRSS"), []
     for _ in range(case.num_rounds):
         for tensor in inputs:
             tensor.grad = None
         started = time.process_time()
         run().backward()
         seconds.append(time.process_time() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": min(seconds), "peak_bytes": peak - before}
+    return {"seconds": min(seconds), "peak_bytes": memory_bytes("VmHWM") - before}
 
 
-def resident_bytes() -> int:
-    """Memory that this process holds now (Linux)."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """Memory that this process holds now, or the most it ever held (Linux).
+
+    The peak that getrusage tells will not do: it is not reset when a program is started, so it may be the parent's.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure_apart(case: Case) -> dict[str, float]:
@@ -164,9 +166,15 @@ def measure_apart(case: Case) -> dict[str, float]:
 
 def main() -> None:
     """Measure all cases, print the table, judge."""
-    table = Table("loss", "pictures x regions", "texts", "width", title="forward and backward, fp32, CPU, one thread")
-    for column in ("whole matrix, MiB", "chunks, s", "whole, s", "chunks, peak MiB", "whole, peak MiB"):
-        table.add_column(column, justify="right")
+    table = Table(
+        Column("loss", no_wrap=True),
+        Column("pictures x regions x texts x width", no_wrap=True),
+        *(
+            Column(title, justify="right")
+            for title in ("matrix, MiB", "chunks, s", "whole, s", "chunks, MiB", "whole, MiB")
+        ),
+        title="forward and backward, fp32, CPU, one thread",
+    )
     faults = []
     for loss, num_images, num_regions, num_texts, width, num_rounds, with_whole in SHAPES:
         case = Case(
@@ -183,19 +191,18 @@ def main() -> None:
         name = f"{case.loss} {case.num_images} x {case.num_regions} x {case.num_texts}"
         if case.matrix_bytes >= LARGE_BYTES and chunks["peak_bytes"] > MAX_SHARE * case.matrix_bytes:
             faults.append(f"{name}: {chunks['peak_bytes'] / case.matrix_bytes:.0%} of the matrix's memory")
-        if whole and case.loss in ("alignment", "hard") and chunks["seconds"] > whole["seconds"]:
+        timed = case.loss in ("alignment", "hard") and case.matrix_bytes >= TIMED_BYTES
+        if timed and whole and chunks["seconds"] > whole["seconds"]:
             faults.append(f"{name}: {chunks['seconds']:.3g} s against {whole['seconds']:.3g} s")
         both = (chunks, whole)
         table.add_row(
             case.loss,
-            f"{case.num_images} x {case.num_regions}",
-            str(case.num_texts),
-            str(case.width),
+            f"{num_images} x {num_regions:,} x {num_texts:,} x {width}",
             f"{case.matrix_bytes / 2**20:.0f}",
             *("-" if way is None else f"{way['seconds']:.3g}" for way in both),
             *("-" if way is None else f"{way['peak_bytes'] / 2**20:.0f}" for way in both),
         )
-    Console().print(table)
+    Console(width=110).print(table)
     if faults:
         sys.exit("benchmarks/loss_memory.py: " + "; ".join(faults))
 

@@ -59,15 +59,22 @@ class JobConfig:
         }
         return f"{self.recipe.replace(':', '-')}-{sha256_hex(canonical_json(what))[:8]}"
 
+    def dictionary(self) -> ConceptDictionary | None:
+        """The concept dictionary, if there is one.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        return None if self.concept_dictionary is None else ConceptDictionary.load(self.concept_dictionary)
+
     def enricher(self, encoder: TextEncoder) -> Enricher:
         """What turns category names into the texts that are encoded for them.
 
         Raises:
             ValueError: definitions are on, and there is no dictionary, or it cannot be read.
         """
-        path = self.concept_dictionary
         return Enricher(
-            None if path is None else ConceptDictionary.load(path),
+            self.dictionary(),
             prompt=self.model.prompt,
             definitions=self.model.definitions,
             encode=encoder.features,

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
     encoder = objective.detector.text_encoder
-    vocabularies = vocabularies_of(args.dataset, job.train.supervisions())
+    dictionary = job.dictionary()
+    concepts = [] if dictionary is None else list(dictionary.definitions)
+    vocabularies = vocabularies_of(args.dataset, job.train.supervisions(), concepts=concepts)
     categories = vocabularies.get("detection", [])
     # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
     enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
@@ -78,16 +80,18 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     train(training, hooks, resume=latest_state())
 
 
-def vocabularies_of(dataset: DatasetManifest, supervisions: Iterable[Supervision]) -> dict[Supervision, list[str]]:
+def vocabularies_of(
+    dataset: DatasetManifest, supervisions: Iterable[Supervision], *, concepts: Sequence[str] = ()
+) -> dict[Supervision, list[str]]:
     """What each type that takes part draws its negatives from.
 
-    Those of grounding come from every phrase that training knows, those of captions included, as from the concept dictionary
-    of section 3.1 of arXiv:2304.04514: no other loss tells a region that it is not what only captions name.
+    Those of grounding come from the concept dictionary (section 3.1 of arXiv:2304.04514), if there is one, and from every
+    phrase that training knows, those of captions included: no other loss tells a region that it is not what only captions name.
     """
     vocabularies = {supervision: dataset.supervisions[supervision].vocabulary for supervision in supervisions}
     if "grounding" in vocabularies:
         captions = vocabularies.get("image_text", [])
-        vocabularies["grounding"] = list(dict.fromkeys([*vocabularies["grounding"], *captions]))
+        vocabularies["grounding"] = list(dict.fromkeys([*vocabularies["grounding"], *captions, *concepts]))
     return vocabularies
 
 

@@ -34,3 +34,12 @@ def test_grounding_draws_its_negatives_also_from_captions_that_take_part(
 
     assert found == {kind: VOCABULARIES[kind] for kind in taking_part} | vocabularies
     assert dataset.digest == before
+
+
+def test_grounding_draws_its_negatives_also_from_the_concept_dictionary() -> None:
+    split = SupervisionSplit(num_samples=1, shards=[], vocabulary=["a small cat", "bear"])
+    dataset = DatasetManifest(name="demo", supervisions={"grounding": split}, boxed_concepts=[])
+
+    found = vocabularies_of(dataset, ["grounding"], concepts=["bear", "zebra"])
+
+    assert found == {"grounding": ["a small cat", "bear", "zebra"]}

@@ -1,8 +1,11 @@
 """Pictures as the web has them, before and after img2dataset's resizer."""
 
+import importlib.util
 import io
-import threading
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import imagehash
 from PIL import Image, ImageOps
@@ -11,9 +14,43 @@ from PIL import Image, ImageOps
 ResizerResult = tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]
 Resizer = Callable[[io.BytesIO], ResizerResult]
 
+# Pillow opens more than pictures: EPS, for one, would run Ghostscript on what a stranger wrote.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "JPEG2000", "PPM", "TGA", "PCX", "AVIF")
 _EXIF_ORIENTATION = 0x0112
-# img2dataset's Resizer redirects the file descriptors 1 and 2 of the process while it works: one picture at a time.
-_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureResizer:
+    """How pictures are stored; ``build`` makes the resizer, in the process that is to decode."""
+
+    image_size_px: int
+    encode_quality: int
+    max_pixels: int
+
+    def build(self) -> Resizer:
+        """img2dataset's resizer behind a ``GuardedResizer``."""
+        # Else the import of albumentations would ask the network for its newest version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        resizer = _resizer_module().Resizer(
+            image_size=self.image_size_px,
+            resize_mode="keep_ratio",
+            resize_only_if_bigger=True,
+            encode_quality=self.encode_quality,
+            encode_format="jpg",
+        )
+        return GuardedResizer(resizer, max_pixels=self.max_pixels)
+
+
+def _resizer_module():  # type: ignore[no-untyped-def]
+    """``img2dataset.resizer`` without the rest of img2dataset, which would cost each process 2 s and 600 MB."""
+    package = importlib.util.find_spec("img2dataset")
+    assert package is not None and package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0]) / "resizer.py"
+    spec = importlib.util.spec_from_file_location("img2dataset_resizer", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class GuardedResizer:
@@ -26,8 +63,10 @@ class GuardedResizer:
     def __init__(self, resizer: Resizer, *, max_pixels: int) -> None:
         self._resizer = resizer
         self._max_pixels = max_pixels
+        Image.init()  # Pillow loads no plugin on demand where it is told which formats to expect
+        self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
 
-    def __call__(self, stream: io.BytesIO, _boxes: object = None) -> ResizerResult:
+    def __call__(self, stream: io.BytesIO) -> ResizerResult:
         """What ``Resizer`` returns; its error begins with ``too_many_pixels`` or ``truncated`` where that is why."""
         try:
             stream = self._upright_8_bit(stream)
@@ -35,12 +74,11 @@ class GuardedResizer:
             return None, None, None, None, None, f"too_many_pixels: {error}"
         except Exception as error:
             return None, None, None, None, None, str(error)
-        with _LOCK:
-            return self._resizer(stream)
+        return self._resizer(stream)
 
     def _upright_8_bit(self, stream: io.BytesIO) -> io.BytesIO:
         content = stream.getvalue()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=self._formats) as image:
             if image.width * image.height > self._max_pixels:
                 raise ValueError(f"too_many_pixels: {image.width}x{image.height}")
             if image.format == "JPEG":

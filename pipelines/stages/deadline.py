@@ -28,8 +28,9 @@ class Budget:
 
     def sleep(self, seconds: float) -> None:
         """Spend on waiting."""
-        with self.running():
-            time.sleep(seconds)
+        if seconds > 0:  # sleeping for 0 s would cost a turn of the interpreter's lock
+            with self.running():
+                time.sleep(seconds)
 
 
 class DeadlineSocket:

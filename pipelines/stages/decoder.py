@@ -13,11 +13,12 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from multiprocessing.connection import Connection
+import warnings
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipelines.stages.pictures import Resizer, ResizerResult, phash
 
@@ -26,6 +27,7 @@ PICTURE_LIMIT_S = 60.0
 _START_LIMIT_S = 120.0
 _NUM_DEATHS_TO_CONVICT = 2
 _MESSAGE_LIMIT_BYTES = 1 << 30
+_LENGTHS = struct.Struct(">II")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -50,23 +52,29 @@ class DecoderProcess:
         self.error: Exception | None = None
         self._limit_s = limit_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._channel: _Channel | None = None
+        self._is_ready = False
 
     def __call__(self, stream: io.BytesIO, _boxes: object = None) -> ResizerResult:
         """What the resizer returns; its error begins with ``quarantined`` where the picture kills its process."""
         causes = []
         for _ in range(_NUM_DEATHS_TO_CONVICT):
+            channel = self.wait_until_ready()
             try:
-                connection = self._started()
-            except Exception as error:
-                self.error = error
-                raise
-            try:
-                connection.send_bytes(stream.getbuffer())
-                return self._answer(connection)
+                channel.send(stream.getvalue())
+                answer, jpeg = channel.receive(self._limit_s)
             except (EOFError, OSError) as error:
                 causes.append(self._cause_of_death(error))
+                continue
+            self.phash = answer["phash"]
+            width, height, original_width, original_height = answer["sizes"]
+            return jpeg or None, width, height, original_width, original_height, answer["error"]
         return None, None, None, None, None, f"quarantined: its decoder {', then '.join(causes)}"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if it was started."""
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start the process, without waiting for it."""
@@ -83,9 +91,28 @@ class DecoderProcess:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
-        self._connection = Connection(ours.detach())
-        self._connection.send_bytes(pickle.dumps(self.spec))
+        self._channel = _Channel(ours)
+        self._channel.send(pickle.dumps(self.spec))
         self._is_ready = False
+
+    def wait_until_ready(self) -> "_Channel":
+        """Start the process where it does not run, and wait for it.
+
+        Raises:
+            RuntimeError: it does not start; nor will it be tried again.
+        """
+        if self.error is not None:
+            raise self.error
+        self.start()
+        assert self._channel is not None
+        if not self._is_ready:
+            try:
+                self._channel.receive(_START_LIMIT_S)
+            except (EOFError, OSError) as error:
+                self.error = RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}")
+                raise self.error from error
+            self._is_ready = True
+        return self._channel
 
     def close(self) -> None:
         """End the process."""
@@ -93,43 +120,52 @@ class DecoderProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _started(self) -> Connection:
-        self.start()
-        assert self._connection is not None
-        if not self._is_ready:
-            try:
-                self._receive(self._connection, _START_LIMIT_S)
-            except (EOFError, OSError) as error:
-                raise RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}") from error
-            self._is_ready = True
-        return self._connection
-
-    def _answer(self, connection: Connection) -> ResizerResult:
-        # JSON and raw bytes, no pickle: the process that a stranger's picture may have taken over is not trusted.
-        answer = json.loads(self._receive(connection, self._limit_s))
-        jpeg = self._receive(connection, self._limit_s) if answer["error"] is None else None
-        self.phash = answer["phash"]
-        width, height, original_width, original_height = answer["sizes"]
-        return jpeg, width, height, original_width, original_height, answer["error"]
-
-    @staticmethod
-    def _receive(connection: Connection, limit_s: float) -> bytes:
-        if not connection.poll(limit_s):
-            raise TimeoutError(f"was at work for {limit_s:.0f} s")
-        return connection.recv_bytes(_MESSAGE_LIMIT_BYTES)
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def _cause_of_death(self, error: Exception) -> str:
         assert self._process is not None
         if isinstance(error, TimeoutError):
             self.close()
-            return str(error)
+            return f"was at work for {self._limit_s:.0f} s"
         status = self._process.wait()
         self.close()
         return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+class _Channel:
+    """Messages of a JSON value and some bytes, over a socket. No pickle comes back this way: a process that may have
+    been taken over by a stranger's picture is not trusted.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb")
+
+    def send(self, content: bytes, value: Any = None) -> None:
+        header = json.dumps(value).encode()
+        self._sock.settimeout(None)
+        self._sock.sendall(_LENGTHS.pack(len(header), len(content)) + header)
+        self._sock.sendall(content)
+
+    def receive(self, limit_s: float | None = None) -> tuple[Any, bytes]:
+        """The next message; raises EOFError when the other end is gone, TimeoutError when it is silent for too long."""
+        self._sock.settimeout(limit_s)
+        header_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
+        if header_length + length > _MESSAGE_LIMIT_BYTES:
+            raise OSError(f"a message of {header_length + length} bytes")
+        return json.loads(self._read(header_length)), self._read(length)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._sock.close()
+
+    def _read(self, length: int) -> bytes:
+        content = self._reader.read(length)
+        if len(content) < length:
+            raise EOFError
+        return content
 
 
 _shared: DecoderProcess | None = None
@@ -138,7 +174,7 @@ _shared: DecoderProcess | None = None
 def decoder_for(spec: ResizerSpec) -> DecoderProcess:
     """The decoding process of this process: it starts in a second, which not every shard needs to pay."""
     global _shared
-    if _shared is None or _shared.spec != spec:
+    if _shared is None or _shared.spec != spec or _shared.error is not None:
         close_decoder()
         _shared = DecoderProcess(spec)
     _shared.start()
@@ -157,18 +193,13 @@ def close_decoder() -> None:
 def serve(fd: int) -> None:
     """Decode for the parent until it is gone; runs as the main function of the decoding process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    warnings.simplefilter("ignore")  # Pillow's, on pictures that are somewhat broken
     with contextlib.suppress(OSError):  # where memory runs out, this process goes before one that holds a shard
         Path("/proc/self/oom_score_adj").write_text("1000")
-    with Connection(fd) as connection:
-        resizer = pickle.loads(connection.recv_bytes()).build()
-        connection.send_bytes(b"ready")
+    channel = _Channel(socket.socket(fileno=fd))
+    resizer = pickle.loads(channel.receive()[1]).build()
+    channel.send(b"", "ready")
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
-            try:
-                content = connection.recv_bytes()
-            except EOFError:
-                return
-            jpeg, *sizes, error = resizer(io.BytesIO(content))
-            answer = {"sizes": sizes, "error": error, "phash": None if jpeg is None else phash(jpeg)}
-            connection.send_bytes(json.dumps(answer).encode())
-            if error is None:
-                connection.send_bytes(jpeg or b"")
+            jpeg, *sizes, error = resizer(io.BytesIO(channel.receive()[1]))
+            channel.send(jpeg or b"", {"sizes": sizes, "error": error, "phash": jpeg and phash(jpeg)})

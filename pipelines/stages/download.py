@@ -89,7 +89,7 @@ class Download:
     opener: OpenerConfig = field(default_factory=OpenerConfig)
 
     name: ClassVar[str] = "download"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = URLS
     output_schema: ClassVar[pa.Schema] = IMAGES
 
@@ -141,6 +141,7 @@ class Download:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.downloader import Downloader
 
+        decoder.wait_until_ready()
         shard_path = scratch / "urls.feather"
         shard = table.select(["url", "key"]).rename_columns(["url", "pair_key"])
         with pa.ipc.new_file(str(shard_path), shard.schema) as feather:

@@ -12,9 +12,8 @@ from pipelines.stages.opener import FetchError, HardenedOpener, OpenerConfig, ha
 
 def fetch(url: str, **options: Any) -> bytes:
     options = {"robots": "ignore", "backoff_base_s": 0.01} | options
-    with hardened_urlopen(OpenerConfig(**options)), urllib.request.urlopen(url, timeout=1) as response:
-        body: bytes = response.read()
-    return body
+    with HardenedOpener(OpenerConfig(**options)).open(url) as response:
+        return response.read()
 
 
 def test_fetches_a_page_under_a_name_that_is_connected_elsewhere(web, page):
@@ -194,13 +193,26 @@ def test_https_checks_the_certificate(web, page, tmp_path, monkeypatch):
         fetch("https://other.test/", connect_to=connect_to)
 
 
-def test_the_previous_opener_comes_back():
+def test_urlopen_goes_through_the_opener_and_the_previous_one_comes_back(web, page):
+    web.pages["/"] = page(body=b"hello")
     before = urllib.request.build_opener()
     urllib.request.install_opener(before)
-    with hardened_urlopen(OpenerConfig()):
+    with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
         assert isinstance(urllib.request._opener, HardenedOpener)
+        with urllib.request.urlopen("http://img.test/") as response:
+            assert (response.status, response.read()) == (200, b"hello")
     assert urllib.request._opener is before
     urllib.request.install_opener(None)  # type: ignore[arg-type]
+
+
+def test_the_next_shard_knows_what_the_last_one_learnt(web, page):
+    web.pages |= {"/a": page(body=b"a"), "/robots.txt": page(body=b"User-agent: *\nDisallow: /b")}
+    for _ in range(3):
+        with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
+            urllib.request.urlopen("http://img.test/a")
+            with pytest.raises(FetchError, match="^robots_disallowed: http://img.test:80/robots.txt forbids /b"):
+                urllib.request.urlopen("http://img.test/b")
+    assert [path for _, path, _ in web.requests] == ["/robots.txt", "/a", "/a", "/a"]
 
 
 def self_signed_certificate(folder: Path, *, host: str) -> Path:

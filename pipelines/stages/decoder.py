@@ -28,6 +28,8 @@ _START_LIMIT_S = 120.0
 _NUM_DEATHS_TO_CONVICT = 2
 _MESSAGE_LIMIT_BYTES = 1 << 30
 _LENGTHS = struct.Struct(">II")
+# glibc would give the memory of every picture back and ask for it again, a fifth of the time of decoding.
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -77,7 +79,7 @@ class DecoderProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process, without waiting for it."""
+        """Start the process unless it runs, without waiting for it."""
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
@@ -89,11 +91,10 @@ class DecoderProcess:
                 [sys.executable, "-c", code, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, **_KEEP_MEMORY, "PYTHONPATH": os.pathsep.join(paths)},
             )
         self._channel = _Channel(ours)
         self._channel.send(pickle.dumps(self.spec))
-        self._is_ready = False
 
     def wait_until_ready(self) -> "_Channel":
         """Start the process where it does not run, and wait for it.
@@ -103,19 +104,21 @@ class DecoderProcess:
         """
         if self.error is not None:
             raise self.error
-        self.start()
-        assert self._channel is not None
         if not self._is_ready:
+            self.start()
+            assert self._channel is not None
             try:
                 self._channel.receive(_START_LIMIT_S)
             except (EOFError, OSError) as error:
                 self.error = RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}")
                 raise self.error from error
             self._is_ready = True
+        assert self._channel is not None
         return self._channel
 
     def close(self) -> None:
         """End the process."""
+        self._is_ready = False
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -135,8 +138,9 @@ class DecoderProcess:
 
 
 class _Channel:
-    """Messages of a JSON value and some bytes, over a socket. No pickle comes back this way: a process that may have
-    been taken over by a stranger's picture is not trusted.
+    """Messages of a JSON value and some bytes, over a socket.
+
+    No pickle comes back this way: a process that a stranger's picture may have taken over is not trusted.
     """
 
     def __init__(self, sock: socket.socket) -> None:

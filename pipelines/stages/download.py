@@ -207,7 +207,11 @@ class _SpoolWriter:
         """The results, one a key; raises what made img2dataset lose one."""
         lost = [key for key in keys if key not in self.rows]
         if lost:
-            raise self.error or self._decoder.error or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
+            raise (
+                self.error
+                or self._decoder.error
+                or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
+            )
         return [self.rows[key] for key in keys]
 
     def samples(self) -> Iterator[TarSample]:

@@ -161,7 +161,7 @@ class HardenedOpener(urllib.request.OpenerDirector):
                 url = urljoin(url, response.location)
         except FetchError as error:
             # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is the plea of a host that has one.
-            if not error.slug.startswith("http_4") and error.slug != "http_other" or error.slug == "http_429":
+            if (not error.slug.startswith("http_4") and error.slug != "http_other") or error.slug == "http_429":
                 detail = f"robots.txt: {error.detail}" if error.slug.startswith("http_") else error.detail
                 raise FetchError(error.slug, detail) from error
         return robots.Robots()

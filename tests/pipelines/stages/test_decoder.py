@@ -16,7 +16,7 @@ from pipelines.stages.opener import OpenerConfig
 from pipelines.stages.pictures import PictureResizer, phash
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
-from mortal_resizer import POISON, Mortal, StillBorn  # noqa: E402
+from mortal_resizer import POISON, Mortal, StillBorn
 
 
 @dataclass(frozen=True, kw_only=True)

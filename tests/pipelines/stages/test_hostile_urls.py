@@ -274,7 +274,10 @@ def test_one_counted_reason_each_and_no_connection(hostile_web, listener, networ
     assert set(HOSTILE.values()) <= DROP_REASONS
 
     assert listener.num_connections == 0
-    assert set(network["connected"]) == {"127.0.0.1", PUBLIC}  # the trusted target of img.test, and two names' addresses
+    assert set(network["connected"]) == {
+        "127.0.0.1",
+        PUBLIC,
+    }  # the trusted target of img.test, and two names' addresses
     assert network["looked up"]["flip.test"] == 1
     del network["looked up"]["127.0.0.1"]  # every connection to the trusted target looks its number up
     assert set(network["looked up"].values()) == {1}

@@ -119,7 +119,16 @@ def test_the_least_recently_met_hosts_are_forgotten(monkeypatch):
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, None), ("", None), ("soon", None), ("-1", None), ("0", 0), (" 120 ", 120), ("9" * 400, 86400), ("1.5", None)],
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("0", 0),
+        (" 120 ", 120),
+        ("9" * 400, 86400),
+        ("1.5", None),
+    ],
 )
 def test_retry_after_as_seconds(header, seconds):
     assert retry_after_s(header) == seconds

@@ -1,4 +1,3 @@
-
 import pytest
 
 from pipelines.stages.robots import Robots, matches_pattern
@@ -92,7 +91,9 @@ def test_patterns_against_a_naive_matcher():
     letters = ["", "a", "b", "ab", "ba", "aab", "abab", "bbaa"]
     patterns = [a + s + b + t + c for a in ("a", "ab", "*") for s in ("*", "") for b in ("b", "") for t in ("*", "")
                 for c in ("$", "a$", "b", "ab$")]  # fmt: skip
-    assert [matches_pattern(x, p) for x in letters for p in patterns] == [naive(x, p) for x in letters for p in patterns]
+    assert [matches_pattern(x, p) for x in letters for p in patterns] == [
+        naive(x, p) for x in letters for p in patterns
+    ]
 
 
 def test_a_hostile_pattern_takes_no_exponential_time():

@@ -19,7 +19,8 @@ from typing import Any
 from pipelines.storage import Job, publish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Times that a task whose worker died (out of memory, a crash in a decoder) is tried again; Ray Data's default is for ever.
+# Times that a task whose worker died (out of memory, a lost machine) is tried again; Ray Data's default is for ever. What a
+# picture can kill is a process of its own: see pipelines.stages.decoder.
 MAX_RETRIES = 2
 # Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20

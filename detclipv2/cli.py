@@ -1,6 +1,7 @@
 """``detclip``: use a trained detector from the command line."""
 
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
+from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.vocabulary import read_names
 
 MODELS = Path("outputs/models")
@@ -52,6 +54,11 @@ def newest_model(folder: Path = MODELS) -> Path:
     return models[-1].parent
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept between calls."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detclipv2"
+
+
 def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     """Run ``detclip predict``.
 
@@ -67,7 +74,9 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
     asked_for = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
-    predictor = Predictor.from_pretrained(config.model or newest_model())
+    # Of a whole vocabulary; a few names are encoded sooner than the weights are hashed.
+    cache = None if config.vocabulary is None else TextEmbeddingCache(cache_folder() / "texts")
+    predictor = Predictor.from_pretrained(config.model or newest_model(), cache=cache)
     if asked_for:
         predictor.set_vocabulary(asked_for)
     if predictor.vocabulary is None:

@@ -17,6 +17,7 @@ from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import decode_sample
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
+from detclipv2.text.dictionary import normalise
 
 # Encoded samples held for shuffling: some tens of MiB at web-image sizes.
 SHUFFLE_BUFFER = 2000
@@ -37,13 +38,14 @@ class Stream:
     supervision: Supervision
     shards: Sequence[Shard]
     config: SupervisionConfig
-    vocabulary: Sequence[str]  # what negatives are drawn from
+    vocabulary: Sequence[str]  # categories or phrases of the dataset: what negatives are drawn from
     seed: int
     rank: int
     world_size: int
     caption_as_concept: Literal["on", "off"] = "on"
     # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
     texts: Mapping[str, str] = field(default_factory=dict)
+    dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Batches from number ``start`` on; skipped samples are not decoded.
@@ -66,6 +68,11 @@ class Stream:
     @cached_property
     def _negatives(self) -> NegativePool:
         return NegativePool(self.vocabulary)
+
+    @cached_property
+    def _dictionary(self) -> NegativePool:
+        known = {normalise(text) for text in self.vocabulary}
+        return NegativePool(text for text in self.dictionary if normalise(text) not in known)
 
     def _records(self, skip: int) -> Iterator[dict[str, Any]]:
         """Encoded records of epoch after epoch, less the first ``skip``."""
@@ -103,6 +110,8 @@ class Stream:
         concepts = concept_list(
             sample,
             negatives=self._negatives,
+            dictionary=self._dictionary,
+            dictionary_share=self.config.dictionary_share,
             num_concepts=self.config.num_concepts,
             caption_as_concept=self.caption_as_concept,
             rng=rng,

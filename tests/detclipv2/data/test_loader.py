@@ -140,3 +140,13 @@ def test_a_category_is_encoded_with_its_definition(shards: Callable[..., Shards]
     # The same negatives are drawn, whatever is encoded for them.
     assert enriched.concepts == [[texts.get(name, name) for name in names] for names in plain.concepts]
     assert all(concepts[0] == "dog, a pet" for concepts in enriched.concepts)
+
+
+def test_a_concept_that_is_a_phrase_of_the_dataset_comes_once(
+    write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
+) -> None:
+    shard = write_shard("00000", {"0-00": annotation(supervision="grounding")})
+    stream = _stream([shard], batch_size=1, supervision="grounding", vocabulary=["cat"], dictionary=["Cat", "kite"])
+    (batch,) = _take(stream, 1)
+
+    assert sorted(batch.concepts[0]) == ["cat", "dog", "kite"]

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -14,7 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.runner.execute import JobResult, run_here, run_on_ray
 from pipelines.runner.plan import reason_to_run, summarize_reasons
-from pipelines.storage import WHOLE, Job, PublishedTable, kept_files, locked, read_table, write_text_atomically
+from pipelines.storage import (
+    WHOLE,
+    Job,
+    Location,
+    PublishedTable,
+    data_root,
+    kept_files,
+    locked,
+    read_table,
+    write_text_atomically,
+)
 
 Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
 
@@ -63,8 +72,8 @@ class Runner:
     asset finds its inputs and the next build the reason why a shard is due.
     """
 
-    def __init__(self, root: Path, *, dataset: str, console: Console | None = None) -> None:
-        self.root = root.resolve()  # workers have working directories of their own
+    def __init__(self, root: Location, *, dataset: str, console: Console | None = None) -> None:
+        self.root = data_root(root)
         self.folder = self.root / "datasets" / dataset
         self.console = console or Console()
 
@@ -142,7 +151,7 @@ class Runner:
                     failed.append(result)
         return failed
 
-    def _state(self, asset: str) -> Path:
+    def _state(self, asset: str) -> Location:
         return self.folder / "tables" / f"{asset}.json"
 
     def _last(self, asset: str) -> dict[str, str]:

@@ -78,7 +78,7 @@ def manifest(root: Path) -> DatasetManifest:
         "grounding_shards": grounding,
         "validation": table(root, "validation", "v", write_validation),
     }
-    return assemble_dataset("demo", root=root, assets=assets, categories=["bear", "cat", "dog"], units=UNITS)
+    return assemble_dataset("demo", assets=assets, categories=["bear", "cat", "dog"], units=UNITS)
 
 
 def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_an_older_version_stays_beside_under_its_digest(tmp_path: Path) -> None:
 def test_a_dataset_without_boxes_or_validation_has_none(tmp_path: Path) -> None:
     assets: dict[str, dict[str, PublishedTable]] = {asset: {} for asset in UNITS}
     assets["image_text_shards"] = table(tmp_path, "image_text_shards", "p-0", partial(write_tar, "p-0", 3))
-    dataset = assemble_dataset("mine", root=tmp_path, assets=assets, categories=[], units=UNITS)
+    dataset = assemble_dataset("mine", assets=assets, categories=[], units=UNITS)
 
     assert list(dataset.supervisions) == ["image_text"]
     assert (dataset.boxed_concepts, dataset.validation_annotations, dataset.validation_images) == ([], None, None)

@@ -17,6 +17,7 @@ from schemas.manifest import (
     canonical_json,
     sha256_hex,
 )
+from schemas.shards import index_name
 
 Tables = Mapping[str, PublishedTable]
 
@@ -45,11 +46,9 @@ def assemble_dataset(
     }
     supervisions = {}
     for kind, vocabulary in vocabularies.items():
-        shards = [entry for table in assets[f"{kind}_shards"].values() for entry in _files(table, ending=".tar")]
-        shards = [entry for entry in shards if entry.num_rows]
-        if shards:
-            num_samples = sum(entry.num_rows for entry in shards)
-            supervisions[kind] = SupervisionSplit(num_samples=num_samples, shards=shards, vocabulary=list(vocabulary))
+        split = _split(assets[f"{kind}_shards"], vocabulary)
+        if split.shards:
+            supervisions[kind] = split
     annotations, pictures = _validation(assets["validation"])
     return DatasetManifest(
         name=name,
@@ -103,22 +102,34 @@ def common_phrases(
     return total.sort_by(order)["values"].slice(0, max_phrases).to_pylist()
 
 
+def _split(tables: Tables, vocabulary: Iterable[str]) -> SupervisionSplit:
+    """The shards that hold a sample, and their indexes."""
+    files = [entry for table in tables.values() for entry in _files(table) if entry.num_rows]
+    shards = [entry for entry in files if entry.path.endswith(".tar")]
+    indexes = {entry.path: entry for entry in files}
+    return SupervisionSplit(
+        num_samples=sum(entry.num_rows for entry in shards),
+        shards=shards,
+        indexes=[indexes[index_name(entry.path)] for entry in shards],
+        vocabulary=list(vocabulary),
+    )
+
+
 def _concepts(tables: Iterable[PublishedTable]) -> set[str]:
     return {text for table in tables for text in pq.read_table(table.file(CONCEPTS).local())["concept"].to_pylist()}
 
 
-def _files(table: PublishedTable, *, ending: str) -> list[FileEntry]:
+def _files(table: PublishedTable) -> list[FileEntry]:
     """Entries with paths relative to the data root."""
     folder = table_name(table.manifest.stage, table.manifest.fingerprint)
-    entries = [entry for entry in table.manifest.files if entry.path.endswith(ending)]
-    return [entry.model_copy(update={"path": f"{folder}/{entry.path}"}) for entry in entries]
+    return [entry.model_copy(update={"path": f"{folder}/{entry.path}"}) for entry in table.manifest.files]
 
 
 def _validation(tables: Tables) -> tuple[FileEntry | None, str | None]:
     """The annotations and the folder of the pictures, where there is a validation set."""
     for table in tables.values():
         folder = f"{table_name(table.manifest.stage, table.manifest.fingerprint)}/{VALIDATION_IMAGES}"
-        return _files(table, ending=ANNOTATIONS)[0], folder
+        return next(entry for entry in _files(table) if entry.path.endswith(f"/{ANNOTATIONS}")), folder
     return None, None
 
 

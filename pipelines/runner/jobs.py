@@ -200,11 +200,8 @@ def _write_parts(parts: Mapping[str, pa.Table], folder: Path, *, schema: pa.Sche
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:
     table = conform(pq.read_table(file.local()), PHRASES, where=file.name)
     entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
-    return Written(
-        rows_in=table.num_rows,
-        rows_kept=entry.num_rows,
-        num_rows=dict.fromkeys((name, index_name(name)), entry.num_rows),
-    )
+    num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
+    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)
 
 
 def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: Path) -> Written:

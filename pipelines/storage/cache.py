@@ -57,6 +57,12 @@ def cached_files() -> list[CachedFile]:
     return sorted(_scan(), key=lambda file: file.used_s)
 
 
+def unused_bytes(*, min_age_s: float = MIN_AGE_S) -> int:
+    """Bytes of the copies that were not used for so long."""
+    now = time.time()
+    return sum(file.num_bytes for file in cached_files() if now - file.used_s >= min_age_s)
+
+
 def remove_oldest(*, max_bytes: int, min_age_s: float = MIN_AGE_S) -> int:
     """Remove copies, those unused for longest first, until the others fit; return the bytes removed."""
     files = cached_files()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from upath import UPath
 
@@ -29,10 +30,16 @@ _POLL_S = 0.25
 
 
 @contextmanager
-def locked(root: Location, stage: str) -> Iterator[str]:
+def locked(root: Location, stage: str, *, leftovers: Literal["sweep", "keep"] = "sweep") -> Iterator[str]:
     """Hold a stage's folder against other builds in the same data root, and sweep what a killed build left there.
 
-    On an object store without conditional writes nothing is held, which a warning says: run one build at a time there.
+    What an upload left on an object store stays until the same table is published, or ``detclip data gc`` finds it. On a store
+    without conditional writes nothing is held, which a warning says: run one build at a time there.
+
+    Args:
+        root: the data root.
+        stage: name of the folder.
+        leftovers: whether to sweep; a dry run keeps them.
 
     Yields:
         The lease that `publish` asks for.
@@ -41,7 +48,7 @@ def locked(root: Location, stage: str) -> Iterator[str]:
         ValueError: the data root cannot be written.
     """
     folder = root / stage
-    with _flock(folder) if isinstance(folder, Path) else _leased(folder) as lease:
+    with _flock(folder, leftovers) if isinstance(folder, Path) else _leased(folder) as lease:
         yield lease
 
 
@@ -76,7 +83,7 @@ class Hold:
 
 
 @contextmanager
-def _flock(folder: Path) -> Iterator[str]:
+def _flock(folder: Path, leftovers: str) -> Iterator[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a+")
@@ -88,7 +95,7 @@ def _flock(folder: Path) -> Iterator[str]:
         except BlockingIOError:
             _tell_waiting(folder)
             fcntl.flock(file, fcntl.LOCK_EX)
-        for leftover in folder.glob(f"{TEMPORARY}*"):
+        for leftover in folder.glob(f"{TEMPORARY}*") if leftovers == "sweep" else ():
             shutil.rmtree(leftover, ignore_errors=True)
         lease = uuid.uuid4().hex
         file.truncate(0)

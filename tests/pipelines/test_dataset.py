@@ -22,9 +22,14 @@ UNITS = {
 
 
 def write_tar(shard: str, num_samples: int, folder: Path) -> Written:
-    (folder / f"{shard}.tar").write_bytes(b"x" * num_samples)
+    names = (f"{shard}.tar", f"{shard}.index.parquet")
+    for name in names:
+        (folder / name).write_bytes(b"x" * num_samples)
     return Written(
-        rows_in=num_samples + 1, rows_kept=num_samples, dropped={"crowd": 1}, num_rows={f"{shard}.tar": num_samples}
+        rows_in=num_samples + 1,
+        rows_kept=num_samples,
+        dropped={"crowd": 1},
+        num_rows=dict.fromkeys(names, num_samples),
     )
 
 
@@ -94,6 +99,9 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
     paths = [entry.path for split in dataset.supervisions.values() for entry in split.shards]
     assert len(paths) == 3, "a shard without a sample is not named"
     assert all((tmp_path / path).is_file() for path in paths)
+    indexes = [entry.path for split in dataset.supervisions.values() for entry in split.indexes]
+    assert indexes == [path.replace(".tar", ".index.parquet") for path in paths]
+    assert all((tmp_path / path).is_file() for path in indexes)
     assert dataset.validation_annotations is not None and dataset.validation_images is not None
     assert (tmp_path / dataset.validation_annotations.path).read_text() == "{}"
     assert (tmp_path / dataset.validation_images / "1.jpg").is_file()

@@ -32,7 +32,7 @@ class Verify:
     dataset: _Dataset
     """Its folder or manifest, such as outputs/data/datasets/demo or s3://bucket/data/datasets/demo."""
     num_workers: int = min(8, os.cpu_count() or 1)
-    """Processes that read."""
+    """Threads that read."""
 
 
 @dataclass(frozen=True, kw_only=True)

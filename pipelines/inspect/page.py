@@ -33,18 +33,19 @@ def funnel_tables(stats: DatasetStats) -> list[Table]:
 
 
 def split_table(stats: DatasetStats) -> Table:
-    """One row a supervision type: samples, shards and their sizes, boxes and concepts a picture."""
-    table = Table("supervision", title=f"dataset {stats.name}, version {stats.digest[:16]}", title_justify="left")
-    for column in ("samples", "shards", "bytes", "a shard", "a sample", "boxes a picture", "concepts a picture"):
-        table.add_column(column, justify="right")
+    """One row a supervision type: samples, shards, bytes, boxes and concepts a picture."""
+    title = f"dataset {stats.name}, version {stats.digest[:16]}; means of a picture"
+    table = Table(title=title, title_justify="left")
+    table.add_column("supervision", no_wrap=True)
+    for column in ("samples", "shards", "bytes", "picture", "boxes", "concepts"):
+        table.add_column(column, justify="right", no_wrap=True)
     for split in stats.splits:
         table.add_row(
             split.supervision,
             f"{split.num_samples:,}",
             f"{len(split.shard_bytes):,}",
             size(sum(split.shard_bytes)),
-            size(sum(split.shard_bytes) / len(split.shard_bytes)),
-            size(split.sample_bytes[1]),
+            size(sum(split.shard_bytes) / split.num_samples),
             f"{_mean(split.boxes_a_picture):.1f}",
             f"{_mean(split.concepts_a_picture):.1f}",
         )

@@ -50,19 +50,23 @@ def dropped_cell(row: DroppedRow) -> Cell:
 
 
 def contact_sheet(cells: Sequence[Cell], *, title: str, num_columns: int = 6) -> Image.Image:
-    """Cells in rows under a title; a row is as high as its highest cell."""
+    """Cells in rows under a title; a row is as high as its highest cell, and rows without any picture hold text alone."""
     rows = [cells[i : i + num_columns] for i in range(0, len(cells), num_columns)]
     num_columns = min(num_columns, max(len(cells), 3))
-    heights = [max(_height(cell) for cell in row) for row in rows]
+    picture_heights = [PICTURE_HEIGHT_PX if any(cell.picture for cell in row) else 0 for row in rows]
+    heights = [top + max(map(_text_height, row)) for top, row in zip(picture_heights, rows, strict=True)]
     width = num_columns * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
     head = TITLE_PX + 2 * MARGIN_PX
     sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * MARGIN_PX), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, MARGIN_PX), title, font=font(TITLE_PX, weight="bold"), fill=INK)
     top = head
-    for row, height in zip(rows, heights, strict=True):
+    for row, picture_height, height in zip(rows, picture_heights, heights, strict=True):
         for column, cell in enumerate(row):
-            _paste(sheet, draw, cell, left=MARGIN_PX + column * (CELL_WIDTH_PX + MARGIN_PX), top=top)
+            left = MARGIN_PX + column * (CELL_WIDTH_PX + MARGIN_PX)
+            if picture_height:
+                _paste(sheet, draw, cell.picture, left=left, top=top)
+            _write(draw, cell, left=left, top=top + picture_height + MARGIN_PX // 2)
         top += height + MARGIN_PX
     return sheet
 
@@ -109,20 +113,26 @@ def _lines(cell: Cell) -> list[tuple[str, Colour, int]]:
     return found
 
 
-def _height(cell: Cell) -> int:
-    return PICTURE_HEIGHT_PX + sum(round(size_px * 1.4) for _, _, size_px in _lines(cell)) + MARGIN_PX // 2
+def _text_height(cell: Cell) -> int:
+    return sum(_line_height(size_px) for _, _, size_px in _lines(cell)) + MARGIN_PX // 2
 
 
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, left: int, top: int) -> None:
-    place = (left, top, left + CELL_WIDTH_PX - 1, top + PICTURE_HEIGHT_PX - 1)
-    draw.rectangle(place, fill=GROUND)
-    if cell.picture is None:
+def _line_height(size_px: int) -> int:
+    return round(size_px * 1.4)
+
+
+def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image | None, *, left: int, top: int) -> None:
+    """The picture in the middle of its place, or what says that there is none."""
+    draw.rectangle((left, top, left + CELL_WIDTH_PX - 1, top + PICTURE_HEIGHT_PX - 1), fill=GROUND)
+    if picture is None:
         middle = (left + CELL_WIDTH_PX / 2, top + PICTURE_HEIGHT_PX / 2)
         draw.text(middle, "no picture", font=font(CAPTION_PX), fill=GREY, anchor="mm")
     else:
-        x = left + (CELL_WIDTH_PX - cell.picture.width) // 2
-        sheet.paste(cell.picture, (x, top + (PICTURE_HEIGHT_PX - cell.picture.height) // 2))
-    y = top + PICTURE_HEIGHT_PX + MARGIN_PX // 2
+        x, y = left + (CELL_WIDTH_PX - picture.width) // 2, top + (PICTURE_HEIGHT_PX - picture.height) // 2
+        sheet.paste(picture, (x, y))
+
+
+def _write(draw: ImageDraw.ImageDraw, cell: Cell, *, left: int, top: int) -> None:
     for text, colour, size_px in _lines(cell):
-        draw.text((left, y), text, font=font(size_px), fill=colour)
-        y += round(size_px * 1.4)
+        draw.text((left, top), text, font=font(size_px), fill=colour)
+        top += _line_height(size_px)

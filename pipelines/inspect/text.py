@@ -48,11 +48,11 @@ def draw_tag(
     colour: Colour,
     within: tuple[int, int],
 ) -> None:
-    """White text on a coloured ground, moved so that it lies within (width, height)."""
+    """White text on a coloured ground whose lower left corner is ``at``, moved so that all lies within (width, height)."""
     pad = 3
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     x = max(0.0, min(at[0], within[0] - width))
-    y = max(0.0, min(at[1], within[1] - height))
+    y = max(0.0, min(at[1] - height, within[1] - height))
     draw.rectangle((x, y, x + width, y + height), fill=colour)
     draw.text((x + pad - left, y + pad - top), text, font=font, fill="white")

@@ -1,10 +1,9 @@
 """Reads a dataset from end to end, and says what is wrong with it."""
 
 import io
-import multiprocessing
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ MEND = "delete the folder of each and build the dataset again: only what is miss
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCheck:
-    """A shard to read. It crosses process borders."""
+    """A shard to read."""
 
     root: Location
     supervision: str
@@ -133,7 +132,7 @@ def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) 
 
     Args:
         dataset: what to read.
-        num_workers: processes that read.
+        num_workers: threads that read.
         console: where the progress is shown.
 
     Returns:
@@ -144,15 +143,18 @@ def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) 
         for supervision, split in dataset.manifest.supervisions.items()
         for shard, index in zip(split.shards, split.indexes or [None] * len(split.shards), strict=True)
     ]
-    with _mapped(ShardCheck.problems, checks, num_workers=num_workers) as results:
-        found = {
-            check.shard.path: problems
-            for check, problems in zip(
-                checks,
-                track(results, description="reading shards", total=len(checks), console=console, transient=True),
-                strict=True,
-            )
-        }
+    # Hashing, decoding and the network leave other threads at work.
+    with ThreadPoolExecutor(num_workers) as pool:
+        results = pool.map(ShardCheck.problems, checks)
+        shown = track(
+            results,
+            description="reading shards",
+            total=len(checks),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        found = {check.shard.path: problems for check, problems in zip(checks, shown, strict=True)}
     found |= _validation_problems(dataset)
     return {path: problems for path, problems in found.items() if problems}
 
@@ -169,17 +171,6 @@ def _validation_problems(dataset: BuiltDataset) -> dict[str, list[str]]:
         return {name: ["is missing"]}
     problem = verify_content(PublishedTable(folder=folder, manifest=manifest))
     return {name: [problem]} if problem else {}
-
-
-@contextmanager
-def _mapped(function, items, *, num_workers: int):  # noqa: ANN001, ANN202 - map and pool.map
-    if num_workers <= 1 or len(items) <= 1:
-        yield map(function, items)
-        return
-    # A forked child would share the connections of its parent's object store client.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(items)), mp_context=context) as pool:
-        yield pool.map(function, items)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pipelines.inspect.samples import DroppedRow, ShownSample
 from pipelines.inspect.text import Colour, draw_tag, font, wrapped
 
 CELL_WIDTH_PX, PICTURE_HEIGHT_PX, MARGIN_PX = 320, 240, 16
+MIN_COLUMNS = 3  # so that a title fits
 TITLE_PX, CAPTION_PX, SMALL_PX = 24, 14, 12
 MAX_CAPTION_LINES, MAX_PHRASE_LINES = 3, 2
 INK, GREY, PAPER, GROUND, BLUE = (23, 23, 23), (110, 110, 110), (250, 250, 249), (231, 229, 228), (29, 78, 216)
@@ -52,10 +53,9 @@ def dropped_cell(row: DroppedRow) -> Cell:
 def contact_sheet(cells: Sequence[Cell], *, title: str, num_columns: int = 6) -> Image.Image:
     """Cells in rows under a title; a row is as high as its highest cell, and rows without any picture hold text alone."""
     rows = [cells[i : i + num_columns] for i in range(0, len(cells), num_columns)]
-    num_columns = min(num_columns, max(len(cells), 3))
     picture_heights = [PICTURE_HEIGHT_PX if any(cell.picture for cell in row) else 0 for row in rows]
     heights = [top + max(map(_text_height, row)) for top, row in zip(picture_heights, rows, strict=True)]
-    width = num_columns * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
+    width = max(MIN_COLUMNS, min(num_columns, len(cells))) * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
     head = TITLE_PX + 2 * MARGIN_PX
     sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * MARGIN_PX), PAPER)
     draw = ImageDraw.Draw(sheet)

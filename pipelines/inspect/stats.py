@@ -13,7 +13,7 @@ from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
 from pipelines.storage.tables import files_by_shard
 from schemas.shards import SHARD_INDEX
 
-NUM_TOP_CONCEPTS = 30
+NUM_TOP_CONCEPTS = 20
 CONCEPTS_NAME = "concepts.parquet"
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from pipelines.storage import Location, PublishedTable, data_root, fetch, read_table
+from pipelines.storage import Location, PublishedTable, data_root, fetch, read_tables
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, read_dataset_manifest
 
 
@@ -25,8 +25,8 @@ class BuiltDataset:
         """The tables that the dataset has of an asset, by shard; those that were removed since are left out."""
         state = self.folder / "tables" / f"{asset}.json"
         fingerprints: Mapping[str, str] = json.loads(state.read_text()) if state.is_file() else {}
-        tables = {shard: read_table(self.root, asset, fingerprint) for shard, fingerprint in fingerprints.items()}
-        return {shard: table for shard, table in sorted(tables.items()) if table is not None}
+        tables = read_tables(self.root, asset, fingerprints)
+        return {shard: table for shard, table in tables.items() if table is not None}
 
     def local(self, entry: FileEntry) -> Path:
         """A file of the dataset on this machine: where the root is an object store, a verified copy."""

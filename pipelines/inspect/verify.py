@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,11 +138,11 @@ def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) 
     Returns:
         What is wrong, by path relative to the data root; empty where all is well.
     """
-    checks = [
-        ShardCheck(root=dataset.root, supervision=supervision, shard=shard, index=index)
-        for supervision, split in dataset.manifest.supervisions.items()
-        for shard, index in zip(split.shards, split.indexes or [None] * len(split.shards), strict=True)
-    ]
+    checks = []
+    for supervision, split in dataset.manifest.supervisions.items():
+        indexes: Sequence[FileEntry | None] = split.indexes or [None] * len(split.shards)
+        for shard, index in zip(split.shards, indexes, strict=True):
+            checks.append(ShardCheck(root=dataset.root, supervision=supervision, shard=shard, index=index))
     # Hashing, decoding and the network leave other threads at work.
     with ThreadPoolExecutor(num_workers) as pool:
         results = pool.map(ShardCheck.problems, checks)

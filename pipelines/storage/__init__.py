@@ -25,6 +25,7 @@ from pipelines.storage.roots import (
     write_text_atomically,
 )
 from pipelines.storage.tables import (
+    NUM_CONCURRENT,
     WHOLE,
     Job,
     PublishedTable,
@@ -32,6 +33,7 @@ from pipelines.storage.tables import (
     Written,
     kept_files,
     read_table,
+    read_tables,
     table_folder,
     table_name,
     verify,
@@ -41,6 +43,7 @@ from pipelines.storage.tables import (
 __all__ = [
     "DROPPED",
     "KEPT",
+    "NUM_CONCURRENT",
     "WHOLE",
     "DataRoot",
     "Job",
@@ -58,6 +61,7 @@ __all__ = [
     "locked",
     "publish",
     "read_table",
+    "read_tables",
     "sha256_file",
     "split",
     "table_folder",

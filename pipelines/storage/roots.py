@@ -9,6 +9,7 @@ from pydantic import PlainSerializer, PlainValidator
 from upath import UPath
 
 TEMPORARY = ".tmp-"
+_CHUNK_BYTES = 4 * 2**20
 
 # What is read and written below a data root. Both have the methods of ``pathlib``.
 Location = Path | UPath
@@ -71,5 +72,8 @@ def write_text_atomically(path: Location, text: str) -> None:
 
 def sha256_file(path: Location) -> str:
     """Hex sha256 of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

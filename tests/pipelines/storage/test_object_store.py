@@ -286,9 +286,9 @@ from pipelines import storage
 from pipelines.storage import Job, Written
 
 def write(folder):
-    for i in range(200):
+    for i in range(60):
         (folder / f"{i:03d}.bin").write_bytes(b"x" * 100_000)
-    return Written(rows_in=200, rows_kept=200)
+    return Written(rows_in=60, rows_kept=60)
 
 root = storage.data_root(sys.argv[1])
 job = Job(stage="images", version=1, shard="s", config={}, num_rows=1, work=write)
@@ -312,11 +312,11 @@ def test_killed_in_mid_upload_nothing_is_half_and_the_next_build_completes(
 
     found = names(root)
     assert not any(name.endswith("MANIFEST.json") for name in found)
-    assert 0 < sum(name.endswith(".bin") for name in found) < 200
+    assert 0 < sum(name.endswith(".bin") for name in found) < 60
 
-    job = Job(stage="images", version=1, shard="s", config={}, num_rows=1, work=partial(write_many, 200))
+    job = Job(stage="images", version=1, shard="s", config={}, num_rows=1, work=partial(write_many, 60))
     table = publish(root, job)
-    assert len(table.manifest.files) == 200
+    assert len(table.manifest.files) == 60
     assert verify_content(table) is None
 
 

@@ -1,6 +1,7 @@
 """``detclip data``: look at data that was built. The entry point group ``detclip.commands`` names `commands`."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pipelines.inspect.show import contact_sheet, dropped_cell, sample_cell
 from pipelines.inspect.stats import dataset_stats
 from pipelines.inspect.verify import MAX_PROBLEMS_PER_SHARD, MEND, check_dataset
 from pipelines.storage import DataRoot, data_root, is_local
-from pipelines.storage.cache import remove_oldest, unused_bytes
+from pipelines.storage.cache import abandoned_work, remove_oldest, unused_bytes
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _Dataset = tyro.conf.Positional[UPath]
@@ -142,11 +143,15 @@ def gc(config: Annotated[Gc, tyro.conf.arg(name="")]) -> None:
         print(f"{size(item.num_bytes):>10}  {item.folder}  {item.why}")
     num_bytes = sum(item.num_bytes for item in found)
     if not is_local(root):
-        cached = unused_bytes()
+        cached, abandoned = unused_bytes(), abandoned_work()
+        work_bytes = sum(work.num_bytes for work in abandoned)
         print(f"{size(cached):>10}  copies of remote files on this machine, unused for an hour")
-        num_bytes += cached
+        print(f"{size(work_bytes):>10}  work of killed jobs on this machine, untouched for a day")
+        num_bytes += cached + work_bytes
         if config.delete:
             remove_oldest(max_bytes=0)
+            for work in abandoned:
+                shutil.rmtree(work.folder, ignore_errors=True)
     verb = "removed" if config.delete else "could be removed: run again with --delete"
     print(f"{size(num_bytes):>10}  in all {verb}")
 

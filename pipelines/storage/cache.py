@@ -14,6 +14,7 @@ from pipelines.storage.roots import TEMPORARY, Location, cache_folder, sha256_fi
 # Beyond it the copies that were not used for longest go, but none of the last hour, which a job may be reading.
 MAX_CACHE_BYTES = 64 * 2**30
 MIN_AGE_S = 3600.0
+ABANDONED_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def fetch(source: Location, *, sha256: str) -> Path:
 
 def cached_files() -> list[CachedFile]:
     """All copies, the one that was used last at the end."""
-    return sorted(_scan(), key=lambda file: file.used_s)
+    return sorted(_scan(_files()), key=lambda file: file.used_s)
 
 
 def unused_bytes(*, min_age_s: float = MIN_AGE_S) -> int:
@@ -75,14 +76,24 @@ def remove_oldest(*, max_bytes: int, min_age_s: float = MIN_AGE_S) -> int:
     return total - kept
 
 
+def abandoned_work() -> list[CachedFile]:
+    """Folders of jobs that were killed before they could publish: nothing in them was written for a day."""
+    return [work for work in _scan(scratch_folder()) if time.time() - work.used_s >= ABANDONED_S]
+
+
+def scratch_folder() -> Path:
+    """Where jobs write what is then uploaded."""
+    return cache_folder() / "scratch"
+
+
 def _files() -> Path:
     return cache_folder() / "files"
 
 
-def _scan() -> Iterator[CachedFile]:
-    for folder in _files().glob("*"):
+def _scan(parent: Path) -> Iterator[CachedFile]:
+    for folder in parent.glob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process removes too
-            stats = [path.stat() for path in folder.iterdir()] or [folder.stat()]
+            stats = [path.stat() for path in folder.rglob("*") if path.is_file()] or [folder.stat()]
             yield CachedFile(
                 folder=folder,
                 num_bytes=sum(stat.st_size for stat in stats),

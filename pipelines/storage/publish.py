@@ -14,8 +14,9 @@ from pathlib import Path
 
 from upath import UPath
 
+from pipelines.storage.cache import scratch_folder
 from pipelines.storage.locks import Hold
-from pipelines.storage.roots import TEMPORARY, Location, cache_folder, sha256_file
+from pipelines.storage.roots import TEMPORARY, Location, sha256_file
 from pipelines.storage.tables import (
     TAGS_NAME,
     Job,
@@ -42,7 +43,7 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
         RuntimeError: the build has ended.
     """
     final = table_folder(root, job.stage, job.fingerprint)
-    parent = final.parent if isinstance(final, Path) else cache_folder() / "scratch"
+    parent = final.parent if isinstance(final, Path) else scratch_folder()
     temporary = parent / f"{TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
     try:
         temporary.mkdir(parents=True)

@@ -31,7 +31,7 @@ from pipelines.storage import (
     verify_content,
     write_split,
 )
-from pipelines.storage.cache import cached_files, remove_oldest, unused_bytes
+from pipelines.storage.cache import abandoned_work, cached_files, remove_oldest, unused_bytes
 from pipelines.storage.publish import remove
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
@@ -117,6 +117,17 @@ def test_the_copies_that_were_not_used_for_longest_go_first(bucket: UPath, cache
     assert [path.exists() for path in copies] == [True, False, True]
     assert remove_oldest(max_bytes=0) == kept, "what was used a moment ago may be in use"
     assert [path.exists() for path in copies] == [False, False, True]
+
+
+def test_work_that_nobody_goes_on_with_is_found(cache_folder: Path) -> None:
+    now = time.time()
+    for name, age_s in (("killed", 2 * 86400), ("running", 60)):
+        picture = cache_folder / "scratch" / f".tmp-{name}" / "images" / "a.jpg"
+        picture.parent.mkdir(parents=True)
+        picture.write_bytes(b"12345")
+        os.utime(picture, (now - age_s, now - age_s))
+
+    assert [(work.folder.name, work.num_bytes) for work in abandoned_work()] == [(".tmp-killed", 5)]
 
 
 def test_verify_reads_a_listing_where_tags_are_as_noted(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "BEAT_S", 0.1)
-    monkeypatch.setattr(locks, "STOPPED_S", 1.5)
+    monkeypatch.setattr(locks, "STOPPED_S", 6.0)
     monkeypatch.setattr(locks, "_POLL_S", 0.05)
 
 
@@ -204,7 +204,7 @@ def test_builds_wait_for_each_other(bucket: UPath, capsys: pytest.CaptureFixture
     with locked(bucket / "data", "filtered"):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(4)  # longer than a lease without a beat would last
+        time.sleep(9)  # longer than a lease without a beat would last
         order.append("first")
     thread.join(timeout=30)
 

@@ -4,7 +4,9 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,12 +107,38 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     print(f"{config.out}: " + (", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing found"))
 
 
+def further_commands(group: str) -> dict[str, Callable[..., None]]:
+    """The commands of ``detclip <group>``, which another package brings: entry points of the group ``detclip.commands``.
+
+    Raises:
+        ValueError: that package is not installed.
+    """
+    try:
+        (entry_point,) = entry_points(group="detclip.commands", name=group)
+        commands: dict[str, Callable[..., None]] = entry_point.load()
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"detclip {group} comes with the data street, which this installation lacks ({error}):"
+            " clone the repository and run `make setup`"
+        ) from error
+    return commands
+
+
 def main() -> None:
     """Entry point of ``detclip``."""
+    arguments = sys.argv[1:]
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"predict": predict, "dictionary": dictionary}, prog="detclip", description=__doc__
-        )
+        if arguments[:1] == ["data"]:
+            commands, prog, description, arguments = (
+                further_commands("data"),
+                "detclip data",
+                "Look at data that was built.",
+                arguments[1:],
+            )
+        else:
+            commands, prog = {"predict": predict, "dictionary": dictionary}, "detclip"
+            description = f"{__doc__} Data that was built: see `detclip data --help`."
+        tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=arguments)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

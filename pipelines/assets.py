@@ -26,7 +26,7 @@ from pipelines.runner.jobs import (
     validation_job,
 )
 from pipelines.stages.download import IMAGES_TAR_NAME
-from pipelines.storage import Job, TableFile, format_counts, kept_files
+from pipelines.storage import Job, TableFile, format_counts, kept_files, local_folder
 
 # In the order of the street, with what a row of each one's table is.
 UNITS = {
@@ -112,7 +112,7 @@ def images(street: Street) -> dg.MaterializeResult:
 
     @contextmanager
     def connected(due: list[Job]) -> Iterator[list[Job]]:
-        with dataset.connected(folder=runner.root / "small_web") as download:
+        with dataset.connected(folder=local_folder(runner.root, "small_web")) as download:
             yield [download_job("images", download, job.inputs[0], shard=job.shard) for job in due]
 
     jobs = [
@@ -204,7 +204,6 @@ def dataset(street: Street) -> dg.MaterializeResult:
     config, runner = _dataset(street), _runner(street)
     manifest = assemble_dataset(
         config.name,
-        root=runner.root,
         assets={asset: runner.tables(asset) for asset in UNITS},
         categories=[] if config.detection is None else config.detection.vocabulary(),
         units=UNITS,

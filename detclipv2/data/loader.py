@@ -11,10 +11,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import decode_sample
+from detclipv2.data.opener import opened
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 from detclipv2.text.dictionary import normalise
@@ -25,7 +27,7 @@ SHUFFLE_BUFFER = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A tar file (path or URL that webdataset opens) and how many samples it holds."""
+    """A tar file (a path, or a URL that fsspec opens) and how many samples it holds."""
 
     url: str
     num_samples: int
@@ -98,7 +100,7 @@ class Stream:
         return (shards if by_sample else shards[self.rank :: self.world_size]), by_sample
 
     def _epoch(self, epoch: int, shards: list[Shard], by_sample: bool) -> Iterator[dict[str, Any]]:
-        records = iter(wds.DataPipeline(wds.SimpleShardList([shard.url for shard in shards]), wds.tarfile_to_samples()))
+        records = group_by_keys(tar_file_expander(opened(shard.url for shard in shards)))
         if by_sample:
             records = itertools.islice(records, self.rank, None, self.world_size)
         rng = random.Random(f"samples-{self.seed}-{self.supervision}-{epoch}-{self.rank}")

@@ -24,6 +24,7 @@ from pipelines.storage import (
     write_split,
 )
 from schemas.conform import conform
+from schemas.shards import index_name
 from schemas.tables import PHRASES
 
 CONCEPTS = "concepts.parquet"
@@ -31,8 +32,8 @@ ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
 
 # Bumped by hand when what is written for these changes; everything else has the version of its stage.
-IMAGE_TEXT_SHARDS_VERSION = 1
-BOXED_SHARDS_VERSION = 1
+IMAGE_TEXT_SHARDS_VERSION = 2
+BOXED_SHARDS_VERSION = 2
 VALIDATION_VERSION = 1
 
 # Boxed shards: how often training sees each text with a box.
@@ -145,7 +146,7 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
     """Training pictures with a box of each text."""
     counts: Counter[str] = Counter()
     for file in concepts:
-        table = pq.read_table(file.path)
+        table = pq.read_table(file.local())
         counts.update(dict(zip(table["concept"].to_pylist(), table["num_images"].to_pylist(), strict=True)))
     return dict(counts)
 
@@ -163,12 +164,12 @@ def _write_urls(stage: Urls, source: PairSource, num_pairs: int | None, pairs_pe
 
 
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
+    table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
     return write_split(stage(table), folder, schema=stage.output_schema, where=f"{stage.name} of {file.name}")
 
 
 def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
+    table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
     written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
     if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
         # An outage must not pass for a finished shard, which no later build would try again.
@@ -179,7 +180,7 @@ def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
 
 
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
-    tables = {s: conform(pq.read_table(file.path), stage.input_schema, where=file.name) for s, file in files.items()}
+    tables = {s: conform(pq.read_table(file.local()), stage.input_schema, where=file.name) for s, file in files.items()}
     return _write_parts(stage(tables), folder, schema=stage.output_schema, where=stage.name)
 
 
@@ -197,9 +198,10 @@ def _write_parts(parts: Mapping[str, pa.Table], folder: Path, *, schema: pa.Sche
 
 
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), PHRASES, where=file.name)
-    entry = write_image_text_shard(folder / name, table, images_tar=images_tar.path)
-    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows={name: entry.num_rows})
+    table = conform(pq.read_table(file.local()), PHRASES, where=file.name)
+    entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
+    num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
+    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)
 
 
 def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: Path) -> Written:
@@ -225,7 +227,7 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
         rows_in=num_boxes.total() + dropped.total(),
         rows_kept=num_boxes.total(),
         dropped=dict(dropped),
-        num_rows={name: entry.num_rows, CONCEPTS: len(concepts)},
+        num_rows={name: entry.num_rows, index_name(name): entry.num_rows, CONCEPTS: len(concepts)},
     )
 
 

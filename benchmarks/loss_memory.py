@@ -8,17 +8,17 @@ computed twice (the soft matching and image to text compute the similarities aga
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -27,12 +27,13 @@ from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.contrastive import region_word_similarity, word_region_similarity
 
 MAX_SHARE = 0.1  # of the whole matrix in fp32
-LARGE_BYTES = (
-    2**30
-)  # a matrix from which on the share is judged: below, the inputs' gradients and the buffers weigh more
+# Matrices from which on time and memory are judged: below, calls take the time, and gradients and buffers the memory.
+TIMED_BYTES = 2**20
+LARGE_BYTES = 2**30
 POSITIVES_A_PICTURE = 100
 CONCEPTS_A_CAPTION = 6
 
+Loss = Literal["alignment", "hard", "soft", "image_to_text"]
 Run = Callable[[], Tensor]
 
 
@@ -40,7 +41,7 @@ Run = Callable[[], Tensor]
 class Case:
     """One loss at one shape, computed one way."""
 
-    loss: Literal["alignment", "hard", "soft", "image_to_text"]
+    loss: Loss
     way: Literal["chunks", "whole"]
     num_images: int
     num_regions: int  # of a picture
@@ -54,20 +55,18 @@ class Case:
         return 4 * self.num_images * self.num_regions * self.num_texts
 
 
-CASES = [
-    (Case(loss=loss, way="chunks", num_images=b, num_regions=k, num_texts=u, width=d, num_rounds=rounds), whole)
-    for loss, b, k, u, d, rounds, whole in [
-        ("alignment", 8, 270, 200, 128, 20, True),  # the demo
-        ("alignment", 1, 22_400, 1_000, 256, 3, True),
-        ("alignment", 4, 22_400, 8_500, 256, 1, False),  # grounding, one GPU's share
-        ("hard", 16, 50, 50, 128, 20, True),
-        ("hard", 192, 100, 4_000, 256, 1, True),
-        ("hard", 192, 100, 37_000, 256, 1, False),  # image-text pairs, one GPU's share
-        ("soft", 192, 100, 4_000, 256, 1, True),
-        ("soft", 192, 100, 37_000, 256, 1, False),
-        ("image_to_text", 192, 100, 4_000, 256, 1, True),
-        ("image_to_text", 192, 100, 37_000, 256, 1, False),
-    ]
+# Loss, pictures, regions of each, texts, width, rounds, and whether the whole matrix is tried too.
+SHAPES: list[tuple[Loss, int, int, int, int, int, bool]] = [
+    ("alignment", 8, 270, 200, 128, 20, True),  # the demo
+    ("alignment", 1, 22_400, 1_000, 256, 3, True),
+    ("alignment", 4, 22_400, 8_500, 256, 1, False),  # grounding, one GPU's share
+    ("hard", 16, 50, 50, 128, 20, True),  # the demo
+    ("hard", 192, 100, 4_000, 256, 1, True),
+    ("hard", 192, 100, 37_000, 256, 1, False),  # image-text pairs, one GPU's share
+    ("soft", 192, 100, 4_000, 256, 1, True),
+    ("soft", 192, 100, 37_000, 256, 1, False),
+    ("image_to_text", 192, 100, 4_000, 256, 1, True),
+    ("image_to_text", 192, 100, 37_000, 256, 1, False),
 ]
 
 
@@ -118,10 +117,8 @@ def word_region(case: Case, regions: Tensor, texts: Tensor) -> Run:
         similarity = torch.einsum("ud,bkd->ubk", texts, regions)
         if case.loss == "image_to_text":
             return torch.stack([part.amax(0).mean(-1) for part in similarity.split(CONCEPTS_A_CAPTION)])
-        if case.loss == "soft":
-            of_text = ((similarity / 0.1).softmax(-1) * similarity).sum(-1)
-        else:
-            of_text = similarity.amax(-1)
+        soft = case.loss == "soft"
+        of_text = ((similarity / 0.1).softmax(-1) * similarity).sum(-1) if soft else similarity.amax(-1)
         return torch.stack([part.mean(0) for part in of_text.split(CONCEPTS_A_CAPTION)])
 
     run = chunks if case.way == "chunks" else whole
@@ -141,55 +138,71 @@ def measure(case: Case) -> dict[str, float]:
     warm_up, _ = make(replace(case, num_images=2, num_regions=8, num_texts=12))
     warm_up().backward()  # libraries set up their buffers when they are first called
     run, inputs = make(case)
-    before, seconds = resident_bytes(), []
+    before, seconds = memory_bytes("VmRSS"), []
     for _ in range(case.num_rounds):
         for tensor in inputs:
             tensor.grad = None
         started = time.process_time()
         run().backward()
         seconds.append(time.process_time() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": min(seconds), "peak_bytes": peak - before}
+    return {"seconds": min(seconds), "peak_bytes": memory_bytes("VmHWM") - before}
 
 
-def resident_bytes() -> int:
-    """Memory that this process holds now (Linux)."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """Memory that this process holds now, or the most it ever held (Linux).
+
+    The peak that getrusage tells will not do: it is not reset when a program is started, so it may be the parent's.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure_apart(case: Case) -> dict[str, float]:
     """``measure`` in a process of its own, with one thread."""
     command = [sys.executable, __file__, json.dumps(asdict(case))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     return dict(json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout))
 
 
 def main() -> None:
     """Measure all cases, print the table, judge."""
-    table = Table("loss", "pictures x regions", "texts", "width", title="forward and backward, fp32, CPU, one thread")
-    for column in ("whole matrix, MiB", "chunks, s", "whole, s", "chunks, peak MiB", "whole, peak MiB"):
-        table.add_column(column, justify="right")
+    table = Table(
+        Column("loss", no_wrap=True),
+        Column("pictures x regions x texts x width", no_wrap=True),
+        *(
+            Column(title, justify="right")
+            for title in ("matrix, MiB", "chunks, s", "whole, s", "chunks, MiB", "whole, MiB")
+        ),
+        title="forward and backward, fp32, CPU, one thread",
+    )
     faults = []
-    for case, with_whole in CASES:
+    for loss, num_images, num_regions, num_texts, width, num_rounds, with_whole in SHAPES:
+        case = Case(
+            loss=loss,
+            way="chunks",
+            num_images=num_images,
+            num_regions=num_regions,
+            num_texts=num_texts,
+            width=width,
+            num_rounds=num_rounds,
+        )
         chunks = measure_apart(case)
         whole = measure_apart(replace(case, way="whole")) if with_whole else None
         name = f"{case.loss} {case.num_images} x {case.num_regions} x {case.num_texts}"
         if case.matrix_bytes >= LARGE_BYTES and chunks["peak_bytes"] > MAX_SHARE * case.matrix_bytes:
             faults.append(f"{name}: {chunks['peak_bytes'] / case.matrix_bytes:.0%} of the matrix's memory")
-        if whole and case.loss in ("alignment", "hard") and chunks["seconds"] > whole["seconds"]:
+        timed = case.loss in ("alignment", "hard") and case.matrix_bytes >= TIMED_BYTES
+        if timed and whole and chunks["seconds"] > whole["seconds"]:
             faults.append(f"{name}: {chunks['seconds']:.3g} s against {whole['seconds']:.3g} s")
-        columns = [chunks["seconds"], whole and whole["seconds"], chunks["peak_bytes"], whole and whole["peak_bytes"]]
+        both = (chunks, whole)
         table.add_row(
             case.loss,
-            f"{case.num_images} x {case.num_regions}",
-            str(case.num_texts),
-            str(case.width),
+            f"{num_images} x {num_regions:,} x {num_texts:,} x {width}",
             f"{case.matrix_bytes / 2**20:.0f}",
-            *("-" if seconds is None else f"{seconds:.3g}" for seconds in columns[:2]),
-            *("-" if peak is None else f"{peak / 2**20:.0f}" for peak in columns[2:]),
+            *("-" if way is None else f"{way['seconds']:.3g}" for way in both),
+            *("-" if way is None else f"{way['peak_bytes'] / 2**20:.0f}" for way in both),
         )
-    Console().print(table)
+    Console(width=110).print(table)
     if faults:
         sys.exit("benchmarks/loss_memory.py: " + "; ".join(faults))
 

@@ -1,9 +1,12 @@
 """``detclip``: use a trained detector from the command line."""
 
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,7 @@ from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
+from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.vocabulary import read_names
 
 MODELS = Path("outputs/models")
@@ -52,6 +56,11 @@ def newest_model(folder: Path = MODELS) -> Path:
     return models[-1].parent
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept between calls."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detclipv2"
+
+
 def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     """Run ``detclip predict``.
 
@@ -67,7 +76,9 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
     asked_for = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
-    predictor = Predictor.from_pretrained(config.model or newest_model())
+    # Of a whole vocabulary; a few names are encoded sooner than the weights are hashed.
+    cache = None if config.vocabulary is None else TextEmbeddingCache(cache_folder() / "texts")
+    predictor = Predictor.from_pretrained(config.model or newest_model(), cache=cache)
     if asked_for:
         predictor.set_vocabulary(asked_for)
     if predictor.vocabulary is None:
@@ -96,12 +107,38 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     print(f"{config.out}: " + (", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing found"))
 
 
+def further_commands(group: str) -> dict[str, Callable[..., None]]:
+    """The commands of ``detclip <group>``, which another package brings: entry points of the group ``detclip.commands``.
+
+    Raises:
+        ValueError: that package is not installed.
+    """
+    try:
+        (entry_point,) = entry_points(group="detclip.commands", name=group)
+        commands: dict[str, Callable[..., None]] = entry_point.load()
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"detclip {group} comes with the data street, which this installation lacks ({error}):"
+            " clone the repository and run `make setup`"
+        ) from error
+    return commands
+
+
 def main() -> None:
     """Entry point of ``detclip``."""
+    arguments = sys.argv[1:]
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"predict": predict, "dictionary": dictionary}, prog="detclip", description=__doc__
-        )
+        if arguments[:1] == ["data"]:
+            commands, prog, description, arguments = (
+                further_commands("data"),
+                "detclip data",
+                "Look at data that was built.",
+                arguments[1:],
+            )
+        else:
+            commands, prog = {"predict": predict, "dictionary": dictionary}, "detclip"
+            description = f"{__doc__} Data that was built: see `detclip data --help`."
+        tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=arguments)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

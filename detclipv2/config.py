@@ -87,6 +87,8 @@ class SupervisionConfig:
         None  # the shorter side is at most this; None: as image_size, which gives a square canvas
     )
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
+    # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other pictures.
+    dictionary_share: float = 1.0
     flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
     # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.
     scale_jitter: tuple[float, float] = (1.0, 1.0)
@@ -97,6 +99,8 @@ class SupervisionConfig:
             raise ValueError(f"scale_jitter {self.scale_jitter}: two factors in (0, 1], the lower one first")
         if self.batch_size < 1 or self.image_size < 32:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
+        if not 0 <= self.dictionary_share <= 1:
+            raise ValueError(f"dictionary_share {self.dictionary_share}: from 0 to 1")
         if self.shorter_size is not None and not 32 <= self.shorter_size <= self.image_size:
             raise ValueError(f"shorter_size {self.shorter_size}: from 32 px to image_size, {self.image_size}")
 

@@ -12,7 +12,6 @@ A model folder (layout 2)::
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,6 +28,7 @@ from detclipv2.build import build_detector, restore_text_encoder
 from detclipv2.config import ModelConfig
 from detclipv2.model_card import model_card
 from detclipv2.models.detector import DetCLIPv2
+from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 LAYOUT_VERSION = 2
@@ -46,7 +46,7 @@ class Pretrained:
     shorter_size: int | None  # shorter side at most; None: as image_size
     data_digest: str  # of the dataset manifest that it was trained on
     vocabulary: Vocabulary | None  # the names that it was evaluated with
-    dictionary: Path | None  # the concept dictionary, if definitions follow the names
+    dictionary: ConceptDictionary | None  # if definitions follow the names
 
 
 def save_pretrained(
@@ -58,7 +58,7 @@ def save_pretrained(
     shorter_size: int | None = None,
     data_digest: str,
     vocabulary: Vocabulary | None = None,
-    dictionary: Path | None = None,
+    dictionary: ConceptDictionary | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write a model folder; it appears under its name only when it is whole.
@@ -71,7 +71,7 @@ def save_pretrained(
         shorter_size: shorter side at most; as ``image_size`` unless given.
         data_digest: of the dataset manifest that it was trained on.
         vocabulary: what it detects when no names are given.
-        dictionary: the concept dictionary's file, which goes along if ``config.definitions`` is on.
+        dictionary: the concept dictionary, which goes along if ``config.definitions`` is on.
         metrics: for the model card.
 
     Raises:
@@ -79,10 +79,8 @@ def save_pretrained(
     """
     if folder.exists() and not (folder / _CONFIG).is_file():
         raise ValueError(f"{folder} exists and is no model folder; name another one, or move it away")
-    if config.definitions == "on" and (dictionary is None or not dictionary.is_file()):
-        raise ValueError(
-            f"definitions are on, but the concept dictionary {dictionary} is no file: name it, or switch definitions off"
-        )
+    if config.definitions == "on" and dictionary is None:
+        raise ValueError("definitions are on, but there is no concept dictionary: give it, or switch definitions off")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         temporary = Path(scratch) / folder.name
@@ -92,7 +90,7 @@ def save_pretrained(
         if vocabulary is not None:
             save_vocabulary(vocabulary, temporary / _VOCABULARY)
         if config.definitions == "on" and dictionary is not None:
-            shutil.copyfile(dictionary, temporary / _CONCEPTS)
+            dictionary.save(temporary / _CONCEPTS)
         description = {
             "architectures": ["DetCLIPv2"],
             "model_type": "detclipv2",
@@ -154,7 +152,7 @@ def from_pretrained(source: str | Path) -> Pretrained:
             shorter_size=description["shorter_size"],
             data_digest=description["data_digest"],
             vocabulary=load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None,
-            dictionary=folder / _CONCEPTS if config.definitions == "on" else None,
+            dictionary=ConceptDictionary.load(folder / _CONCEPTS) if config.definitions == "on" else None,
         )
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error

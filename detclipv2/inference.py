@@ -26,6 +26,7 @@ from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
 from detclipv2.structures import Detections
+from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
 from detclipv2.vocabulary import Vocabulary, checked_names
@@ -44,9 +45,10 @@ class Predictor:
         prompt: names are set into it before they are encoded, as in training.
         dictionary: the concept dictionary whose definitions follow the names, if they did so in training.
         vocabulary: what is detected when a call gives no names.
+        cache: of text embeddings on disk, which ``set_vocabulary`` uses.
 
     Raises:
-        ValueError: the prompt has no "{}", or the dictionary cannot be read.
+        ValueError: the prompt has no "{}".
     """
 
     def __init__(
@@ -57,28 +59,33 @@ class Predictor:
         shorter_size: int | None = None,
         device: str | torch.device = "cpu",
         prompt: str = "{}",
-        dictionary: Path | None = None,
+        dictionary: ConceptDictionary | None = None,
         vocabulary: Vocabulary | None = None,
+        cache: TextEmbeddingCache | None = None,
     ) -> None:
         self.detector = detector.to(device).eval()
         self.image_size = image_size
         self.shorter_size = shorter_size
         self.device = torch.device(device)
+        self._cache = cache
         self._enricher = Enricher(
-            None if dictionary is None else ConceptDictionary.load(dictionary),
+            dictionary,
             prompt=prompt,
             definitions="off" if dictionary is None else "on",
-            encode=self.detector.text_encoder,
+            encode=self.detector.text_encoder.features,
         )
         self.vocabulary = vocabulary and replace(vocabulary, embeddings=vocabulary.embeddings.to(device))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", cache: TextEmbeddingCache | None = None
+    ) -> "Predictor":
         """A predictor from what ``save_pretrained`` wrote, with the vocabulary that came with it.
 
         Args:
             source: a model folder, or the id of a model on the Hugging Face Hub.
             device: where to compute.
+            cache: of text embeddings on disk.
 
         Raises:
             ValueError: there is no such model, it is damaged, or of another layout.
@@ -92,6 +99,7 @@ class Predictor:
             prompt=found.config.prompt,
             dictionary=found.dictionary,
             vocabulary=found.vocabulary,
+            cache=cache,
         )
 
     @torch.inference_mode()
@@ -120,7 +128,11 @@ class Predictor:
         Raises:
             ValueError: there are no names, or one is empty.
         """
-        embeddings = self.encode_names(names)
+        if self._cache is None:
+            embeddings = self.encode_names(names)
+        else:
+            texts = self._enricher.texts(checked_names(names))
+            embeddings = self._cache.embeddings(self.detector.text_encoder, texts)
         self.vocabulary = Vocabulary(names=checked_names(names), embeddings=embeddings)
 
     @overload

@@ -38,8 +38,9 @@ class Batch:
             if not torch.isfinite(self.boxes_xyxy[index]).all():
                 raise ValueError(f"{where}: a box is not finite; leave it out")
             labels, concepts = self.labels[index], self.concepts[index]
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(concepts):
-                raise ValueError(f"{where}: labels {sorted(set(labels.tolist()))} for {len(concepts)} concept(s)")
+            wrong = labels[(labels < 0) | (labels >= len(concepts))]
+            if len(wrong):
+                raise ValueError(f"{where}: label {int(wrong[0])}, but it has {len(concepts)} concept(s)")
             if not all(text.strip() for text in concepts):
                 raise ValueError(f"{where}: concept number {[bool(t.strip()) for t in concepts].index(False)} is empty")
 

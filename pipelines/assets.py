@@ -17,7 +17,7 @@ from pipelines.resources import Street, build_config, runner_of, street_of, walk
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.retries import reasons_of, request_retry
-from pipelines.storage import Job, format_counts
+from pipelines.storage import Job, format_counts, local_folder
 from pipelines.street import ASSETS as STREET
 from pipelines.street import Walk
 
@@ -62,7 +62,7 @@ def images(street: Street) -> dg.MaterializeResult:
 
     @contextmanager
     def connected(due: list[Job]) -> Iterator[list[Job]]:
-        with walk.dataset.connected(folder=runner.root / "small_web") as download:
+        with walk.dataset.connected(folder=local_folder(runner.root, "small_web")) as download:
             ready = {job.shard: job for job in walk.image_jobs(download)}
             yield [ready[job.shard] for job in due]
 
@@ -130,7 +130,6 @@ def dataset(street: Street) -> dg.MaterializeResult:
     config: DatasetConfig = walk.dataset
     manifest = assemble_dataset(
         config.name,
-        root=runner.root,
         assets={asset: runner.tables(asset) for asset in UNITS},
         categories=sorted({name for source in config.detection for name in source.vocabulary()}),
         units=UNITS,

@@ -19,6 +19,7 @@ from pipelines.stages.download import Download
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.opener import OpenerConfig
+from pipelines.storage.roots import DataRoot
 
 # The small web answers in milliseconds, and one URL in a thousand is made never to end.
 EMOJI_SCENES_DEADLINE_S = 5.0
@@ -90,8 +91,8 @@ class BuildConfig:
     """tiny, demo, demo_large: the embedded emoji scenes. cc3m, cc15m, detclipv2: files below --sources."""
     sources: Path | None = None
     """Folder of the files of cc3m, cc15m or detclipv2, as docs/scales.md names them."""
-    root: Path = Path("outputs/data")
-    """The data root: all tables, shards and datasets."""
+    root: DataRoot = Path("outputs/data")
+    """The data root with all tables, shards and datasets: a folder, or a URL such as s3://bucket/prefix."""
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
     urls: Path | None = None

@@ -9,7 +9,7 @@ from pipelines.runner import Runner
 from pipelines.runner.plan import NEW, summarize_reasons
 from pipelines.runner.rates import EGRESS_BYTES_PER_URL, Measured, rate_of, read_measured
 from pipelines.runner.retries import Retries, reasons_of
-from pipelines.storage import Job, PublishedTable, read_table
+from pipelines.storage import Job, PublishedTable, read_tables
 from pipelines.street import ASSETS, Walk, source_of
 
 
@@ -102,7 +102,8 @@ def _forecast_of(asset: str, walk: Walk, runner: Runner, found: dict[str, AssetF
     jobs = walk.jobs(asset)
     reasons = runner.reasons(asset, jobs)
     due = [job for job in jobs if reasons[job.shard] is not None]
-    tables = {job.shard: read_table(walk.root, asset, job.fingerprint) for job in jobs if reasons[job.shard] is None}
+    standing = {job.shard: job.fingerprint for job in jobs if reasons[job.shard] is None}
+    tables = read_tables(walk.root, asset, standing)
     due_rows = sum(job.num_rows for job in due)
     num_waiting, waiting_rows = _waiting(asset, moving, walk)
     num_due = sum(len(job.inputs) for job in due) if ASSETS[asset].is_global else len(due)

@@ -109,7 +109,7 @@ def _phrases(tables: Tables, limits: Limits) -> Finding:
     num_captions = _rows_in(tables)
     num_phrases = 0
     for file in kept_files(tables).values():
-        lengths = pc.list_value_length(pq.read_table(file.path, columns=["phrases"])["phrases"])
+        lengths = pc.list_value_length(pq.read_table(file.local(), columns=["phrases"])["phrases"])
         num_phrases += pc.sum(lengths).as_py() or 0
     mean = num_phrases / num_captions if num_captions else limits.min_phrases
     message = f"noun_phrases: {num_phrases:,} phrases of {num_captions:,} captions, {mean:.2f} each"

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from pipelines.config import DatasetConfig
 from pipelines.runner.jobs import CONCEPTS, boxed_jobs, global_job, image_text_job, shard_job, validation_job
@@ -13,7 +12,7 @@ from pipelines.sources.webdataset_mirror import WebDatasetMirror
 from pipelines.stages.download import IMAGES_TAR_NAME, Download
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.ingest import Ingest
-from pipelines.storage import Job, PublishedTable, TableFile, kept_files
+from pipelines.storage import Job, Location, PublishedTable, TableFile, kept_files
 
 Tables = Mapping[str, PublishedTable]
 
@@ -30,7 +29,7 @@ class Walk:
     """
 
     dataset: DatasetConfig
-    root: Path
+    root: Location
     tables: Callable[[str], Tables]
     retries: Retries
 

@@ -32,7 +32,7 @@ class Options(BuildConfig):
     plan: bool = False
     """Print which shards would run, why, and what that takes in time, egress and storage; write and download nothing."""
     retry: str | None = None
-    """Try again what failed to download, and only that: dns, connection, timeout, 403, 429, 5xx (with commas), or transient."""
+    """Try again what failed to download, and only that: dns, connection, timeout, 429, 5xx (with commas), or transient."""
 
 
 def run(options: Options) -> None:

@@ -55,7 +55,9 @@ def evaluate(
     annotations_path = data_root / dataset.validation_annotations.path
     ground_truth = json.loads(annotations_path.read_text())
     categories = ground_truth["categories"]
-    texts = predictor.encode_names(validation_names(dataset, data_root=data_root))
+    # LVIS's own definitions, where the validation set has them and the model was trained with definitions.
+    own = {category["name"].replace("_", " "): category["def"] for category in categories if category.get("def")}
+    texts = predictor.encode_names(validation_names(dataset, data_root=data_root), own_definitions=own)
     rows: list[dict[str, Any]] = []
     pictures = track(
         ground_truth["images"],

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from detclipv2.config import ModelConfig, TrainConfig
+from detclipv2.models.text_encoder import TextEncoder
+from detclipv2.text.dictionary import ConceptDictionary
+from detclipv2.text.enrichment import Enricher
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
 
 
@@ -24,6 +27,8 @@ class JobConfig:
     """The network."""
     data: Path = Path("outputs/data/datasets/demo/MANIFEST.json")
     """Manifest of the dataset."""
+    concept_dictionary: Path | None = None
+    """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
     outputs: Path = Path("outputs")
     """Runs, models and the MLflow database go below it."""
     name: str | None = None
@@ -48,8 +53,32 @@ class JobConfig:
             "model": asdict(self.model),
             "workers": self.num_workers,
             "data": dataset.digest,
+            "concepts": None
+            if self.concept_dictionary is None
+            else ConceptDictionary.load(self.concept_dictionary).digest,
         }
         return f"{self.recipe.replace(':', '-')}-{sha256_hex(canonical_json(what))[:8]}"
+
+    def dictionary(self) -> ConceptDictionary | None:
+        """The concept dictionary, if there is one.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        return None if self.concept_dictionary is None else ConceptDictionary.load(self.concept_dictionary)
+
+    def enricher(self, encoder: TextEncoder) -> Enricher:
+        """What turns category names into the texts that are encoded for them.
+
+        Raises:
+            ValueError: definitions are on, and there is no dictionary, or it cannot be read.
+        """
+        return Enricher(
+            self.dictionary(),
+            prompt=self.model.prompt,
+            definitions=self.model.definitions,
+            encode=encoder.features,
+        )
 
     @property
     def data_root(self) -> Path:

@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.build import build_detector
+from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state
 from pipelines.runner.execute import connect
 from ray_jobs.cli import run_cli
@@ -55,7 +56,8 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     finished = folder / FINISHED_NAME
     if not finished.is_file():
         check_shards(dataset, job.data_root)
-        build_detector(job.model)  # what is wrong with the model is said here, once, and not by every worker
+        # What is wrong with the model is said here, once, and not by every worker.
+        job.enricher(HybridObjective(build_detector(job.model), job.train.loss).detector.text_encoder)
     tracker = Tracker(job, dataset)
     status = "FAILED"
     try:

@@ -62,7 +62,10 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
 
 
 def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
-    objective = HybridObjective(build_detector(job.model), job.train.loss)
+    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()
+    split = dataset.supervisions.get("detection")
+    # By the encoder before it was trained, as the workers did.
+    dictionary = job.enricher(objective.detector.text_encoder).resolved([] if split is None else split.vocabulary)
     load_trained_state(objective, state.model)
     largest = max(job.train.supervisions().values(), key=lambda settings: settings.image_size)
     predictor = Predictor(
@@ -70,6 +73,7 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
         image_size=largest.image_size,
         shorter_size=largest.shorter_size,
         prompt=job.model.prompt,
+        dictionary=dictionary,
     )
     names = validation_names(dataset, data_root=job.data_root) or dataset.boxed_concepts
     if names:
@@ -82,6 +86,7 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
         shorter_size=largest.shorter_size,
         data_digest=dataset.digest,
         vocabulary=predictor.vocabulary,
+        dictionary=dictionary,
     )
     return Predictor.from_pretrained(folder)
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from detclipv2.training.checkpoint import TrainState, load_state, save_state
 from detclipv2.training.loop import Training, train
 from ray_jobs.job import JobConfig
 from ray_jobs.tracking import SYSTEM_METRICS_INTERVAL_S, last_logged_step, log_metrics
-from schemas.manifest import DatasetManifest
+from schemas.manifest import DatasetManifest, SupervisionSplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,14 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(job.train.seed)
-    objective = HybridObjective(build_detector(job.model), job.train.loss)
-    vocabularies = vocabularies_of(args.dataset, job.train.supervisions())
-    objective.detector.text_encoder.centre(sorted({text for texts in vocabularies.values() for text in texts}))
+    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
+    encoder = objective.detector.text_encoder
+    splits = {name: args.dataset.supervisions[name] for name in job.train.supervisions()}
+    vocabularies = {name: split.vocabulary for name, split in splits.items() if name != "image_text"}
+    categories = vocabularies.get("detection", [])
+    # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
+    enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
+    encoder.centre(sorted({enriched.get(text, text) for texts in vocabularies.values() for text in texts}))
     # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
     wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {
@@ -58,11 +63,13 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
                 for entry in args.dataset.supervisions[supervision].shards
             ],
             config=settings,
-            vocabulary=vocabularies[supervision],
+            vocabulary=vocabularies.get(supervision, []),
             seed=job.train.seed,
             rank=rank,
             world_size=world_size,
             caption_as_concept=job.train.loss.caption_as_concept,
+            texts=enriched if supervision == "detection" else {},
+            dictionary=concepts_of(job, splits) if supervision == "grounding" else [],
         )
         for supervision, settings in job.train.supervisions().items()
     }
@@ -73,17 +80,15 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     train(training, hooks, resume=latest_state())
 
 
-def vocabularies_of(dataset: DatasetManifest, supervisions: Iterable[Supervision]) -> dict[Supervision, list[str]]:
-    """What each type that takes part draws its negatives from.
+def concepts_of(job: JobConfig, splits: Mapping[Supervision, SupervisionSplit]) -> list[str]:
+    """What negatives of grounding are drawn from besides its own phrases.
 
-    Those of grounding come from every phrase that training knows, those of captions included, as from the concept dictionary
-    of section 3.1 of arXiv:2304.04514: no other loss tells a region that it is not what only captions name.
+    These are the names of the concept dictionary (section 3.1 of arXiv:2304.04514), if there is one, and the common phrases of
+    the captions that take part: no other loss tells a region that it is not what only captions name.
     """
-    vocabularies = {supervision: dataset.supervisions[supervision].vocabulary for supervision in supervisions}
-    if "grounding" in vocabularies:
-        captions = vocabularies.get("image_text", [])
-        vocabularies["grounding"] = list(dict.fromkeys([*vocabularies["grounding"], *captions]))
-    return vocabularies
+    dictionary = job.dictionary()
+    captions = splits["image_text"].vocabulary if "image_text" in splits else []
+    return [*captions, *([] if dictionary is None else dictionary.definitions)]
 
 
 def latest_state() -> TrainState | None:

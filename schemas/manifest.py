@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from upath import UPath
 
 MANIFEST_NAME = "MANIFEST.json"
 MANIFEST_VERSION = 1
@@ -77,6 +78,7 @@ class SupervisionSplit(BaseModel):
 
     num_samples: int
     shards: list[FileEntry]
+    indexes: list[FileEntry] = Field(default_factory=list)  # one a shard, in their order: `schemas.shards.SHARD_INDEX`
     # Detection: the category names of the dataset. Grounding: its phrases. Image-text: the common noun phrases of its captions,
     # most frequent first. Negatives of detection are drawn from its own, those of grounding also from image-text's.
     vocabulary: list[str] = Field(default_factory=list)
@@ -105,7 +107,7 @@ class DatasetManifest(BaseModel):
         return sha256_hex(canonical_json(self.model_dump()))
 
 
-def read_dataset_manifest(path: Path) -> DatasetManifest:
+def read_dataset_manifest(path: Path | UPath) -> DatasetManifest:
     """Read a dataset manifest.
 
     Raises:

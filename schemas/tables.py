@@ -31,8 +31,33 @@ IMAGES = pa.schema(
     ]
 )
 
-# After noun phrases: spans hold caption[start:end], before lower-casing and the stripping of determiners.
-PHRASES = pa.schema([*IMAGES, pa.field("phrases", pa.list_(pa.string()), nullable=False)])
+# After noun phrases: `phrases[i]`, in lower case, was read from caption[phrase_starts[i]:phrase_ends[i]], in Unicode code
+# points. The two differ in nothing but case, unless the span lies in a hashtag or slug ("#RedApple", "red_apple").
+PHRASES = pa.schema(
+    [
+        *IMAGES,
+        pa.field("phrases", pa.list_(pa.string()), nullable=False),
+        pa.field("phrase_starts", pa.list_(pa.int32()), nullable=False),
+        pa.field("phrase_ends", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+# How often a phrase, or the head of phrases, occurs over all shards.
+PHRASE_COUNTS = pa.schema(
+    [
+        pa.field("phrase", pa.string(), nullable=False),
+        pa.field("head", pa.string(), nullable=False),  # its last word: a base noun phrase ends with its head
+        pa.field("num_pairs", pa.int64(), nullable=False),
+        pa.field("num_captions", pa.int64(), nullable=False),  # distinct ones
+    ]
+)
+HEAD_COUNTS = pa.schema(
+    [
+        pa.field("head", pa.string(), nullable=False),
+        pa.field("num_phrases", pa.int64(), nullable=False),  # distinct ones
+        pa.field("num_pairs", pa.int64(), nullable=False),
+    ]
+)
 
 
 def with_drop_reason(schema: pa.Schema) -> pa.Schema:

@@ -52,20 +52,24 @@ def concept_list(
     sample: Sample,
     *,
     negatives: NegativePool,
+    dictionary: NegativePool | None = None,
+    dictionary_share: float = 1.0,
     num_concepts: int,
     caption_as_concept: Literal["on", "off"] = "on",
     rng: random.Random,
 ) -> list[str]:
     """Positives of a sample first, in order, then negatives up to ``num_concepts``.
 
-    Negatives of detection are other categories of the same dataset. Those of grounding are concepts whose head noun no
-    positive has: "large dog" is no safe negative for a picture of a "black dog". Image-text pairs take none; their caption
-    may count as one more concept, the last (method U3). A picture with more positives than M keeps them all and takes no
-    negative: each is the label of a box.
+    Negatives of detection are other categories of the same dataset. Those of grounding are concepts of the dictionary, or
+    other phrases of the dataset, whose head noun no positive has: "large dog" is no safe negative for a picture of a "black
+    dog". Image-text pairs take none; their caption may count as one more concept, the last (method U3). A picture with more
+    positives than M keeps them all and takes no negative: each is the label of a box.
 
     Args:
         sample: the picture's texts.
-        negatives: where negatives come from.
+        negatives: categories or phrases of the same dataset.
+        dictionary: concepts that are not among them; for grounding.
+        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other stands in.
         num_concepts: M, positives and negatives together.
         caption_as_concept: for image-text pairs.
         rng: draws the negatives.
@@ -76,8 +80,13 @@ def concept_list(
             positives = [text for text in positives if text != sample.caption] + [sample.caption]
         return positives
     wanted = max(0, num_concepts - len(positives))
-    shared_heads: Literal["allow", "avoid"] = "avoid" if sample.supervision == "grounding" else "allow"
-    return positives + negatives.draw(wanted, positives=positives, shared_heads=shared_heads, rng=rng)
+    if sample.supervision == "detection":
+        return positives + negatives.draw(wanted, positives=positives, shared_heads="allow", rng=rng)
+    pools = (negatives, dictionary or NegativePool())
+    own, others = (pool.draw(wanted, positives=positives, shared_heads="avoid", rng=rng) for pool in pools)
+    num_others = max(round(wanted * dictionary_share), wanted - len(own))
+    others = others[:num_others]
+    return positives + own[: wanted - len(others)] + others
 
 
 def _heads(name: str) -> Set[str]:

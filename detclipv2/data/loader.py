@@ -5,18 +5,21 @@ What a rank reads depends on the seed, the rank and the position alone, so that 
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import decode_sample
+from detclipv2.data.opener import opened
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
+from detclipv2.text.dictionary import normalise
 
 # Encoded samples held for shuffling: some tens of MiB at web-image sizes.
 SHUFFLE_BUFFER = 2000
@@ -24,7 +27,7 @@ SHUFFLE_BUFFER = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A tar file (path or URL that webdataset opens) and how many samples it holds."""
+    """A tar file (a path, or a URL that fsspec opens) and how many samples it holds."""
 
     url: str
     num_samples: int
@@ -37,11 +40,14 @@ class Stream:
     supervision: Supervision
     shards: Sequence[Shard]
     config: SupervisionConfig
-    vocabulary: Sequence[str]  # what negatives are drawn from
+    vocabulary: Sequence[str]  # categories or phrases of the dataset: what negatives are drawn from
     seed: int
     rank: int
     world_size: int
     caption_as_concept: Literal["on", "off"] = "on"
+    # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
+    texts: Mapping[str, str] = field(default_factory=dict)
+    dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Batches from number ``start`` on; skipped samples are not decoded.
@@ -64,6 +70,11 @@ class Stream:
     @cached_property
     def _negatives(self) -> NegativePool:
         return NegativePool(self.vocabulary)
+
+    @cached_property
+    def _dictionary(self) -> NegativePool:
+        known = {normalise(text) for text in self.vocabulary}
+        return NegativePool(text for text in self.dictionary if normalise(text) not in known)
 
     def _records(self, skip: int) -> Iterator[dict[str, Any]]:
         """Encoded records of epoch after epoch, less the first ``skip``."""
@@ -89,7 +100,7 @@ class Stream:
         return (shards if by_sample else shards[self.rank :: self.world_size]), by_sample
 
     def _epoch(self, epoch: int, shards: list[Shard], by_sample: bool) -> Iterator[dict[str, Any]]:
-        records = iter(wds.DataPipeline(wds.SimpleShardList([shard.url for shard in shards]), wds.tarfile_to_samples()))
+        records = group_by_keys(tar_file_expander(opened(shard.url for shard in shards)))
         if by_sample:
             records = itertools.islice(records, self.rank, None, self.world_size)
         rng = random.Random(f"samples-{self.seed}-{self.supervision}-{epoch}-{self.rank}")
@@ -101,11 +112,13 @@ class Stream:
         concepts = concept_list(
             sample,
             negatives=self._negatives,
+            dictionary=self._dictionary,
+            dictionary_share=self.config.dictionary_share,
             num_concepts=self.config.num_concepts,
             caption_as_concept=self.caption_as_concept,
             rng=rng,
         )
-        return sample, concepts
+        return sample, [self.texts.get(concept, concept) for concept in concepts]
 
     def _batch(self, samples: list[tuple[Any, list[str]]]) -> Batch:
         longer, shorter = self.config.sides_px

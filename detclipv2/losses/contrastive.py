@@ -134,8 +134,6 @@ def contrastive_loss(
     """
     num_local = similarity.shape[1]
     local = torch.arange(num_local, device=similarity.device) + rank() * num_local
-    if direction == "text_to_image":
-        logits = gather_with_grad(similarity.T).T[local]  # [B, C]: C is also the number of pictures
-    else:
-        logits = similarity.T  # [B, C]
+    # [B, C] either way: there are as many pictures as captions.
+    logits = gather_with_grad(similarity.T).T[local] if direction == "text_to_image" else similarity.T
     return F.cross_entropy(logits / temperature, local, label_smoothing=label_smoothing)

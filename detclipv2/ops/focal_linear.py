@@ -42,72 +42,76 @@ def focal_linear(
         chunk_elements: logits held at once; None takes the device's constant.
     """
     with torch.autocast(regions.device.type, enabled=False):
-        regions, texts, bias = common_precision(regions, texts, bias)
-        num_texts = len(texts)
-        row, column = positives // num_texts, positives % num_texts
-        negatives = _Negatives.apply(
-            regions,
-            texts,
-            bias,
-            rows,
-            torch.searchsorted(rows, row) * num_texts + column,
-            gamma,
-            chunk_rows(num_texts, device=regions.device, chunk_elements=chunk_elements),
-            torch.is_grad_enabled(),
-        )
-        logits = (regions[row] * texts[column]).sum(-1) + bias  # [P]
-        # (1 - p)^gamma as exp(gamma log(1 - p)): its derivative is finite where 1 - p is 0, whatever gamma.
-        log_losses = (gamma * F.logsigmoid(-logits)).exp() * F.logsigmoid(logits)
-        return (1 - alpha) * negatives - alpha * log_losses.sum()
+        num_rows = chunk_rows(len(texts), device=regions.device, chunk_elements=chunk_elements)
+        inputs = common_precision(regions, texts, bias)
+        loss: Tensor = _FocalLinear.apply(*inputs, rows, positives, alpha, gamma, num_rows, torch.is_grad_enabled())
+        return loss
 
 
-class _Negatives(Function):
-    """Sum over all pairs but the positives of -p^gamma log(1 - p), p being the sigmoid of the logit."""
-
+class _FocalLinear(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        regions: Tensor,  # [N, D]
-        texts: Tensor,  # [M, D]
-        bias: Tensor,  # []
-        rows: Tensor,  # [R]
-        positives: Tensor,  # [P] in rising order, into the flattened [R, M]
+        regions: Tensor,
+        texts: Tensor,
+        bias: Tensor,
+        rows: Tensor,
+        positives: Tensor,
+        alpha: float,
         gamma: float,
         num_rows: int,
         with_grad: bool,
     ) -> Tensor:
-        inputs = (regions, texts, bias)
-        # What is wanted does not depend on whether gradients are enabled at all.
+        # What an input wants does not depend on whether gradients are enabled at all.
         wanted = [with_grad and needed for needed in ctx.needs_input_grad[:3]]
-        grads = [torch.zeros_like(tensor) if want else None for tensor, want in zip(inputs, wanted, strict=True)]
+        grads = [
+            torch.zeros_like(tensor) if want else None
+            for tensor, want in zip((regions, texts, bias), wanted, strict=True)
+        ]
+        grad_regions, grad_texts, grad_bias = grads
+        row, column = positives // len(texts), positives % len(texts)
+        positions = torch.searchsorted(rows, row) * len(texts) + column  # [P], in the flattened [R, M]
         chunks = rows.split(num_rows)
         starts = torch.arange(len(chunks) + 1, device=rows.device) * num_rows * len(texts)
-        bounds = torch.searchsorted(positives, starts).tolist()
-        sums = bias.new_zeros(len(chunks))
+        bounds = torch.searchsorted(positions, starts).tolist()
+        negatives = bias.new_zeros(len(chunks))
         for number, chunk in enumerate(chunks):
             part = regions[chunk]
-            excluded = positives[bounds[number] : bounds[number + 1]] - starts[number]
-            sums[number], slope = _chunk(torch.addmm(bias, part, texts.T), excluded, gamma=gamma, with_grad=any(wanted))
-            if grads[0] is not None:
-                grads[0][chunk] = slope @ texts
-            if grads[1] is not None:
-                grads[1].addmm_(slope.T, part)
-            if grads[2] is not None:
-                grads[2] += slope.sum()
+            excluded = positions[bounds[number] : bounds[number + 1]] - starts[number]
+            negatives[number], slope = _negatives(
+                torch.addmm(bias, part, texts.T), excluded, gamma=gamma, with_grad=any(wanted)
+            )
+            if grad_regions is not None:
+                grad_regions[chunk] = (slope @ texts).mul_(1 - alpha)
+            if grad_texts is not None:
+                grad_texts.addmm_(slope.T, part, alpha=1 - alpha)
+            if grad_bias is not None:
+                grad_bias.add_(slope.sum(), alpha=1 - alpha)
+        # A positive of logit x is a negative of logit -x, but for the weight.
+        part, text = regions[row], texts[column]  # [P, D]
+        loss, slope = _negatives(-(part * text).sum(-1) - bias, positions[:0], gamma=gamma, with_grad=True)
+        slope.mul_(-alpha)
+        if grad_regions is not None:
+            grad_regions.index_add_(0, row, slope[:, None] * text)
+        if grad_texts is not None:
+            grad_texts.index_add_(0, column, slope[:, None] * part)
+        if grad_bias is not None:
+            grad_bias.add_(slope.sum())
         ctx.save_for_backward(*grads)
-        return sums.sum()
+        return (1 - alpha) * negatives.sum() + alpha * loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if saved is None else grad * saved for saved in ctx.saved_tensors), None, None, None, None, None
+        grads = [None if saved is None else grad * saved for saved in ctx.saved_tensors]
+        return *grads, None, None, None, None, None, None
 
 
-def _chunk(logits: Tensor, excluded: Tensor, *, gamma: float, with_grad: bool) -> tuple[Tensor, Tensor]:
-    """The loss [] of a chunk [n, M] and, if it is wanted, the loss's derivative by the logits [n, M].
+def _negatives(logits: Tensor, excluded: Tensor, *, gamma: float, with_grad: bool) -> tuple[Tensor, Tensor]:
+    """Unweighted loss [] of logits of negatives and, if asked for, its derivative by them, of their shape.
 
     With p the sigmoid and s = -log(1 - p) the softplus, a logit's loss is p^gamma s, and since p' = p (1 - p) and s' = p
-    the derivative is p^gamma (gamma (1 - p) s + p).
+    the derivative is p^gamma (gamma (1 - p) s + p). At the flat positions ``excluded`` both are 0.
     """
     p = logits.sigmoid()
     s = F.softplus(logits, threshold=40.0)  # beyond it the softplus is its argument, even in float64

@@ -79,6 +79,19 @@ class Enricher:
         definitions = [found[name] or self._nearest[name] for name in map(normalise, names)]
         return [f"{text}, {definition}" for text, definition in zip(prompted, definitions, strict=True)]
 
+    def resolved(self, names: Sequence[str]) -> ConceptDictionary | None:
+        """The dictionary with a definition for each of these names, the nearest concept's where it had none; None without one.
+
+        What was nearest depends on the encoder, so a model that is trained with these texts takes this along.
+        """
+        if self._dictionary is None:
+            return None
+        missing = [name for name in map(normalise, names) if self._dictionary.definition(name) is None]
+        self._find([name for name in missing if name not in self._nearest])
+        return ConceptDictionary(
+            definitions=self._dictionary.definitions | {name: self._nearest[name] for name in missing}
+        )
+
     def _find(self, names: list[str]) -> None:
         """Remember the definition of the concept nearest to each name."""
         if not names:

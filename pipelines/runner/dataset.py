@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.runner.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
-from pipelines.storage import PublishedTable, TableFile, kept_files, write_text_atomically
+from pipelines.storage import Location, PublishedTable, TableFile, kept_files, table_name, write_text_atomically
 from schemas.manifest import (
     MANIFEST_NAME,
     DatasetManifest,
@@ -18,6 +17,7 @@ from schemas.manifest import (
     canonical_json,
     sha256_hex,
 )
+from schemas.shards import index_name
 
 Tables = Mapping[str, PublishedTable]
 
@@ -28,13 +28,12 @@ MIN_MENTIONS = 2
 
 
 def assemble_dataset(
-    name: str, *, root: Path, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
+    name: str, *, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
 ) -> DatasetManifest:
     """The manifest of what the assets hold now.
 
     Args:
         name: of the dataset.
-        root: the data root, to which its paths are relative.
         assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "balanced".
         categories: all category names of the detection data.
         units: what a row of each asset is ("pairs", "boxes", "pictures"), for the funnel.
@@ -47,14 +46,10 @@ def assemble_dataset(
     }
     supervisions = {}
     for kind, vocabulary in vocabularies.items():
-        shards = [
-            entry for table in assets[f"{kind}_shards"].values() for entry in _files(table, root=root, ending=".tar")
-        ]
-        shards = [entry for entry in shards if entry.num_rows]
-        if shards:
-            num_samples = sum(entry.num_rows for entry in shards)
-            supervisions[kind] = SupervisionSplit(num_samples=num_samples, shards=shards, vocabulary=list(vocabulary))
-    annotations, pictures = _validation(assets["validation"], root=root)
+        split = _split(assets[f"{kind}_shards"], vocabulary)
+        if split.shards:
+            supervisions[kind] = split
+    annotations, pictures = _validation(assets["validation"])
     return DatasetManifest(
         name=name,
         supervisions=supervisions,
@@ -66,7 +61,7 @@ def assemble_dataset(
     )
 
 
-def publish_dataset(manifest: DatasetManifest, *, folder: Path) -> str | None:
+def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | None:
     """Write ``MANIFEST.json``; an older one of other content stays beside it under its digest.
 
     Returns:
@@ -97,7 +92,7 @@ def common_phrases(
     """
     counts = []
     for file in files:
-        phrases = pq.read_table(file.path, columns=["phrases"])["phrases"].combine_chunks()
+        phrases = pq.read_table(file.local(), columns=["phrases"])["phrases"].combine_chunks()
         counts.append(pa.Table.from_struct_array(pc.value_counts(pc.list_flatten(phrases))))
     if not counts:
         return []
@@ -107,22 +102,34 @@ def common_phrases(
     return total.sort_by(order)["values"].slice(0, max_phrases).to_pylist()
 
 
+def _split(tables: Tables, vocabulary: Iterable[str]) -> SupervisionSplit:
+    """The shards that hold a sample, and their indexes."""
+    files = [entry for table in tables.values() for entry in _files(table) if entry.num_rows]
+    shards = [entry for entry in files if entry.path.endswith(".tar")]
+    indexes = {entry.path: entry for entry in files}
+    return SupervisionSplit(
+        num_samples=sum(entry.num_rows for entry in shards),
+        shards=shards,
+        indexes=[indexes[index_name(entry.path)] for entry in shards],
+        vocabulary=list(vocabulary),
+    )
+
+
 def _concepts(tables: Iterable[PublishedTable]) -> set[str]:
-    return {text for table in tables for text in pq.read_table(table.folder / CONCEPTS)["concept"].to_pylist()}
+    return {text for table in tables for text in pq.read_table(table.file(CONCEPTS).local())["concept"].to_pylist()}
 
 
-def _files(table: PublishedTable, *, root: Path, ending: str) -> list[FileEntry]:
+def _files(table: PublishedTable) -> list[FileEntry]:
     """Entries with paths relative to the data root."""
-    folder = table.folder.relative_to(root)
-    entries = [entry for entry in table.manifest.files if entry.path.endswith(ending)]
-    return [entry.model_copy(update={"path": (folder / entry.path).as_posix()}) for entry in entries]
+    folder = table_name(table.manifest.stage, table.manifest.fingerprint)
+    return [entry.model_copy(update={"path": f"{folder}/{entry.path}"}) for entry in table.manifest.files]
 
 
-def _validation(tables: Tables, *, root: Path) -> tuple[FileEntry | None, str | None]:
+def _validation(tables: Tables) -> tuple[FileEntry | None, str | None]:
     """The annotations and the folder of the pictures, where there is a validation set."""
     for table in tables.values():
-        folder = (table.folder / VALIDATION_IMAGES).relative_to(root).as_posix()
-        return _files(table, root=root, ending=ANNOTATIONS)[0], folder
+        folder = f"{table_name(table.manifest.stage, table.manifest.fingerprint)}/{VALIDATION_IMAGES}"
+        return next(entry for entry in _files(table) if entry.path.endswith(f"/{ANNOTATIONS}")), folder
     return None, None
 
 

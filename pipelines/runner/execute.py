@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import Job, publish
+from pipelines.storage import Job, Location, publish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Times that a task whose worker died (out of memory, a crash in a decoder) is tried again; Ray Data's default is for ever.
+# Times that a task whose worker died (out of memory, a lost machine) is tried again; Ray Data's default is for ever. What a
+# picture can kill is a process of its own: see pipelines.stages.decoder.
 MAX_RETRIES = 2
 # Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -34,13 +35,13 @@ class JobResult:
     details: str = ""
 
 
-def run_here(jobs: Sequence[Job], *, root: Path, lease: str) -> Iterator[JobResult]:
+def run_here(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[JobResult]:
     """Run jobs one after the other in this process, yielding each result as it comes."""
     for job in jobs:
         yield JobResult(job=job, **_run(job, root, lease))
 
 
-def run_on_ray(jobs: Sequence[Job], *, root: Path, lease: str) -> Iterator[JobResult]:
+def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[JobResult]:
     """Run jobs as Ray Data tasks, yielding each result as it comes; a job whose worker keeps dying is an error too."""
     import ray
 
@@ -114,11 +115,11 @@ def connect() -> None:
     )
 
 
-def _run_row(jobs: Sequence[Job], root: Path, lease: str, row: dict[str, int]) -> dict[str, Any]:
+def _run_row(jobs: Sequence[Job], root: Location, lease: str, row: dict[str, int]) -> dict[str, Any]:
     return {**row, **_run(jobs[row["index"]], root, lease)}
 
 
-def _run(job: Job, root: Path, lease: str) -> dict[str, str]:
+def _run(job: Job, root: Location, lease: str) -> dict[str, str]:
     """Publish one job's table; an error comes back as text, since one shard's failure must not end the others."""
     try:
         publish(job, root=root, lease=lease)

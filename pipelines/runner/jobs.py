@@ -20,6 +20,7 @@ from pipelines.storage import (
     write_split,
 )
 from schemas.conform import conform
+from schemas.shards import index_name
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 
@@ -28,8 +29,8 @@ ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
 
 # Bumped by hand when what is written for these changes; everything else has the version of its stage.
-IMAGE_TEXT_SHARDS_VERSION = 1
-BOXED_SHARDS_VERSION = 2
+IMAGE_TEXT_SHARDS_VERSION = 2
+BOXED_SHARDS_VERSION = 3
 VALIDATION_VERSION = 1
 
 # Boxed shards: how often training sees each text with a box.
@@ -124,18 +125,18 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
     """Training pictures with a box of each text."""
     counts: Counter[str] = Counter()
     for file in concepts:
-        table = pq.read_table(file.path)
+        table = pq.read_table(file.local())
         counts.update(dict(zip(table["concept"].to_pylist(), table["num_images"].to_pylist(), strict=True)))
     return dict(counts)
 
 
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
+    table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
     return write_split(stage(table), folder, schema=stage.output_schema, where=f"{stage.name} of {file.name}")
 
 
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
-    tables = {s: conform(pq.read_table(file.path), stage.input_schema, where=file.name) for s, file in files.items()}
+    tables = {s: conform(pq.read_table(file.local()), stage.input_schema, where=file.name) for s, file in files.items()}
     return write_parts(stage(tables).items(), folder, schema=stage.output_schema, where=stage.name)
 
 
@@ -153,9 +154,10 @@ def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: 
 
 
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), PHRASES, where=file.name)
-    entry = write_image_text_shard(folder / name, table, images_tar=images_tar.path)
-    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows={name: entry.num_rows})
+    table = conform(pq.read_table(file.local()), PHRASES, where=file.name)
+    entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
+    num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
+    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)
 
 
 def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: Path) -> Written:
@@ -181,7 +183,7 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
         rows_in=num_boxes.total() + dropped.total(),
         rows_kept=num_boxes.total(),
         dropped=dict(dropped),
-        num_rows={name: entry.num_rows, CONCEPTS: len(concepts)},
+        num_rows={name: entry.num_rows, index_name(name): entry.num_rows, CONCEPTS: len(concepts)},
     )
 
 

@@ -135,7 +135,7 @@ def _cut(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard
 
 
 def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.path), stage.input_schema, where=file.name)
+    table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
     written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
     if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
         # An outage must not pass for a finished shard, which no later build would try again.
@@ -151,13 +151,13 @@ def _write_retry(stage: Download, previous: dict[str, TableFile], reasons: froze
     missing = [file.path for file in previous.values() if not file.path.is_file()]
     if missing:
         raise ValueError(f"{missing[0]}, which is to be retried, is gone: remove retries.json to download it anew")
-    kept = conform(pq.read_table(previous[KEPT].path), stage.output_schema, where=previous[KEPT].name)
-    dropped = conform(pq.read_table(previous[DROPPED].path), schema, where=previous[DROPPED].name)
+    kept = conform(pq.read_table(previous[KEPT].local()), stage.output_schema, where=previous[KEPT].name)
+    dropped = conform(pq.read_table(previous[DROPPED].local()), schema, where=previous[DROPPED].name)
     is_due = np.array([reason in reasons for reason in dropped[DROP_REASON.name].to_pylist()], bool)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".retry-") as scratch:
         due = dropped.filter(pa.array(is_due)).select(stage.input_schema.names)
         tried = stage.run(due.cast(stage.input_schema), folder=Path(scratch))
-        pictures = (read_tar(previous[IMAGES_TAR_NAME].path), read_tar(Path(scratch) / IMAGES_TAR_NAME))
+        pictures = (read_tar(previous[IMAGES_TAR_NAME].local()), read_tar(Path(scratch) / IMAGES_TAR_NAME))
         write_tar(folder / IMAGES_TAR_NAME, heapq.merge(*pictures, key=_key))
     nothing = pa.nulls(kept.num_rows, DROP_REASON.type)
     parts = [kept.append_column(DROP_REASON, nothing), dropped.filter(pa.array(~is_due)), tried]
@@ -181,4 +181,4 @@ def _with_pictures(written: Written) -> Written:
 
 def rows_by_reason(file: TableFile) -> Counter[str]:
     """Rows of a dropped.parquet."""
-    return Counter(pq.read_table(file.path, columns=[DROP_REASON.name])[DROP_REASON.name].to_pylist())
+    return Counter(pq.read_table(file.local(), columns=[DROP_REASON.name])[DROP_REASON.name].to_pylist())

@@ -2,16 +2,15 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 from pipelines.runner.pair_jobs import RETRIED, RETRIES
-from pipelines.storage import Job, PublishedTable, read_table, verify
+from pipelines.storage import Job, Location, PublishedTable, read_table, verify
 from schemas.manifest import Manifest
 
 NEW = "new"
 
 
-def reason_to_run(job: Job, *, root: Path, last_fingerprint: str | None) -> str | None:
+def reason_to_run(job: Job, *, root: Location, last_fingerprint: str | None) -> str | None:
     """Why a job is due, or None where its table stands verified.
 
     Args:

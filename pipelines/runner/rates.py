@@ -5,11 +5,10 @@ Manifests hold no time, so that equal inputs give equal bytes; this file beside 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from pipelines.storage import write_text_atomically
+from pipelines.storage import Location, write_text_atomically
 
 RATES_NAME = "rates.json"
 # The real web sends pictures of this size on average (130 MB/s at 1,000 pictures/s over Conceptual Captions); a measured
@@ -52,7 +51,7 @@ DEFAULTS: Mapping[str, Rate] = {
 _RATES = TypeAdapter(dict[str, Measured])
 
 
-def read_measured(root: Path) -> dict[str, Measured]:
+def read_measured(root: Location) -> dict[str, Measured]:
     """What the builds of a data root measured, by asset; a damaged file counts as none, since only forecasts need it."""
     path = root / RATES_NAME
     try:
@@ -61,7 +60,7 @@ def read_measured(root: Path) -> dict[str, Measured]:
         return {}
 
 
-def record(root: Path, asset: str, *, num_rows: int, seconds: float, num_bytes: int) -> None:
+def record(root: Location, asset: str, *, num_rows: int, seconds: float, num_bytes: int) -> None:
     """Add what a run measured."""
     measured = read_measured(root)
     before = measured.get(asset, Measured(num_rows=0, seconds=0, num_bytes=0))

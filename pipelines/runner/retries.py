@@ -8,26 +8,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from pipelines.runner.pair_jobs import retry_job, rows_by_reason
-from pipelines.stages.download import DROP_REASONS, IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
-from pipelines.storage import DROPPED, KEPT, Job, TableFile, locked, read_table, table_folder, write_text_atomically
+from pipelines.stages.download import IMAGES_TAR_NAME, RETRY_CLASSES, Download
+from pipelines.storage import (
+    DROPPED,
+    KEPT,
+    Job,
+    Location,
+    TableFile,
+    locked,
+    read_table,
+    table_folder,
+    write_text_atomically,
+)
 
 LEDGER_NAME = "retries.json"
-# A class of failures as a person names it, as in ``--retry dns,timeout,5xx``, and its drop reasons.
-RETRY_CLASSES: Mapping[str, frozenset[str]] = {
-    "dns": frozenset({"dns"}),
-    "connection": frozenset({"connection", "truncated"}),
-    "timeout": frozenset({"timeout"}),
-    "403": frozenset({"http_403"}),
-    "429": frozenset({"http_429"}),
-    "5xx": frozenset({"http_5xx"}),
-    "transient": TRANSIENT_REASONS,
-}
-assert frozenset[str]().union(*RETRY_CLASSES.values()) <= DROP_REASONS
 _FILES = (KEPT, DROPPED, IMAGES_TAR_NAME)
 
 
@@ -61,11 +59,11 @@ def reasons_of(classes: str) -> frozenset[str]:
 class Retries:
     """The ledger of a data root: attempts in their order, by the fingerprint of the download that they repeat."""
 
-    root: Path
+    root: Location
     attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, root: Path) -> "Retries":
+    def read(cls, root: Location) -> "Retries":
         """The ledger of a data root, empty where there is none.
 
         Raises:
@@ -130,7 +128,7 @@ class Retries:
         return standing
 
 
-def request_retry(root: Path, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:
+def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:
     """Enter a retry of all downloads that failed for one of ``reasons``: the next build runs it, whoever starts that.
 
     Raises:
@@ -145,7 +143,7 @@ def request_retry(root: Path, jobs: Sequence[Job], stage: Download, *, reasons: 
     return after
 
 
-def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Path) -> Job:
+def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Location) -> Job:
     folder = table_folder(root, before.stage, before.fingerprint)
     previous = {
         name: TableFile(name=f"{before.stage}/{before.shard}/{name}", path=folder / name, sha256=sha256, num_rows=0)

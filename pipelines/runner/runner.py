@@ -4,9 +4,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -15,7 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipelines.runner.execute import JobResult, run_here, run_on_ray
 from pipelines.runner.plan import reason_to_run, summarize_reasons
 from pipelines.runner.rates import record
-from pipelines.storage import WHOLE, Job, PublishedTable, kept_files, locked, read_table, write_text_atomically
+from pipelines.storage import (
+    NUM_CONCURRENT,
+    WHOLE,
+    Job,
+    Location,
+    PublishedTable,
+    data_root,
+    kept_files,
+    locked,
+    read_tables,
+    write_text_atomically,
+)
 
 Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
 
@@ -64,8 +75,8 @@ class Runner:
     asset finds its inputs and the next build the reason why a shard is due.
     """
 
-    def __init__(self, root: Path, *, dataset: str, console: Console | None = None) -> None:
-        self.root = root.resolve()  # workers have working directories of their own
+    def __init__(self, root: Location, *, dataset: str, console: Console | None = None) -> None:
+        self.root = data_root(root)
         self.folder = self.root / "datasets" / dataset
         self.console = console or Console()
 
@@ -110,7 +121,9 @@ class Runner:
     def reasons(self, asset: str, jobs: Sequence[Job]) -> dict[str, str | None]:
         """By shard why a job is due, or None where its table stands verified. Nothing is written."""
         last = self._last(asset)
-        return {job.shard: reason_to_run(job, root=self.root, last_fingerprint=last.get(job.shard)) for job in jobs}
+        with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
+            found = pool.map(lambda j: reason_to_run(j, root=self.root, last_fingerprint=last.get(j.shard)), jobs)
+            return dict(zip((job.shard for job in jobs), found, strict=True))
 
     def tables(self, asset: str) -> dict[str, PublishedTable]:
         """The tables that the dataset has now, by shard, in order.
@@ -118,12 +131,12 @@ class Runner:
         Raises:
             ValueError: the asset was not built yet, or a table was removed since.
         """
-        tables = {shard: read_table(self.root, asset, fingerprint) for shard, fingerprint in self._last(asset).items()}
+        tables = read_tables(self.root, asset, self._last(asset))
         missing = [shard for shard, table in tables.items() if table is None]
         if missing or not self._state(asset).is_file():
             shards = f" ({', '.join(missing)})" if missing else ""
             raise ValueError(f"{self.folder.name}: {asset} is not complete{shards}: build it first")
-        return {shard: table for shard, table in sorted(tables.items()) if table is not None}
+        return {shard: table for shard, table in tables.items() if table is not None}
 
     def _run_due(self, asset: str, due: list[Job], *, lease: str, where: str, around: Around) -> list[JobResult]:
         """Run jobs under a progress bar; return the failures."""
@@ -152,11 +165,11 @@ class Runner:
         """Where all went well, since the time of a failure is no measure."""
         if not due or failed:
             return
-        made = [read_table(self.root, asset, job.fingerprint) for job in due]
+        made = read_tables(self.root, asset, {job.shard: job.fingerprint for job in due}).values()
         num_bytes = sum(entry.num_bytes for table in made if table is not None for entry in table.manifest.files)
         record(self.root, asset, num_rows=sum(job.num_rows for job in due), seconds=seconds, num_bytes=num_bytes)
 
-    def _state(self, asset: str) -> Path:
+    def _state(self, asset: str) -> Location:
         return self.folder / "tables" / f"{asset}.json"
 
     def _last(self, asset: str) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Fewer of what the web has too much of: MetaCLIP's balancing, over noun phrases."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
-from schemas.tables import PHRASES, with_drop_reason
+from pipelines.stages.database import connected, split_by_table
+from schemas.tables import PHRASES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,62 +25,54 @@ class Balance:
     Attributes:
         max_count: pairs a phrase picks, on average, at most; MetaCLIP has 20,000 for 400M pairs. None: all.
         min_count: phrases of fewer pairs are taken off the list of phrases.
+        num_threads: of DuckDB; None: one a core. The draw does not depend on it.
     """
 
     max_count: int | None = None
     min_count: int = 1
+    num_threads: int | None = None
 
     name: ClassVar[str] = "balance"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = PHRASES
     output_schema: ClassVar[pa.Schema] = PHRASES
 
     @property
     def config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {"max_count": self.max_count, "min_count": self.min_count}
 
     def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         """For every shard its table with the phrases that are left and ``drop_reason``, in the order of its rows."""
         if not tables:
             return {}
-        pairs = pa.concat_tables([table.select(["key", "phrases"]) for table in tables.values()])
-        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
-
-        with duckdb.connect(config={"threads": 1}) as database:
+        columns = ["key", "phrases", "phrase_starts", "phrase_ends"]
+        pairs = pa.concat_tables([table.select(columns) for table in tables.values()])
+        pairs = pairs.append_column("row", pa.array(np.arange(len(pairs))))
+        with connected(num_threads=self.num_threads) as database:
             database.register("pairs", pairs)
             balanced = database.sql(_BALANCED, params=self.config).to_arrow_table()
-        results, start = {}, 0
-        for name, table in tables.items():
-            part = balanced.slice(start, len(table))
-            position = table.schema.get_field_index("phrases")
-            table = table.set_column(position, "phrases", part.column("phrases"))
-            results[name] = table.append_column("drop_reason", part.column("drop_reason")).cast(
-                with_drop_reason(PHRASES)
-            )
-            start += len(table)
-        return results
+        return split_by_table(balanced, tables, PHRASES)
 
 
 _BALANCED = """
-WITH numbered AS (
-    SELECT row_number() OVER () AS row, key, phrases FROM pairs
-), mentions AS (
-    SELECT row, key, position, phrases[position] AS phrase
-    FROM numbered, range(1, len(phrases) + 1) AS positions(position)
-), counted AS (
-    SELECT *, count(*) OVER (PARTITION BY phrase) AS count FROM mentions
+WITH mentions AS (
+    SELECT row, key, unnest(range(1, len(phrases) + 1)) AS position, unnest(phrases) AS phrase FROM pairs
+), counts AS (
+    SELECT phrase, count(*) AS count FROM mentions GROUP BY phrase HAVING count(*) >= $min_count
 ), drawn AS (
     SELECT
         row,
-        list(phrase ORDER BY position) AS phrases,
+        list(position ORDER BY position) AS positions,
         bool_or(
             $max_count IS NULL OR count <= $max_count
             OR md5_number_lower(key || chr(10) || phrase)::DOUBLE / 18446744073709551616.0 < $max_count / count
         ) AS is_picked
-    FROM counted WHERE count >= $min_count GROUP BY row
+    FROM mentions JOIN counts USING (phrase) GROUP BY row
 )
 SELECT
-    coalesce(drawn.phrases, []) AS phrases,
+    coalesce(list_select(phrases, positions), []) AS phrases,
+    coalesce(list_select(phrase_starts, positions), []) AS phrase_starts,
+    coalesce(list_select(phrase_ends, positions), []) AS phrase_ends,
     CASE WHEN drawn.row IS NULL THEN 'no_phrase_left' WHEN NOT is_picked THEN 'balanced_out' END AS drop_reason
-FROM numbered LEFT JOIN drawn USING (row) ORDER BY row
+FROM pairs LEFT JOIN drawn USING (row) ORDER BY pairs.row
 """

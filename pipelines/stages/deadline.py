@@ -6,7 +6,31 @@ A socket's own timeout starts anew with every packet, so that a server that send
 import io
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+class Budget:
+    """Seconds that one URL may take in all, over tries and redirects; waiting for one's turn at a host is free."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left_s = seconds
+
+    @contextmanager
+    def running(self) -> Iterator[float]:
+        """Spend; yields the deadline (of ``time.monotonic``) at which nothing is left."""
+        deadline = time.monotonic() + self.left_s
+        try:
+            yield deadline
+        finally:
+            self.left_s = deadline - time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Spend on waiting."""
+        if seconds > 0:  # sleeping for 0 s would cost a turn of the interpreter's lock
+            with self.running():
+                time.sleep(seconds)
 
 
 class DeadlineSocket:

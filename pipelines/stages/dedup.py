@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
-from schemas.tables import IMAGES, with_drop_reason
+from pipelines.stages.database import connected, split_by_table
+from schemas.tables import IMAGES
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -15,11 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dedup:
-    """IMAGES to IMAGES over all shards. Drops ``duplicate_image`` (same sha256) and ``near_duplicate_image`` (pHash).
+    """IMAGES to IMAGES over all shards: drops what is there twice, by the first reason that applies, as listed below.
 
-    Rows compete in the order of the shards, then from the most pixels to the fewest, then by key. A row loses to an
-    earlier row that was itself kept, so that a new shard never changes the verdict on an older one, and a chain of
+    ``duplicate_image``: the same bytes (sha256). ``near_duplicate_image``: nearly the same picture (pHash).
+    ``caption_repeated``: too many of the pictures that are left have this very caption.
+
+    Copies of a picture compete by the shorter side of the picture *as stored*; where it is equal, the older shard wins;
+    then the larger original, then the key. A row loses to one ahead of it that was itself kept, so that a chain of
     look-alikes does not collapse into its first link.
+
+    So the best resolution wins over age, but only as far as training sees it: the download stage shrinks pictures to one
+    shorter side, and of two copies that reached it the older stays. A new shard thus overturns a verdict on an older
+    one only where that holds a picture smaller than it could be (and where a caption becomes too frequent); no URL is
+    fetched again for it, only the shards it touches are packed anew. Ranked by the original's pixels, half of all
+    copies would do so, and growth would pack nearly everything anew for pixels that are not stored.
 
     Attributes:
         max_distance: largest Hamming distance of the 64-bit perceptual hashes of near duplicates. By the pigeonhole
@@ -27,42 +38,46 @@ class Dedup:
             compared. The hashes have as many ones as zeros, so distances are even. At 2, all 369 re-encoded or shrunk
             copies of 123 photos are found, and of 6.5 million pairs of distinct emoji scenes none is taken for one
             picture; at 4, one is.
+        max_caption_count: distinct pictures that a caption may have; FILIP (arXiv:2111.07783) has 10. None: any number.
+        num_threads: of DuckDB; None: one a core. The verdicts do not depend on it.
     """
 
     max_distance: int = 2
+    max_caption_count: int | None = None
+    num_threads: int | None = None
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"max_distance": self.max_distance}
+        return {"max_distance": self.max_distance, "max_caption_count": self.max_caption_count}
 
     def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         """For every shard its table with ``drop_reason``, in the order of its rows."""
-        columns = ["key", "sha256", "phash", "original_width", "original_height"]
+        if not tables:
+            return {}
+        columns = ["key", "sha256", "phash", "width", "height", "original_width", "original_height"]
+        columns += [] if self.max_caption_count is None else ["caption"]
         parts = [
-            table.select(columns).append_column("shard", pa.repeat(position, len(table)))
+            table.select(columns).append_column("shard", pa.array(np.full(len(table), position)))
             for position, table in enumerate(tables.values())
         ]
-        if not parts:
-            return {}
-        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
-
-        with duckdb.connect(config={"threads": 1}) as database:
-            database.register("images", pa.concat_tables(parts))
+        images = pa.concat_tables(parts)
+        images = images.append_column("row", pa.array(np.arange(len(images))))
+        with connected(num_threads=self.num_threads) as database:
+            database.register("images", images)
             database.execute(_RANKED)
             near = self._near_duplicates(database)
             database.register("near", pa.table({"rank": pa.array(near, pa.int64())}))
-            reasons = database.sql(_REASONS).to_arrow_table().column("drop_reason")
-        results, start = {}, 0
-        for name, table in tables.items():
-            reason = reasons.slice(start, len(table))
-            results[name] = table.append_column("drop_reason", reason).cast(with_drop_reason(IMAGES))
-            start += len(table)
-        return results
+            database.execute(_PICTURES)
+            if self.max_caption_count is None:
+                reasons = database.sql("SELECT drop_reason FROM pictures ORDER BY row")
+            else:
+                reasons = database.sql(_CAPTIONS, params={"max_caption_count": self.max_caption_count})
+            return split_by_table(reasons.to_arrow_table(), tables, IMAGES)
 
     def _near_duplicates(self, database: "DuckDBPyConnection") -> list[int]:
         """Ranks of the hashes that are near an earlier kept hash."""
@@ -83,9 +98,10 @@ class Dedup:
 _RANKED = """
 CREATE TEMP TABLE ranked AS
 SELECT
-    *,
-    row_number() OVER () AS row,
-    row_number() OVER (ORDER BY shard, original_width::BIGINT * original_height DESC, key) AS rank
+    row, sha256, phash,
+    row_number() OVER (
+        ORDER BY least(width, height) DESC, shard, original_width::BIGINT * original_height DESC, key, row
+    ) AS rank
 FROM images;
 CREATE TEMP TABLE hashes AS
 SELECT phash, ('0x' || phash)::UBIGINT AS bits, min(rank) AS rank FROM ranked GROUP BY phash;
@@ -97,11 +113,21 @@ FROM bands AS later JOIN bands AS earlier USING (band, part)
 WHERE earlier.rank < later.rank AND bit_count(xor(earlier.bits, later.bits)) <= $max_distance
 ORDER BY ALL
 """
-_REASONS = """
-SELECT CASE
-    WHEN rank > min(rank) OVER (PARTITION BY sha256) THEN 'duplicate_image'
-    WHEN rank > min(rank) OVER (PARTITION BY phash) OR min(rank) OVER (PARTITION BY phash) IN (FROM near)
-        THEN 'near_duplicate_image'
+_PICTURES = """
+CREATE TEMP TABLE pictures AS
+WITH files AS (SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256)
+SELECT row, CASE
+    WHEN ranked.rank > files.rank THEN 'duplicate_image'
+    WHEN ranked.rank > hashes.rank OR hashes.rank IN (FROM near) THEN 'near_duplicate_image'
     END AS drop_reason
-FROM ranked ORDER BY row
+FROM ranked LEFT JOIN files USING (sha256) LEFT JOIN hashes USING (phash)  -- a row without a hash is nobody's copy
+"""
+_CAPTIONS = """
+WITH repeated AS (
+    SELECT caption FROM images JOIN pictures USING (row)
+    WHERE drop_reason IS NULL GROUP BY caption HAVING count(*) > $max_caption_count
+)
+SELECT CASE WHEN drop_reason IS NULL AND repeated.caption IS NOT NULL THEN 'caption_repeated' ELSE drop_reason END
+    AS drop_reason
+FROM images JOIN pictures USING (row) LEFT JOIN repeated ON images.caption = repeated.caption ORDER BY row
 """

@@ -6,28 +6,33 @@ returned: a process that is killed leaves nothing that looks finished, and runni
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
+from pipelines.stages.decoder import DecoderProcess, ResizerSpec, decoder_for
 from pipelines.stages.opener import OpenerConfig, hardened_urlopen
-from pipelines.stages.pictures import GuardedResizer, phash
+from pipelines.stages.pictures import PictureResizer
 from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
 
 IMAGES_TAR_NAME = "images.tar"
 
-# Why a picture is missing, by the first word of the error. What may pass when tried again: TRANSIENT_REASONS.
+# Why a picture is missing, by the first word of the error.
 DROP_REASONS = frozenset(
     {
         "bad_url",  # not http(s), malformed
         "forbidden_address",  # the host is not on the public internet
+        "forbidden_port",  # another protocol's
+        "robots_disallowed",  # by the host's robots.txt
         "dns",
-        "connection",  # refused, reset, TLS
+        "connection",  # refused, reset, not HTTP
+        "tls",  # a certificate that does not hold
         "timeout",
+        "host_dead",  # not asked: the host had not answered several times in a row
         "http_403",
         "http_404",  # and 410
         "http_429",
@@ -38,9 +43,24 @@ DROP_REASONS = frozenset(
         "too_many_pixels",
         "truncated",  # shorter than announced, or a picture without its end
         "not_an_image",
+        "quarantined",  # a decoder died of it, twice
     }
 )
-TRANSIENT_REASONS = frozenset({"dns", "connection", "timeout", "http_429", "http_5xx", "truncated"})
+# What may pass when tried again.
+TRANSIENT_REASONS = frozenset({"dns", "connection", "timeout", "host_dead", "http_429", "http_5xx", "truncated"})
+# The same for a person: a class of failures, as in ``--retry dns,timeout,5xx``, and its reasons.
+RETRY_CLASSES: Mapping[str, frozenset[str]] = {
+    "dns": frozenset({"dns"}),
+    "connection": frozenset({"connection", "host_dead", "truncated"}),
+    "timeout": frozenset({"timeout"}),
+    "tls": frozenset({"tls"}),
+    "403": frozenset({"http_403"}),
+    "429": frozenset({"http_429"}),
+    "5xx": frozenset({"http_5xx"}),
+    "robots": frozenset({"robots_disallowed"}),
+    "quarantined": frozenset({"quarantined"}),
+    "transient": TRANSIENT_REASONS,
+}
 
 _NO_AI_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
 _SCHEMA = with_drop_reason(IMAGES)
@@ -69,7 +89,7 @@ class Download:
     opener: OpenerConfig = field(default_factory=OpenerConfig)
 
     name: ClassVar[str] = "download"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = URLS
     output_schema: ClassVar[pa.Schema] = IMAGES
 
@@ -80,6 +100,13 @@ class Download:
             "encode_quality": self.encode_quality,
             "max_pixels": self.max_pixels,
         }
+
+    @property
+    def resizer(self) -> ResizerSpec:
+        """What decodes; picklable, since it works in another process."""
+        return PictureResizer(
+            image_size_px=self.image_size_px, encode_quality=self.encode_quality, max_pixels=self.max_pixels
+        )
 
     def run(self, table: pa.Table, *, folder: Path) -> pa.Table:
         """Fetch a shard and write ``folder/images.tar``, its pictures sorted by key.
@@ -93,38 +120,35 @@ class Download:
 
         Raises:
             OSError: the pictures could not be stored, such as on a full disk.
+            RuntimeError: no decoding process could be started.
         """
         table = table.sort_by("key")
+        decoder = decoder_for(self.resizer)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-            writer = _SpoolWriter(Path(scratch) / "pictures")
+            writer = _SpoolWriter(Path(scratch) / "pictures", decoder=decoder)
             with writer, clear_disk_errors(folder), hardened_urlopen(self.opener):
-                self._drive_img2dataset(table, writer, Path(scratch))
+                self._drive_img2dataset(table, writer, decoder, Path(scratch))
                 rows = writer.rows_of(table.column("key").to_pylist())
             write_tar(folder / IMAGES_TAR_NAME, writer.samples())
         for name in (*_RESULT_COLUMNS, "phash", "drop_reason"):
             table = table.append_column(name, pa.array([row.get(name) for row in rows], _SCHEMA.field(name).type))
         return table.cast(_SCHEMA)
 
-    def _drive_img2dataset(self, table: pa.Table, writer: "_SpoolWriter", scratch: Path) -> None:
+    def _drive_img2dataset(
+        self, table: pa.Table, writer: "_SpoolWriter", decoder: DecoderProcess, scratch: Path
+    ) -> None:
         # Else the import of albumentations would ask the network for its newest version.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.downloader import Downloader
-        from img2dataset.resizer import Resizer
 
-        resizer = Resizer(
-            image_size=self.image_size_px,
-            resize_mode="keep_ratio",
-            resize_only_if_bigger=True,
-            encode_quality=self.encode_quality,
-            encode_format="jpg",
-        )
+        decoder.wait_until_ready()
         shard_path = scratch / "urls.feather"
         shard = table.select(["url", "key"]).rename_columns(["url", "pair_key"])
         with pa.ipc.new_file(str(shard_path), shard.schema) as feather:
             feather.write_table(shard)
         Downloader(
             sample_writer_class=lambda *_: writer,
-            resizer=GuardedResizer(resizer, max_pixels=self.max_pixels),
+            resizer=decoder,
             thread_count=self.thread_count,
             save_caption=False,
             extract_exif=False,
@@ -137,7 +161,7 @@ class Download:
             verify_hash_type=None,
             encode_format="jpg",
             retries=0,
-            user_agent_token=self.opener.user_agent.partition("/")[0],
+            user_agent_token=self.opener.product,
             disallowed_header_directives=_NO_AI_DIRECTIVES,
         ).download_shard((0, str(shard_path)))
 
@@ -145,10 +169,11 @@ class Download:
 class _SpoolWriter:
     """A sample writer for img2dataset: rows in memory, pictures in one file in the order of their arrival."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, decoder: DecoderProcess) -> None:
         self.rows: dict[str, dict[str, Any]] = {}  # by pair key
         self.error: Exception | None = None
         self._path = path
+        self._decoder = decoder
         self._extents: dict[str, tuple[int, int]] = {}  # pair key -> start, length
 
     def __enter__(self) -> Self:
@@ -166,7 +191,7 @@ class _SpoolWriter:
             if jpeg is None:
                 row["drop_reason"] = drop_reason(meta["error_message"])
             else:
-                row["phash"] = phash(jpeg)
+                row["phash"] = self._decoder.phash
                 self._extents[key] = (self._file.tell(), len(jpeg))
                 self._file.write(jpeg)
         except Exception as error:
@@ -182,7 +207,11 @@ class _SpoolWriter:
         """The results, one a key; raises what made img2dataset lose one."""
         lost = [key for key in keys if key not in self.rows]
         if lost:
-            raise self.error or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
+            raise (
+                self.error
+                or self._decoder.error
+                or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
+            )
         return [self.rows[key] for key in keys]
 
     def samples(self) -> Iterator[TarSample]:

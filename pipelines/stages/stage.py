@@ -36,7 +36,7 @@ class GlobalStage(Protocol):
     """A stage whose verdict on a row depends on the rows of all shards.
 
     It gets the kept table of every shard by the shard's name, and gives a table for each. The order of ``tables`` is the
-    order of age: a new shard comes last, and where rows compete the older one wins, so that growth disturbs the past as
+    order of age: a new shard comes last, and among equals the older one wins, so that growth disturbs the past as
     little as it can.
     """
 

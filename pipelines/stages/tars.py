@@ -13,9 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+from upath import UPath
 
 from schemas.manifest import FileEntry
 
+MEND = "delete the folder that holds it and build the dataset again: only what is missing is made anew"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -25,6 +29,15 @@ class TarSample:
 
     key: str
     members: dict[str, bytes]  # by extension, without the dot
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarExtent:
+    """The bytes of a tar in which a sample lies, headers included."""
+
+    key: str
+    offset: int
+    num_bytes: int
 
 
 def write_tar(path: Path, samples: Iterable[TarSample]) -> FileEntry:
@@ -64,21 +77,24 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise OSError(error.errno, mend, str(path)) from error
 
 
-def read_tar(path: Path) -> Iterator[TarSample]:
+def read_tar(path: Path | UPath, *, offset: int = 0) -> Iterator[TarSample]:
     """The samples of a WebDataset tar, in its order.
+
+    Args:
+        path: the tar.
+        offset: where a sample begins, in bytes (see `tar_extents`); what lies before is not read.
 
     Raises:
         ValueError: the file is not a whole tar; the message says how to mend it.
     """
-    mend = "delete the folder that holds it and build the dataset again: only what is missing is made anew"
-    _check_end_mark(path, mend)
+    _check_end_mark(path)
     key, members = "", dict[str, bytes]()
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with path.open("rb") as stream, _open_tar(stream, offset) as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is None:
-                    raise ValueError(f"{path}: {member.name} is not a plain file; {mend}")
+                    raise ValueError(f"{path}: {member.name} is not a plain file; {MEND}")
                 member_key, _, extension = member.name.partition(".")
                 if members and member_key != key:
                     yield TarSample(key=key, members=members)
@@ -86,9 +102,36 @@ def read_tar(path: Path) -> Iterator[TarSample]:
                 key = member_key
                 members[extension] = file.read()
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+        raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
     if members:
         yield TarSample(key=key, members=members)
+
+
+def tar_extents(path: Path | UPath) -> Iterator[TarExtent]:
+    """Where the samples of a WebDataset tar lie, in its order; only headers are read.
+
+    Raises:
+        ValueError: the file is not a whole tar.
+    """
+    key, start, end = "", 0, 0
+    try:
+        with path.open("rb") as stream, _open_tar(stream, 0) as tar:
+            for member in tar:
+                member_key = member.name.partition(".")[0]
+                if key and member_key != key:
+                    yield TarExtent(key=key, offset=start, num_bytes=end - start)
+                    start = member.offset
+                key = member_key
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
+    if key:
+        yield TarExtent(key=key, offset=start, num_bytes=end - start)
+
+
+def _open_tar(stream: IO[bytes], offset: int) -> tarfile.TarFile:
+    stream.seek(offset)
+    return tarfile.open(fileobj=stream, mode="r:")
 
 
 def _write_samples(path: Path, samples: Iterable[TarSample], *, name: str) -> int:
@@ -108,11 +151,11 @@ def _write_samples(path: Path, samples: Iterable[TarSample], *, name: str) -> in
     return num_samples
 
 
-def _check_end_mark(path: Path, mend: str) -> None:
+def _check_end_mark(path: Path | UPath) -> None:
     """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
         end = file.read()
     if size % tarfile.BLOCKSIZE or len(end) < 2 * tarfile.BLOCKSIZE or any(end):
-        raise ValueError(f"{path} is cut off at {size} bytes; {mend}")
+        raise ValueError(f"{path} is cut off at {size} bytes; {MEND}")

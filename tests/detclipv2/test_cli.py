@@ -30,8 +30,9 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run ``detclip`` with these arguments."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def call(*arguments: str | Path) -> Outcome:
         monkeypatch.setattr("sys.argv", ["detclip", *map(str, arguments)])
@@ -104,6 +105,7 @@ def test_names_from_a_file_or_the_models_own(run: Run, model: Path, photo: Path,
         return {row["name"] for row in json.loads(found.out)["detections"]}
 
     assert names("--vocabulary", tmp_path / "names.txt") == {"guitar"}
+    assert list((tmp_path / "cache" / "detclipv2" / "texts").rglob("*.safetensors"))
     assert names("--vocabulary", tmp_path / "lvis.json") == {"traffic light"}
     assert names() <= {"dog", "owl"}
     found = run("predict", photo, "--model", model, "--threshold", "0.99", "--out", tmp_path / "none.json")

@@ -18,6 +18,7 @@ from detclipv2.config import ModelConfig
 from detclipv2.hub import from_pretrained, save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
+from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.vocabulary import Vocabulary
 
 Save = Callable[..., DetCLIPv2]
@@ -94,7 +95,7 @@ def save(tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2]) -> S
         folder: Path,
         *,
         bias: float = -2.5,
-        dictionary: Path | None = None,
+        dictionary: ConceptDictionary | None = None,
         metrics: dict[str, float] | None = None,
         names: list[str] | None = NAMES,
         **changes: Any,
@@ -177,18 +178,15 @@ def test_a_model_without_a_vocabulary(save: Save, tmp_path: Path) -> None:
 
 
 def test_a_concept_dictionary_goes_along_when_definitions_are_on(save: Save, tmp_path: Path) -> None:
-    (tmp_path / "words.json").write_text('{"dog": "a domestic animal"}')
-    save(tmp_path / "on", definitions="on", dictionary=tmp_path / "words.json")
-    save(tmp_path / "off", dictionary=tmp_path / "words.json")
-    (tmp_path / "words.json").unlink()
+    dictionary = ConceptDictionary(definitions={"dog": "a domestic animal"})
+    save(tmp_path / "on", definitions="on", dictionary=dictionary)
+    save(tmp_path / "off", dictionary=dictionary)
 
-    dictionary = from_pretrained(tmp_path / "on").dictionary
-    assert dictionary == tmp_path / "on" / "concepts.json"
-    assert dictionary.read_text() == '{"dog": "a domestic animal"}'
+    assert from_pretrained(tmp_path / "on").dictionary == dictionary
+    assert from_pretrained(tmp_path / "off").dictionary is None
     assert not (tmp_path / "off" / "concepts.json").exists()
-    for missing in (None, tmp_path / "words.json"):
-        with pytest.raises(ValueError, match="definitions are on, but the concept dictionary .* is no file: name it"):
-            save(tmp_path / "none", definitions="on", dictionary=missing)
+    with pytest.raises(ValueError, match="definitions are on, but there is no concept dictionary: give it, or switch"):
+        save(tmp_path / "none", definitions="on")
 
 
 def test_the_model_card(save: Save, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from detclipv2.data.transforms import fit, pad_to_canvas
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Detections
+from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
 
 ORIENTATION = 0x0112
@@ -157,10 +158,10 @@ def test_names_are_set_into_the_prompt(tiny_detector: Callable[..., DetCLIPv2]) 
     )
 
 
-def test_names_are_encoded_as_in_training(tiny_detector: Callable[..., DetCLIPv2], tmp_path: Path) -> None:
-    ConceptDictionary(definitions={"owl": "a bird of the night", "dog": None}).save(tmp_path / "concepts.json")
+def test_names_are_encoded_as_in_training(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    dictionary = ConceptDictionary(definitions={"owl": "a bird of the night", "dog": None})
     detector = tiny_detector()
-    predictor = Predictor(detector, image_size=64, prompt="a photo of a {}", dictionary=tmp_path / "concepts.json")
+    predictor = Predictor(detector, image_size=64, prompt="a photo of a {}", dictionary=dictionary)
 
     found = predictor.encode_names(["owl", "dog", "owl"], own_definitions={"dog": "a pet"})
 
@@ -251,3 +252,18 @@ def test_the_detector_sees_the_canvas_of_training(tiny_detector: Callable[..., D
     predictor(photo, names=["dog"])
 
     assert torch.equal(seen[0], trained_on)
+
+
+def test_a_vocabulary_is_encoded_once_for_each_set_of_weights(
+    tiny_detector: Callable[..., DetCLIPv2], tmp_path: Path
+) -> None:
+    def with_cache() -> Predictor:
+        return Predictor(tiny_detector(), image_size=64, prompt="a {}", cache=TextEmbeddingCache(tmp_path / "texts"))
+
+    wanted = with_cache().encode_names(["dog", "owl"])
+    for number_of_files in (1, 1):
+        predictor = with_cache()
+        predictor.set_vocabulary(["dog", "owl"])
+        assert predictor.vocabulary is not None
+        torch.testing.assert_close(predictor.vocabulary.embeddings, wanted, atol=1e-6, rtol=0)
+        assert len(list((tmp_path / "texts").rglob("*.safetensors"))) == number_of_files

@@ -17,8 +17,8 @@ def _with(batch: Batch, **changes: Any) -> Batch:
     [
         ({"pixels": torch.full((2, 3, 64, 64), torch.nan)}, "detection sample 'image-0': a pixel is not finite"),
         ({"boxes_xyxy": [torch.zeros(0, 4), torch.tensor([[0.0, 0, torch.inf, 9]])]}, "'image-1': a box is not finite"),
-        ({"labels": [torch.tensor([2]), torch.tensor([0])]}, r"'image-0': labels \[2\] for 1 concept"),
-        ({"labels": [torch.tensor([0]), torch.tensor([-1])]}, r"'image-1': labels \[-1\] for 1 concept"),
+        ({"labels": [torch.tensor([2]), torch.tensor([0])]}, "'image-0': label 2, but it has 1 concept"),
+        ({"labels": [torch.tensor([0]), torch.tensor([-1])]}, "'image-1': label -1, but it has 1 concept"),
         ({"concepts": [["dog"], ["cat", " "]]}, "'image-1': concept number 1 is empty"),
     ],
 )

@@ -22,9 +22,14 @@ UNITS = {
 
 
 def write_tar(shard: str, num_samples: int, folder: Path) -> Written:
-    (folder / f"{shard}.tar").write_bytes(b"x" * num_samples)
+    names = (f"{shard}.tar", f"{shard}.index.parquet")
+    for name in names:
+        (folder / name).write_bytes(b"x" * num_samples)
     return Written(
-        rows_in=num_samples + 1, rows_kept=num_samples, dropped={"crowd": 1}, num_rows={f"{shard}.tar": num_samples}
+        rows_in=num_samples + 1,
+        rows_kept=num_samples,
+        dropped={"crowd": 1},
+        num_rows=dict.fromkeys(names, num_samples),
     )
 
 
@@ -78,7 +83,7 @@ def manifest(root: Path) -> DatasetManifest:
         "grounding_shards": grounding,
         "validation": table(root, "validation", "v", write_validation),
     }
-    return assemble_dataset("demo", root=root, assets=assets, categories=["bear", "cat", "dog"], units=UNITS)
+    return assemble_dataset("demo", assets=assets, categories=["bear", "cat", "dog"], units=UNITS)
 
 
 def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None:
@@ -94,6 +99,9 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
     paths = [entry.path for split in dataset.supervisions.values() for entry in split.shards]
     assert len(paths) == 3, "a shard without a sample is not named"
     assert all((tmp_path / path).is_file() for path in paths)
+    indexes = [entry.path for split in dataset.supervisions.values() for entry in split.indexes]
+    assert indexes == [path.replace(".tar", ".index.parquet") for path in paths]
+    assert all((tmp_path / path).is_file() for path in indexes)
     assert dataset.validation_annotations is not None and dataset.validation_images is not None
     assert (tmp_path / dataset.validation_annotations.path).read_text() == "{}"
     assert (tmp_path / dataset.validation_images / "1.jpg").is_file()
@@ -152,7 +160,7 @@ def test_an_older_version_stays_beside_under_its_digest(tmp_path: Path) -> None:
 def test_a_dataset_without_boxes_or_validation_has_none(tmp_path: Path) -> None:
     assets: dict[str, dict[str, PublishedTable]] = {asset: {} for asset in UNITS}
     assets["image_text_shards"] = table(tmp_path, "image_text_shards", "p-0", partial(write_tar, "p-0", 3))
-    dataset = assemble_dataset("mine", root=tmp_path, assets=assets, categories=[], units=UNITS)
+    dataset = assemble_dataset("mine", assets=assets, categories=[], units=UNITS)
 
     assert list(dataset.supervisions) == ["image_text"]
     assert (dataset.boxed_concepts, dataset.validation_annotations, dataset.validation_images) == ([], None, None)

@@ -17,9 +17,9 @@ from pipelines.config import BuildConfig, DatasetConfig
 from pipelines.forecast import forecast
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.rates import EGRESS_BYTES_PER_URL
-from pipelines.runner.retries import LEDGER_NAME, RETRY_CLASSES, Retries, reasons_of, request_retry
+from pipelines.runner.retries import LEDGER_NAME, Retries, reasons_of, request_retry
 from pipelines.sources.pairs_file import PairsFile
-from pipelines.stages.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
+from pipelines.stages.download import IMAGES_TAR_NAME, RETRY_CLASSES, TRANSIENT_REASONS, Download
 from pipelines.stages.opener import OpenerConfig
 from pipelines.stages.tars import read_tar
 from pipelines.storage import KEPT
@@ -85,7 +85,7 @@ def dataset(web: FlakyWeb, tmp_path: Path) -> DatasetConfig:
         name="mine",
         pairs=(PairsFile(path=tmp_path / "pairs.csv"),),
         pairs_per_shard=4,
-        download=Download(opener=OpenerConfig(allow_loopback=True)),
+        download=Download(opener=OpenerConfig(allow_loopback=True, max_tries=1)),
     )
 
 

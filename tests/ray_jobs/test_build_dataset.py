@@ -113,7 +113,11 @@ def test_growing_fetches_no_url_twice_and_gives_what_a_fresh_build_gives(
     assert "detection_shards   up to date: 2 of 2 shards verified" in lines
     assert "validation         up to date: 1 of 1 shards verified" in lines
     counts = [json.loads(line)["url"] for line in (tmp_path / "small_web" / "requests.jsonl").read_text().splitlines()]
-    assert len(counts) == len(set(counts)) > 300
+    again = {url for url in counts if counts.count(url) > 1 and not url.endswith("/robots.txt")}
+    scenes = large.dataset().served
+    assert scenes is not None
+    assert len(set(counts)) > 300
+    assert {scenes.kind_of(int(Path(url).stem)) for url in again} <= {"short_body"}  # tried again, since it may pass
     assert read_dataset_manifest(dataset_folder(tmp_path, "tiny") / f"{before.digest[:16]}.json") == before
 
     fresh = tmp_path / "fresh"
@@ -236,7 +240,7 @@ def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_an_outage_is_an_error_and_no_finished_shard(tmp_path: Path, ray_ends: None) -> None:
-    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1:9/1.jpg,a small red apple\n")
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1:1234/1.jpg,a small red apple\n")
     config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
 
     for _ in range(2):

@@ -1,36 +1,25 @@
-import pytest
+from dataclasses import replace
+from pathlib import Path
 
-from detclipv2.config import Supervision
-from ray_jobs.worker import vocabularies_of
-from schemas.manifest import DatasetManifest, SupervisionSplit
+from detclipv2.text.dictionary import ConceptDictionary
+from ray_jobs.job import load_recipe
+from ray_jobs.worker import concepts_of
+from schemas.manifest import SupervisionSplit
 
-VOCABULARIES: dict[Supervision, list[str]] = {
-    "detection": ["bear", "cat"],
-    "grounding": ["a small cat", "bear"],
-    "image_text": ["zebra", "bear", "apple"],
-}
+GROUNDING = SupervisionSplit(num_samples=1, shards=[], vocabulary=["a small cat", "bear"])
+IMAGE_TEXT = SupervisionSplit(num_samples=1, shards=[], vocabulary=["zebra", "bear"])
 
 
-@pytest.mark.parametrize(
-    ("taking_part", "vocabularies"),
-    [
-        (["detection", "grounding", "image_text"], {"grounding": ["a small cat", "bear", "zebra", "apple"]}),
-        (["detection", "grounding"], {}),  # phrases of captions stay unknown to a training without pairs
-        (["detection", "image_text"], {}),
-        (["grounding", "image_text"], {"grounding": ["a small cat", "bear", "zebra", "apple"]}),
-    ],
-)
-def test_grounding_draws_its_negatives_also_from_captions_that_take_part(
-    taking_part: list[Supervision], vocabularies: dict[Supervision, list[str]]
-) -> None:
-    splits = {
-        kind: SupervisionSplit(num_samples=1, shards=[], vocabulary=vocabulary)
-        for kind, vocabulary in VOCABULARIES.items()
-    }
-    dataset = DatasetManifest(name="demo", supervisions=splits, boxed_concepts=[])
-    before = dataset.digest
+def test_captions_that_take_part_give_grounding_negatives() -> None:
+    job = load_recipe("demo:pretrain")
 
-    found = vocabularies_of(dataset, taking_part)
+    assert concepts_of(job, {"grounding": GROUNDING, "image_text": IMAGE_TEXT}) == ["zebra", "bear"]
+    # Phrases of captions stay unknown to a training without pairs.
+    assert concepts_of(job, {"grounding": GROUNDING}) == []
 
-    assert found == {kind: VOCABULARIES[kind] for kind in taking_part} | vocabularies
-    assert dataset.digest == before
+
+def test_the_concept_dictionary_gives_grounding_negatives(tmp_path: Path) -> None:
+    ConceptDictionary(definitions={"owl": "a bird", "kite": None}).save(tmp_path / "concepts.json")
+    job = replace(load_recipe("demo:pretrain"), concept_dictionary=tmp_path / "concepts.json")
+
+    assert concepts_of(job, {"grounding": GROUNDING, "image_text": IMAGE_TEXT}) == ["zebra", "bear", "kite", "owl"]

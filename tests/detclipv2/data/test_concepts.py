@@ -167,3 +167,37 @@ def test_the_caption_counts_as_a_concept() -> None:
     assert _concepts(sample, caption_as_concept="off") == ["dog", "park"]
     assert _concepts(_sample("image_text", ["dog"], "dog")) == ["dog"]
     assert sample.concepts == ["dog", "park"]
+
+
+@pytest.mark.parametrize(
+    ("share", "num_own", "num_others", "expected"),
+    [
+        (1.0, 30, 30, (0, 8)),
+        (0.25, 30, 30, (6, 2)),
+        (0.0, 30, 30, (8, 0)),
+        (0.25, 3, 30, (3, 5)),  # the other side stands in
+        (1.0, 30, 3, (5, 3)),
+        (0.5, 2, 3, (2, 3)),
+        (1.0, 30, 0, (8, 0)),
+    ],
+)
+def test_share_of_the_dictionary(share: float, num_own: int, num_others: int, expected: tuple[int, int]) -> None:
+    own, others = ([f"{kind}{index}" for index in range(count)] for kind, count in (("a", num_own), ("b", num_others)))
+
+    found = concept_list(
+        _sample("grounding", ["dog", "owl"]),
+        negatives=NegativePool(own),
+        dictionary=NegativePool(others),
+        dictionary_share=share,
+        num_concepts=10,
+        rng=random.Random(0),
+    )
+
+    assert found[:2] == ["dog", "owl"]
+    assert (sum(text in own for text in found), sum(text in others for text in found)) == expected
+
+
+def test_detection_draws_from_its_own_categories_alone() -> None:
+    pools = {"negatives": NegativePool(["cat"]), "dictionary": NegativePool(["kite"])}
+
+    assert concept_list(_sample("detection", ["dog"]), **pools, num_concepts=9, rng=random.Random(0)) == ["dog", "cat"]

@@ -130,3 +130,23 @@ def test_fewer_samples_than_ranks(shards: Callable[..., Shards], counts: tuple[i
     found = rf"{sum(counts)} sample\(s\) in {len(counts)} shard\(s\) for {world_size} worker\(s\)"
     with pytest.raises(ValueError, match=f"detection: {found}; every worker needs one"):
         _take(_stream(shards(*counts), world_size=world_size), 1)
+
+
+def test_a_category_is_encoded_with_its_definition(shards: Callable[..., Shards]) -> None:
+    texts = {"dog": "dog, a pet", "thing 3": "thing 3, the third"}
+    (plain,) = _take(_stream(shards(3)), 1)
+    (enriched,) = _take(_stream(shards(3), texts=texts), 1)
+
+    # The same negatives are drawn, whatever is encoded for them.
+    assert enriched.concepts == [[texts.get(name, name) for name in names] for names in plain.concepts]
+    assert all(concepts[0] == "dog, a pet" for concepts in enriched.concepts)
+
+
+def test_a_concept_that_is_a_phrase_of_the_dataset_comes_once(
+    write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
+) -> None:
+    shard = write_shard("00000", {"0-00": annotation(supervision="grounding")})
+    stream = _stream([shard], batch_size=1, supervision="grounding", vocabulary=["cat"], dictionary=["Cat", "kite"])
+    (batch,) = _take(stream, 1)
+
+    assert sorted(batch.concepts[0]) == ["cat", "dog", "kite"]

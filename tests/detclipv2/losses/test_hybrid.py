@@ -241,3 +241,33 @@ def test_the_largest_region_and_the_caption(tiny_detector: Build, make_batch: Ma
 def test_losses_that_want_what_is_not_there(changes: dict[str, Any], message: str, tiny_detector: Build) -> None:
     with pytest.raises(ValueError, match=message):
         _objective(tiny_detector(), **changes)
+
+
+@pytest.mark.parametrize("supervision", ["detection", "grounding", "image_text"])
+def test_odd_names_give_no_nan(
+    supervision: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+) -> None:
+    concepts = [["dog", "dog", " ".join(["red"] * 500)], ["dog", "\u200b?"]]
+    objective = _objective(tiny_detector())
+    batch = make_batch(supervision, concepts, None if supervision == "image_text" else BOXES)
+
+    assert all(bool(loss.isfinite()) for loss in objective(batch).values())
+    assert all(bool(grad.isfinite().all()) for grad in gradients(objective, batch).values() if grad is not None)
+
+
+def test_a_name_that_comes_twice_is_one_concept(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    objective = _objective(tiny_detector())
+    once = make_batch("detection", [["dog", "cat"], ["cat"]], BOXES)
+    twice = make_batch("detection", [["dog", "cat", "dog"], ["cat"]], BOXES)
+
+    for labels in ([0, 1], [2, 1]):
+        found = objective(replace(twice, labels=[torch.tensor(labels), torch.tensor([0])]))
+        torch.testing.assert_close(found, objective(once))
+
+
+def test_a_box_that_comes_a_thousand_times(tiny_detector: Build, make_batch: MakeBatch) -> None:
+    objective = _objective(tiny_detector())
+    once = make_batch("detection", [["dog"]], [BOXES[0][:1]])
+    often = replace(once, boxes_xyxy=[once.boxes_xyxy[0].repeat(1000, 1)], labels=[torch.zeros(1000, dtype=torch.long)])
+
+    torch.testing.assert_close(objective(often), objective(once))

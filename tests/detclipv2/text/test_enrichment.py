@@ -140,3 +140,17 @@ def test_definitions_take_a_dictionary_with_definitions_and_an_encoder(encoder: 
     ):
         with pytest.raises(ValueError, match="definitions 'on' take a concept dictionary with definitions"):
             Enricher(dictionary, definitions="on", encode=encode)
+
+
+def test_what_was_nearest_is_taken_along(enricher: Callable[..., Enricher]) -> None:
+    resolved = enricher().resolved(["Lorry", "dogs", "minivan"])
+
+    assert resolved is not None
+    assert resolved.definitions == DICTIONARY.definitions | {
+        "lorry": "a vehicle for hauling",
+        "minivan": "a motor vehicle",
+    }
+    assert Enricher(resolved, definitions="on", encode=lambda _: torch.zeros(0, 2)).texts(["lorry"]) == [
+        "lorry, a vehicle for hauling"
+    ]
+    assert Enricher(DICTIONARY).resolved(["lorry"]) is None

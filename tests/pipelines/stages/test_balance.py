@@ -7,6 +7,17 @@ from pipelines.stages.balance import Balance
 from schemas.tables import PHRASES, with_drop_reason
 
 
+def with_phrases(table, lists):
+    """PHRASES: the spans of a row are those of its phrases written one after the other, with a space between them."""
+    starts = [[sum(len(phrase) + 1 for phrase in phrases[:i]) for i in range(len(phrases))] for phrases in lists]
+    ends = [
+        [start + len(phrase) for start, phrase in zip(*row, strict=True)] for row in zip(starts, lists, strict=True)
+    ]
+    for name, column in (("phrases", lists), ("phrase_starts", starts), ("phrase_ends", ends)):
+        table = table.append_column(PHRASES.field(name), pa.array(column, PHRASES.field(name).type))
+    return table
+
+
 @pytest.fixture
 def balanced(images):
     """(phrases, drop reason) of every row by shard."""
@@ -14,8 +25,7 @@ def balanced(images):
     def run(shards, **options):
         tables = {}
         for name, lists in shards.items():
-            table = images([{"key": f"{name}{i:06}"} for i in range(len(lists))])
-            tables[name] = table.append_column(PHRASES.field("phrases"), pa.array(lists, pa.list_(pa.string())))
+            tables[name] = with_phrases(images([{"key": f"{name}{i:06}"} for i in range(len(lists))]), lists)
         results = Balance(**options)(tables)
         assert list(results) == list(tables)
         for name, result in results.items():
@@ -73,8 +83,29 @@ def test_the_draw_is_a_hash_of_key_and_phrase(balanced):
     assert [reason for _, reason in rows] == [None if draw < 0.3 else "balanced_out" for draw in draws]
 
 
+def test_the_spans_of_rare_phrases_go_with_them(images):
+    table = with_phrases(images([{"key": "1"}, {"key": "2"}]), [["fig", "cat", "owl"], ["owl", "cat"]])
+    row = Balance(min_count=2)({"a": table})["a"].to_pylist()[0]
+    assert (row["phrases"], row["phrase_starts"], row["phrase_ends"]) == (["cat", "owl"], [4, 8], [7, 11])
+
+
+@pytest.mark.parametrize("count", [29, 30, 31, 60, 300])
+def test_the_share_that_a_phrase_picks(balanced, count):
+    """t / max(count, t) with t = 30, against the draws by themselves."""
+    rows = balanced({"a": [["cat"]] * count}, max_count=30)["a"]
+    draws = [int.from_bytes(hashlib.md5(f"a{i:06}\ncat".encode()).digest()[8:], "little") / 2**64 for i in range(count)]
+    assert [reason is None for _, reason in rows] == [draw < 30 / max(count, 30) for draw in draws]
+
+
+def test_the_number_of_threads_changes_nothing(balanced):
+    shards = {"a": [["cat", f"n{i % 7}"] for i in range(3000)], "b": [["cat"]] * 500}
+    one, two = (balanced(shards, max_count=20, num_threads=n) for n in (1, 2))
+    assert one == two
+    assert "num_threads" not in Balance(num_threads=2).config
+
+
 def test_golden(images, golden):
     stage = Balance(max_count=2, min_count=2)
     lists = [["cat"], ["cat", "owl"], *[["cat"]] * 6, ["fig"], ["owl", "plum"]]
-    table = images([{}] * 10).append_column(PHRASES.field("phrases"), [lists])
+    table = with_phrases(images([{}] * 10), lists)
     golden(stage, stage({"a": table})["a"].select(["key", "phrases", "drop_reason"]).to_pylist())

@@ -49,9 +49,12 @@ def test_hashes_within_the_distance_wherever_the_bits_are(verdicts, max_distance
         assert reasons == {"a": [None], "b": [NEAR if distance in near else None]}
 
 
-def test_the_older_shard_wins_then_the_larger_original_then_the_key(verdicts):
-    small, large = {"original_width": 100}, {"original_width": 1000}
+def test_the_larger_picture_as_stored_wins_then_the_older_shard_then_the_larger_original_then_the_key(verdicts):
     same = {"sha256": "s", "phash": "0" * 16}
+    stored_small, stored_large = {"width": 200, "height": 400}, {"width": 320, "height": 240}  # 200 and 240 px
+    assert verdicts({"a": [same | stored_small], "b": [same | stored_large]}) == {"a": [DUPLICATE], "b": [None]}
+    assert verdicts({"a": [same | stored_large], "b": [same | stored_small]}) == {"a": [None], "b": [DUPLICATE]}
+    small, large = {"original_width": 100}, {"original_width": 1000}  # stored alike
     assert verdicts({"z": [same | small], "a": [same | large]}) == {"z": [None], "a": [DUPLICATE]}
     assert verdicts({"a": [same | small, same | large]}) == {"a": [DUPLICATE, None]}
     assert verdicts({"a": [same | {"key": "2"}, same | {"key": "1"}]}) == {"a": [DUPLICATE, None]}
@@ -66,12 +69,59 @@ def test_the_same_bytes_as_a_near_duplicate(verdicts):
     assert verdicts({"a": [("s", 0), ("t", 1), ("t", 1)]}) == {"a": [None, NEAR, DUPLICATE]}
 
 
-def test_a_new_shard_changes_nothing_in_older_ones(verdicts):
+def test_a_new_shard_of_pictures_stored_alike_changes_nothing_in_older_ones(verdicts):
     rng = random.Random(0)
     rows = [(f"s{rng.randrange(60)}", rng.randrange(300)) for _ in range(150)]
     before = verdicts({"a": rows[:50], "b": rows[50:100]})
     after = verdicts({"a": rows[:50], "b": rows[50:100], "c": rows[100:]})
     assert {name: after[name] for name in before} == before
+
+
+def test_a_new_shard_overturns_only_verdicts_on_pictures_that_were_stored_smaller(verdicts):
+    """Whatever else is there: of the older rows only those of less than the full side may lose their place."""
+    rng = random.Random(0)
+
+    def row():
+        return {
+            "sha256": f"s{rng.randrange(40)}",
+            "phash": f"{rng.getrandbits(64):016x}",
+            "width": rng.choice([200, 320]),
+        }
+
+    old, new = [row() for _ in range(60)], [row() for _ in range(60)]
+    before = verdicts({"a": old})["a"]
+    after = verdicts({"a": old, "b": new})["a"]
+    lost = [row["width"] for row, b, a in zip(old, before, after, strict=True) if b is None and a is not None]
+    assert lost
+    assert set(lost) == {200}
+
+
+def test_captions_of_too_many_pictures(verdicts):
+    """Four pictures with one caption; the copy of one of them counts for none."""
+    rows = [{"caption": "logo"}] * 4 + [{"caption": "a cat"}] * 3
+    rows = [
+        row | {"sha256": str(i), "phash": f"{0x9E3779B97F4A7C15 * (i + 1) % 2**64:016x}"} for i, row in enumerate(rows)
+    ]
+    rows = [rows[0], *rows]
+    shards = {"a": rows[:5], "b": rows[5:]}
+    assert verdicts(shards, max_caption_count=4) == {"a": [None, DUPLICATE, None, None, None], "b": [None] * 3}
+    repeated = {"a": ["caption_repeated", DUPLICATE, *["caption_repeated"] * 3], "b": [None] * 3}
+    assert verdicts(shards, max_caption_count=3) == repeated
+    assert verdicts(shards)["a"] == [None, DUPLICATE, None, None, None]
+
+
+def test_a_picture_without_hashes_is_nobodys_copy(verdicts):
+    rows = [{"sha256": None, "phash": None}, {"sha256": None, "phash": None}, ("s", 0)]
+    assert verdicts({"a": rows}) == {"a": [None, None, None]}
+
+
+def test_the_number_of_threads_changes_nothing(verdicts):
+    rng = random.Random(2)
+    rows = [(f"s{rng.randrange(2000)}", rng.getrandbits(14) * 0x0004_0010_0401) for _ in range(5000)]
+    one, two = (verdicts({"a": rows[:2500], "b": rows[2500:]}, num_threads=n) for n in (1, 2))
+    assert one == two
+    assert set(one["b"]) == {None, DUPLICATE, NEAR}
+    assert "num_threads" not in Dedup(num_threads=2).config
 
 
 def test_against_all_pairs(verdicts):

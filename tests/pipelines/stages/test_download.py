@@ -63,6 +63,7 @@ def test_pictures_are_made_smaller_never_larger(run, web, page, picture):
         assert image.format == "JPEG"
         assert image.size == stored[path]
         assert row["sha256"] == hashlib.sha256(web.pages[path].body).hexdigest()
+        image.draft("L", (64, 64))
         assert row["phash"] == str(imagehash.phash(image))
 
 
@@ -78,7 +79,7 @@ def test_every_failure_by_its_slug(run, web, page, picture):
         "/451": page(status=451),
         "/loop": page(status=302, headers={"Location": "/loop"}),
         "/file": page(status=302, headers={"Location": "file:///etc/hostname"}),
-        "/inside": page(status=302, headers={"Location": "http://127.0.0.1:1/"}),
+        "/inside": page(status=302, headers={"Location": "http://127.0.0.1:1234/"}),
         "/drip": page(body=b"x" * 1000, byte_interval_s=0.05),
         "/large": page(announced_bytes=10**9),
         "/page": page(body=b"<html>not found, but 200</html>"),
@@ -122,7 +123,7 @@ def test_every_failure_by_its_slug(run, web, page, picture):
 
 
 def test_urls_that_img2dataset_cannot_even_ask_for(run, tmp_path):
-    urls = ["no scheme", "ftp://a.test/", "http://127.0.0.1:1/", "http://a.test:99999/"]
+    urls = ["no scheme", "ftp://a.test/", "http://127.0.0.1:1234/", "http://a.test:99999/"]
     table = pa.table({"key": list("abcd"), "url": urls, "caption": [""] * 4, "source": [""] * 4})
     result = Download(opener=OpenerConfig(allow_loopback=True)).run(table, folder=tmp_path)
     assert result.column("drop_reason").to_pylist() == ["bad_url", "bad_url", "connection", "bad_url"]

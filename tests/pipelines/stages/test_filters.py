@@ -74,6 +74,9 @@ def test_captions(reason_of, caption, reason):
     [
         ({"min_side_px": 641}, {}, "image_too_small"),
         ({"max_aspect_ratio": 1.5}, {"original_width": 1000}, "image_too_wide"),
+        ({"min_area_px": 640 * 640 + 1}, {}, "image_area_too_small"),
+        ({"max_area_px": 640 * 640 - 1}, {}, "image_area_too_large"),
+        ({"blocked_words": ("apple",)}, {}, "caption_blocked_word"),
         ({"min_words": 4}, {}, "caption_too_short"),
         ({"min_chars": 12}, {}, "caption_too_short"),
         ({"max_words": 2}, {}, "caption_too_long"),
@@ -86,6 +89,40 @@ def test_captions(reason_of, caption, reason):
 def test_every_threshold_counts(reason_of, thresholds, row, reason):
     assert reason_of(row) is None
     assert reason_of(row, **thresholds) == reason
+
+
+def test_limits_that_are_just_met_or_absent_drop_nothing(reason_of):
+    assert reason_of({}, min_area_px=640 * 640, max_area_px=640 * 640) is None
+    assert reason_of({"original_width": 10_000}, max_aspect_ratio=None) is None
+    assert reason_of({"original_width": 2**31 - 1, "original_height": 2**31 - 1}, min_area_px=2**61) is None
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_blocked"),
+    [
+        ("a Bloody  Mary on a table", True),
+        ("two bloody mary, please", True),
+        ("the bloody table of mary", False),
+        ("c++ for beginners", True),
+        ("a c+ and another", False),
+        ("a pineapple and a crabapple", False),
+        ("Apple-pie at last", True),
+        ("an École at the table", True),
+        ("all écoles at the table", False),
+    ],
+)
+def test_blocked_words_are_whole_words_in_any_case(reason_of, caption, is_blocked):
+    reason = reason_of({"caption": caption}, blocked_words=("bloody mary", "c++", "apple", "école"))
+    assert reason == ("caption_blocked_word" if is_blocked else None)
+
+
+def test_a_blocked_word_without_a_letter():
+    with pytest.raises(ValueError, match="blocked word ' ' has no letter or digit: name the words to block"):
+        Filters(blocked_words=("bad", " "))
+
+
+def test_the_order_of_blocked_words_does_not_matter():
+    assert Filters(blocked_words=("b", "a")).config == Filters(blocked_words=("a", "b")).config
 
 
 def test_the_first_reason_in_the_order_of_the_docstring(reason_of):

@@ -11,9 +11,9 @@ from pipelines.stages.opener import FetchError, HardenedOpener, OpenerConfig, ha
 
 
 def fetch(url: str, **options: Any) -> bytes:
-    with hardened_urlopen(OpenerConfig(**options)), urllib.request.urlopen(url, timeout=1) as response:
-        body: bytes = response.read()
-    return body
+    options = {"robots": "ignore", "backoff_base_s": 0.01} | options
+    with HardenedOpener(OpenerConfig(**options)).open(url) as response:
+        return response.read()
 
 
 def test_fetches_a_page_under_a_name_that_is_connected_elsewhere(web, page):
@@ -74,8 +74,8 @@ def test_connects_to_the_very_address_that_was_checked_and_tries_the_next_one(mo
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(FetchError, match="^connection: ConnectionRefusedError no"):
-        HardenedOpener(OpenerConfig(deadline_s=30)).open("http://a.test:81/")
-    assert tried == [("2606:4700::1", 81, 10), ("64:ff9b::808:808", 81, 15), ("1.1.1.1", 81, 30)]
+        HardenedOpener(OpenerConfig(deadline_s=30, max_tries=1, robots="ignore")).open("http://a.test:8081/")
+    assert tried == [("2606:4700::1", 8081, 10), ("64:ff9b::808:808", 8081, 15), ("1.1.1.1", 8081, 30)]
 
 
 def test_redirects_are_followed_and_checked_again(web, page):
@@ -184,22 +184,35 @@ def test_https_checks_the_certificate(web, page, tmp_path, monkeypatch):
     web.server.socket = context.wrap_socket(web.server.socket, server_side=True)
     web.pages["/"] = page(body=b"secret")
     connect_to = {"img.test": web.address, "other.test": web.address}
-    with pytest.raises(FetchError, match="^connection: SSLCertVerificationError"):
+    with pytest.raises(FetchError, match="^tls: SSLCertVerificationError"):
         fetch("https://img.test/", connect_to=connect_to)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert fetch("https://img.test/", connect_to=connect_to) == b"secret"
     assert web.requests == [("img.test", "/", OpenerConfig().user_agent)]
-    with pytest.raises(FetchError, match="^connection: .*Hostname mismatch"):
+    with pytest.raises(FetchError, match="^tls: .*Hostname mismatch"):
         fetch("https://other.test/", connect_to=connect_to)
 
 
-def test_the_previous_opener_comes_back():
+def test_urlopen_goes_through_the_opener_and_the_previous_one_comes_back(web, page):
+    web.pages["/"] = page(body=b"hello")
     before = urllib.request.build_opener()
     urllib.request.install_opener(before)
-    with hardened_urlopen(OpenerConfig()):
+    with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
         assert isinstance(urllib.request._opener, HardenedOpener)
+        with urllib.request.urlopen("http://img.test/") as response:
+            assert (response.status, response.read()) == (200, b"hello")
     assert urllib.request._opener is before
     urllib.request.install_opener(None)  # type: ignore[arg-type]
+
+
+def test_the_next_shard_knows_what_the_last_one_learnt(web, page):
+    web.pages |= {"/a": page(body=b"a"), "/robots.txt": page(body=b"User-agent: *\nDisallow: /b")}
+    for _ in range(3):
+        with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
+            urllib.request.urlopen("http://img.test/a")
+            with pytest.raises(FetchError, match="^robots_disallowed: http://img.test:80/robots.txt forbids /b"):
+                urllib.request.urlopen("http://img.test/b")
+    assert [path for _, path, _ in web.requests] == ["/robots.txt", "/a", "/a", "/a"]
 
 
 def self_signed_certificate(folder: Path, *, host: str) -> Path:

@@ -1,11 +1,13 @@
 import tarfile
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources.source import BoxedImage
 from pipelines.stages.shards import verify_shard, write_boxed_shard, write_image_text_shard
-from pipelines.stages.tars import TarSample, write_tar
+from pipelines.stages.tars import TarSample, read_tar, write_tar
+from schemas.shards import SHARD_INDEX
 from schemas.tables import PHRASES
 from schemas.training import TrainingSample
 
@@ -14,7 +16,14 @@ from schemas.training import TrainingSample
 def phrases(images):
     """Rows of keys 3, 1 (in this order), with phrases."""
     table = images([{"key": "key3"}, {"key": "key1", "caption": "two owls", "width": 20, "height": 10}])
-    return table.append_column(PHRASES.field("phrases"), [[["red apple"], ["two owls", "owl"]]])
+    columns = {
+        "phrases": [["red apple"], ["two owls", "owl"]],
+        "phrase_starts": [[2], [0, 4]],
+        "phrase_ends": [[11], [8, 7]],
+    }
+    for name, column in columns.items():
+        table = table.append_column(PHRASES.field(name), pa.array(column, PHRASES.field(name).type))
+    return table
 
 
 @pytest.fixture
@@ -77,3 +86,38 @@ def test_verify_names_the_sample_that_is_wrong(tmp_path):
     path.write_bytes(path.read_bytes()[:1536])
     with pytest.raises(ValueError, match="a.tar is cut off at 1536 bytes; delete the folder"):
         verify_shard(path)
+
+
+def test_the_index_tells_what_lies_where(tmp_path, phrases, images_tar):
+    write_image_text_shard(tmp_path / "a.tar", phrases, images_tar=images_tar)
+    index = pq.read_table(tmp_path / "a.index.parquet")
+    assert index.schema == SHARD_INDEX
+    assert index.to_pylist() == [
+        {"key": "key1", "offset": 0, "num_bytes": 2048, "num_boxes": 0, "num_concepts": 2},
+        {"key": "key3", "offset": 2048, "num_bytes": 2048, "num_boxes": 0, "num_concepts": 1},
+    ]
+    (sample,) = read_tar(tmp_path / "a.tar", offset=2048)
+    assert sample.key == "key3"
+
+
+def test_the_index_of_a_boxed_shard_counts_boxes_and_has_the_same_bytes_each_time(tmp_path):
+    sample = TrainingSample(
+        supervision="detection",
+        width=8,
+        height=6,
+        concepts=["owl", "cat", "dog"],
+        boxes_xyxy=[(0, 0, 4.5, 6), (1, 1, 2, 2)],
+        labels=[0, 1],
+    )
+    images = [BoxedImage(key=f"owl-{i}", jpeg=b"picture", sample=sample, dropped_boxes={}) for i in range(2)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_boxed_shard(tmp_path / name / "a.tar", images)
+    index = pq.read_table(tmp_path / "one" / "a.index.parquet")
+    assert index.select(["num_boxes", "num_concepts"]).to_pydict() == {"num_boxes": [2, 2], "num_concepts": [3, 3]}
+    assert (tmp_path / "one" / "a.index.parquet").read_bytes() == (tmp_path / "two" / "a.index.parquet").read_bytes()
+
+
+def test_an_empty_shard_has_an_empty_index(tmp_path, phrases, images_tar):
+    write_image_text_shard(tmp_path / "a.tar", phrases.slice(0, 0), images_tar=images_tar)
+    assert pq.read_table(tmp_path / "a.index.parquet") == SHARD_INDEX.empty_table()

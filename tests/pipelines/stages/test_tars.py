@@ -5,7 +5,7 @@ import tarfile
 import pytest
 import webdataset
 
-from pipelines.stages.tars import TarSample, read_tar, write_tar
+from pipelines.stages.tars import TarExtent, TarSample, read_tar, tar_extents, write_tar
 
 SAMPLES = [TarSample(key="0a", members={"jpg": b"picture", "json": b"{}"}), TarSample(key="0b", members={"jpg": b"x"})]
 
@@ -87,3 +87,27 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, file_size_lim
         write_tar(tmp_path / "a.tar", [TarSample(key=f"{i}", members={"jpg": b"x" * 50_000}) for i in range(4)])
     assert os.listdir(tmp_path) == ["a.tar"]
     assert (tmp_path / "a.tar").read_bytes() == before
+
+
+def test_extents_name_the_bytes_of_every_sample(tmp_path):
+    write_tar(tmp_path / "a.tar", SAMPLES)  # headers of 512 bytes, contents in blocks of 512
+    assert list(tar_extents(tmp_path / "a.tar")) == [
+        TarExtent(key="0a", offset=0, num_bytes=2048),
+        TarExtent(key="0b", offset=2048, num_bytes=1024),
+    ]
+    write_tar(tmp_path / "b.tar", [])
+    assert list(tar_extents(tmp_path / "b.tar")) == []
+
+
+def test_reading_from_an_offset_gives_the_rest_and_needs_nothing_of_what_is_before(tmp_path):
+    path = tmp_path / "a.tar"
+    samples = [TarSample(key=f"{i}", members={"jpg": bytes([i]) * (i * 300), "json": b"{}"}) for i in range(6)]
+    write_tar(path, samples)
+    for number, extent in enumerate(list(tar_extents(path))):
+        content = path.read_bytes()
+        path.write_bytes(b"\xff" * extent.offset + content[extent.offset :])
+        assert list(read_tar(path, offset=extent.offset)) == samples[number:]
+        path.write_bytes(content)
+        alone = path.with_name("alone.tar")
+        alone.write_bytes(content[extent.offset : extent.offset + extent.num_bytes] + bytes(1024))
+        assert list(read_tar(alone)) == [samples[number]]

@@ -1,0 +1,83 @@
+"""What filters and noun phrases make of real captions: ``python benchmarks/caption_report.py`` prints it as Markdown.
+
+The figures of docs/data.md come from it. Pictures are not at hand: every row has a neutral size and a picture of its own.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+
+from benchmarks.captions import SHARED_DATA, read_captions, table_of
+from pipelines.stages.noun_phrases import NounPhrases
+from pipelines.stages.presets import PRESETS
+from pipelines.stages.statistics import phrase_statistics
+from pipelines.storage import count_reasons, format_counts, split
+from ray_jobs.cli import run_cli
+
+LONGEST_CAPTION_SHOWN = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Print the funnel, the most frequent phrases and a random sample."""
+
+    data: Path = SHARED_DATA
+    """Folder with cc3m_val_captions and laion_alt_text."""
+    phrases: int = 50
+    """Most frequent phrases shown."""
+    sample: int = 26
+    """Captions shown, as many of each source."""
+    seed: int = 1
+    """Of the sample."""
+
+
+def main(config: ReportConfig) -> None:
+    """Run the stages in the order of the street and print."""
+    tables = {source: _rows(source, captions) for source, captions in read_captions(config.data).items()}
+    filters, dedup, noun_phrases = PRESETS["datacomp"].filters, PRESETS["filip"].dedup, NounPhrases()
+    steps: list[tuple[str, Callable[[dict[str, pa.Table]], dict[str, pa.Table]], pa.Schema]] = [
+        ("filters", lambda tables: {source: filters(table) for source, table in tables.items()}, filters.output_schema),
+        ("dedup", dedup, dedup.output_schema),
+        (
+            "noun phrases",
+            lambda tables: {s: noun_phrases(table) for s, table in tables.items()},
+            noun_phrases.output_schema,
+        ),
+    ]
+    print("| stage | source | in | kept | dropped, by reason |\n|---|---|---|---|---|")
+    for name, stage, schema in steps:
+        results = stage(tables)
+        for source, table in results.items():
+            tables[source], dropped = split(table, schema=schema, where=name)
+            reasons = format_counts(count_reasons(dropped)) or "-"
+            print(f"| {name} | {source} | {len(table):,} | {len(tables[source]):,} | {reasons} |")
+    statistics = phrase_statistics(tables.values())
+    num_phrases = sum(statistics.phrases["num_pairs"].to_pylist())
+    num_pairs = sum(len(table) for table in tables.values())
+    print(f"\n{num_phrases:,} phrases, {num_phrases / num_pairs:.2f} a pair, {len(statistics.phrases):,} distinct,")
+    print(f"{len(statistics.heads):,} distinct heads\n")
+    print(_counted(statistics.phrases, "phrase", config.phrases), "\n")
+    print(_counted(statistics.heads, "head", config.phrases), "\n")
+    print("| caption | phrases |\n|---|---|")
+    for table in tables.values():
+        for row in Random(config.seed).sample(table.to_pylist(), config.sample // len(tables)):
+            caption = row["caption"].replace("|", "\\|")
+            shown = caption if len(caption) <= LONGEST_CAPTION_SHOWN else f"{caption[:LONGEST_CAPTION_SHOWN]}..."
+            print(f"| {shown} | {', '.join(row['phrases'])} |")
+
+
+def _rows(source: str, captions: list[str]) -> pa.Table:
+    hashes = [hashlib.sha256(f"{source}/{i}".encode()).hexdigest() for i in range(len(captions))]
+    return table_of(captions, key=[h[:16] for h in hashes], sha256=hashes, phash=[h[-16:] for h in hashes])
+
+
+def _counted(table: pa.Table, name: str, count: int) -> str:
+    return ", ".join(f"{row[name]} {row['num_pairs']:,}" for row in table.slice(0, count).to_pylist())
+
+
+if __name__ == "__main__":
+    run_cli(ReportConfig, main)

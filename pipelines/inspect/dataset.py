@@ -1,0 +1,57 @@
+"""A built dataset, opened for looking at it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from pipelines.storage import Location, PublishedTable, data_root, fetch, read_tables
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, read_dataset_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltDataset:
+    """A dataset manifest and the data root that its paths are relative to."""
+
+    root: Location
+    folder: Location
+    manifest: DatasetManifest
+
+    def tables(self, asset: str) -> dict[str, PublishedTable]:
+        """The tables that the dataset has of an asset, by shard; those that were removed since are left out."""
+        state = self.folder / "tables" / f"{asset}.json"
+        fingerprints: Mapping[str, str] = json.loads(state.read_text()) if state.is_file() else {}
+        tables = read_tables(self.root, asset, fingerprints)
+        return {shard: table for shard, table in tables.items() if table is not None}
+
+    def local(self, entry: FileEntry) -> Path:
+        """A file of the dataset on this machine: where the root is an object store, a verified copy."""
+        return fetch(self.root / entry.path, sha256=entry.sha256)
+
+    def index(self, supervision: str, shard: int) -> pa.Table:
+        """The index of a shard, by its position among those of its type: a table of `SHARD_INDEX`.
+
+        Raises:
+            ValueError: the dataset was built before shards had one.
+        """
+        split = self.manifest.supervisions[supervision]
+        if len(split.indexes) != len(split.shards):
+            raise ValueError(f"dataset {self.manifest.name}: its shards have no index; build it again to make them")
+        return pq.read_table(self.local(split.indexes[shard]))
+
+
+def open_dataset(location: str | Path | UPath) -> BuiltDataset:
+    """Open a dataset by its folder or manifest, ``<root>/datasets/<name>[/MANIFEST.json]``, a path or a URL.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = data_root(location)
+    if path.suffix != ".json":
+        path = path / MANIFEST_NAME
+    manifest = read_dataset_manifest(path)
+    return BuiltDataset(root=path.parent.parent.parent, folder=path.parent, manifest=manifest)

@@ -1,0 +1,118 @@
+"""What no dataset refers to: tables, leftovers of killed builds, and copies of remote files."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.storage import Location, locked, table_name
+from pipelines.storage.publish import remove
+from pipelines.storage.roots import TEMPORARY
+from pipelines.storage.tables import listing
+from schemas.manifest import MANIFEST_NAME, DatasetManifest
+
+DATASETS = "datasets"
+_TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """A folder that may go."""
+
+    folder: Location
+    num_bytes: int
+    why: str
+
+
+def referenced_tables(root: Location) -> set[str]:
+    """``<stage>/<fingerprint[:16]>`` of all that a dataset has now, or that a manifest of it, older ones included, names.
+
+    Raises:
+        ValueError: a file below ``datasets/`` cannot be understood; nothing can be called garbage then.
+    """
+    names = set()
+    for path in (root / DATASETS).glob("*/tables/*.json"):
+        fingerprints = json.loads(path.read_text())
+        names |= {table_name(path.stem, fingerprint) for fingerprint in fingerprints.values()}
+    for path in (root / DATASETS).glob("*/*.json"):
+        try:
+            manifest = DatasetManifest.model_validate_json(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {error}") from error
+        names |= {"/".join(file.split("/")[:2]) for file in _files(manifest)}
+    return names
+
+
+def _files(manifest: DatasetManifest) -> Iterator[str]:
+    for split in manifest.supervisions.values():
+        yield from (entry.path for entry in (*split.shards, *split.indexes))
+    if manifest.validation_annotations is not None:
+        yield manifest.validation_annotations.path
+
+
+def collect(root: Location, *, delete: bool) -> list[Garbage]:
+    """Find what may go, and remove it where ``delete`` says so.
+
+    Each stage is held against builds meanwhile, so that what a running build has just made is not taken for garbage.
+
+    Raises:
+        ValueError: the data root holds no dataset, so that everything in it would be garbage.
+    """
+    if not any((root / DATASETS).glob("*/tables/*.json")):
+        raise ValueError(f"{root} holds no dataset: is it a data root?")
+    found = []
+    for stage in _stages(root):
+        with locked(root, stage, leftovers="keep"):
+            garbage = find_garbage(root, stage, referenced=referenced_tables(root))
+            for item in garbage if delete else []:
+                remove(item.folder)
+        found += garbage
+    return found
+
+
+def find_garbage(root: Location, stage: str, *, referenced: Iterable[str]) -> list[Garbage]:
+    """What may go in a stage's folder.
+
+    Args:
+        root: the data root.
+        stage: name of the folder.
+        referenced: what may not, as `referenced_tables` gives it.
+    """
+    keep = set(referenced)
+    found = []
+    for name, files in _tables(root / stage).items():
+        if MANIFEST_NAME not in files or name.startswith(TEMPORARY):
+            why = "a killed build left it"
+        elif f"{stage}/{name}" not in keep:
+            why = "no dataset refers to it"
+        else:
+            continue
+        found.append(Garbage(folder=root / stage / name, num_bytes=sum(files.values()), why=why))
+    return found
+
+
+def _stages(root: Location) -> list[str]:
+    """Folders of the data root that hold tables, or what was to become one."""
+    if isinstance(root, Path):
+        names = [(path.parent.name, path.name) for path in root.glob("*/*") if path.is_dir()]
+    else:
+        parts = [path.split("/") for path in listing(root)]
+        names = [(part[0], part[1]) for part in parts if len(part) > 2]
+    return sorted({stage for stage, name in names if _TABLE.match(name)})
+
+
+def _tables(folder: Location) -> dict[str, dict[str, int]]:
+    """Bytes by file, by table or what was to become one."""
+    if isinstance(folder, Path):
+        files = {
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+        }
+    else:
+        files = {path: listed.num_bytes for path, listed in listing(folder).items()}
+    tables: dict[str, dict[str, int]] = {}
+    for path, num_bytes in sorted(files.items()):
+        name, _, file = path.partition("/")
+        if file and _TABLE.match(name):
+            tables.setdefault(name, {})[file] = num_bytes
+    return tables

@@ -1,0 +1,115 @@
+"""The figures of a dataset for a terminal, and as one HTML page that needs nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.table import Table
+
+from pipelines.inspect.stats import DatasetStats, SplitStats
+from pipelines.storage import format_counts
+
+NUM_REASONS_SHOWN = 3
+MAX_BARS = 16
+
+
+def funnel_tables(stats: DatasetStats) -> list[Table]:
+    """One table a source: rows in and kept by asset, and the most frequent reasons."""
+    tables = []
+    for source, steps in stats.funnels.items():
+        table = Table("asset", "unit", title=f"source {source}", title_justify="left")
+        for column in ("in", "kept", "%"):
+            table.add_column(column, justify="right")
+        table.add_column("dropped, by reason")
+        for step in steps:
+            shown = dict(list(step.dropped.items())[:NUM_REASONS_SHOWN])
+            others = sum(step.dropped.values()) - sum(shown.values())
+            reasons = format_counts(shown) + (f", others {others:,}" if others else "")
+            share = _percent(step.rows_kept, step.rows_in)
+            table.add_row(step.asset, step.unit, f"{step.rows_in:,}", f"{step.rows_kept:,}", share, reasons)
+        tables.append(table)
+    return tables
+
+
+def split_table(stats: DatasetStats) -> Table:
+    """One row a supervision type: samples, shards, bytes, boxes and concepts a picture."""
+    title = f"dataset {stats.name}, version {stats.digest[:16]}; means of a picture"
+    table = Table(title=title, title_justify="left")
+    table.add_column("supervision", no_wrap=True)
+    for column in ("samples", "shards", "bytes", "picture", "boxes", "concepts"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for split in stats.splits:
+        table.add_row(
+            split.supervision,
+            f"{split.num_samples:,}",
+            f"{len(split.shard_bytes):,}",
+            size(sum(split.shard_bytes)),
+            size(sum(split.shard_bytes) / split.num_samples),
+            f"{_mean(split.boxes_a_picture):.1f}",
+            f"{_mean(split.concepts_a_picture):.1f}",
+        )
+    return table
+
+
+def write_page(path: Path, stats: DatasetStats) -> None:
+    """Write the HTML page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=size)
+    page = environment.get_template("funnel.html.jinja").render(
+        stats=stats, percent=_percent, splits=[_shown(split) for split in stats.splits]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def size(num_bytes: float) -> str:
+    """``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def _shown(split: SplitStats) -> dict[str, Any]:
+    has_boxes = split.supervision != "image_text"
+    histograms = [("phrases a caption" if not has_boxes else "concepts a picture", split.concepts_a_picture)]
+    if has_boxes:
+        histograms.append(("boxes a picture", split.boxes_a_picture))
+    return {
+        "split": split,
+        "counted": "boxes" if has_boxes else "pairs",
+        "histograms": [(title, _mean(counts), _bars(counts)) for title, counts in histograms],
+        "most": max((count for _, count in split.top_concepts), default=1),
+    }
+
+
+def _bars(counts: Mapping[int, int]) -> list[tuple[str, int, float]]:
+    """Label, count and height relative to the highest; large numbers share the last bar."""
+    if not counts:
+        return []
+    last = min(max(counts), MAX_BARS - 1)
+    by_bar = {number: counts.get(number, 0) for number in range(last)}
+    by_bar[last] = sum(count for number, count in counts.items() if number >= last)
+    highest = max(by_bar.values())
+    is_open = max(counts) > last
+    return [
+        (f"{number}+" if is_open and number == last else str(number), count, count / highest)
+        for number, count in by_bar.items()
+    ]
+
+
+def _mean(counts: Mapping[int, int]) -> float:
+    total = sum(counts.values())
+    return sum(number * count for number, count in counts.items()) / total if total else 0.0
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "-"

@@ -1,0 +1,138 @@
+"""A contact sheet: pictures with their boxes, names, phrases and captions, for people to look at."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageOps
+
+from pipelines.inspect.samples import DroppedRow, ShownSample
+from pipelines.inspect.text import Colour, draw_tag, font, wrapped
+
+CELL_WIDTH_PX, PICTURE_HEIGHT_PX, MARGIN_PX = 320, 240, 16
+MIN_COLUMNS = 3  # so that a title fits
+TITLE_PX, CAPTION_PX, SMALL_PX = 24, 14, 12
+MAX_CAPTION_LINES, MAX_PHRASE_LINES = 3, 2
+INK, GREY, PAPER, GROUND, BLUE = (23, 23, 23), (110, 110, 110), (250, 250, 249), (231, 229, 228), (29, 78, 216)
+# Dark enough for white text, and told apart by people who do not see all colours (after Okabe and Ito).
+PALETTE: tuple[Colour, ...] = ((0, 92, 153), (176, 72, 0), (0, 120, 90), (150, 70, 120), (40, 40, 40), (120, 90, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A picture (None: there is none) and the texts below it: (text, colour) each."""
+
+    picture: Image.Image | None
+    texts: tuple[tuple[str, Colour], ...]
+
+
+def sample_cell(sample: ShownSample) -> Cell:
+    """A picture with its boxes, and below it the caption and the concepts."""
+    annotation = sample.annotation
+    picture, scale = _fitted(sample.jpeg)
+    texts = [] if annotation.caption is None else [(annotation.caption, INK)]
+    if annotation.labels:
+        _draw_boxes(picture, annotation.boxes_xyxy, annotation.labels, annotation.concepts, scale=scale)
+    without_box = [text for i, text in enumerate(annotation.concepts) if i not in annotation.labels]
+    if without_box:
+        texts.append((" · ".join(without_box), BLUE))
+    elif not annotation.concepts:
+        texts.append(("no phrase", GREY))
+    if annotation.labels:
+        names = [annotation.concepts[label] for label in annotation.labels]
+        texts.append((f"{len(names)} boxes: {', '.join(dict.fromkeys(names))}", GREY))
+    return Cell(picture=picture, texts=tuple(texts))
+
+
+def dropped_cell(row: DroppedRow) -> Cell:
+    """The picture of a dropped pair where there is one, its caption and its URL."""
+    picture = None if row.jpeg is None else _fitted(row.jpeg)[0]
+    return Cell(picture=picture, texts=((row.caption or "(no caption)", INK), (row.url, GREY)))
+
+
+def contact_sheet(cells: Sequence[Cell], *, title: str, num_columns: int = 6) -> Image.Image:
+    """Cells in rows under a title; a row is as high as its highest cell, and rows without any picture hold text alone."""
+    rows = [cells[i : i + num_columns] for i in range(0, len(cells), num_columns)]
+    picture_heights = [PICTURE_HEIGHT_PX if any(cell.picture for cell in row) else 0 for row in rows]
+    heights = [top + max(map(_text_height, row)) for top, row in zip(picture_heights, rows, strict=True)]
+    width = max(MIN_COLUMNS, min(num_columns, len(cells))) * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
+    head = TITLE_PX + 2 * MARGIN_PX
+    sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * MARGIN_PX), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN_PX, MARGIN_PX), title, font=font(TITLE_PX, weight="bold"), fill=INK)
+    top = head
+    for row, picture_height, height in zip(rows, picture_heights, heights, strict=True):
+        for column, cell in enumerate(row):
+            left = MARGIN_PX + column * (CELL_WIDTH_PX + MARGIN_PX)
+            if picture_height:
+                _paste(sheet, draw, cell.picture, left=left, top=top)
+            _write(draw, cell, left=left, top=top + picture_height + MARGIN_PX // 2)
+        top += height + MARGIN_PX
+    return sheet
+
+
+def _fitted(jpeg: bytes) -> tuple[Image.Image, float]:
+    """A picture as large as its place allows, and by how much it was enlarged."""
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    fitted = ImageOps.contain(image, (CELL_WIDTH_PX, PICTURE_HEIGHT_PX), Image.Resampling.LANCZOS)
+    return fitted, fitted.width / image.width
+
+
+def _draw_boxes(
+    picture: Image.Image,
+    boxes_xyxy: Sequence[tuple[float, float, float, float]],
+    labels: Sequence[int],
+    concepts: Sequence[str],
+    *,
+    scale: float,
+) -> None:
+    draw = ImageDraw.Draw(picture)
+    boxes = [tuple(round(value * scale) for value in box) for box in boxes_xyxy]
+    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
+        colour = PALETTE[label % len(PALETTE)]
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline="white", width=3)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
+    for (x1, y1, _, _), label in zip(boxes, labels, strict=True):
+        draw_tag(
+            draw,
+            concepts[label],
+            at=(x1, y1),
+            font=font(SMALL_PX),
+            colour=PALETTE[label % len(PALETTE)],
+            within=picture.size,
+        )
+
+
+def _lines(cell: Cell) -> list[tuple[str, Colour, int]]:
+    """Text, colour and size of every line below the picture."""
+    found = []
+    for text, colour in cell.texts:
+        size_px, max_lines = (CAPTION_PX, MAX_CAPTION_LINES) if colour == INK else (SMALL_PX, MAX_PHRASE_LINES)
+        lines = wrapped(text, font=font(size_px), width_px=CELL_WIDTH_PX, max_lines=max_lines)
+        found += [(line, colour, size_px) for line in lines]
+    return found
+
+
+def _text_height(cell: Cell) -> int:
+    return sum(_line_height(size_px) for _, _, size_px in _lines(cell)) + MARGIN_PX // 2
+
+
+def _line_height(size_px: int) -> int:
+    return round(size_px * 1.4)
+
+
+def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image | None, *, left: int, top: int) -> None:
+    """The picture in the middle of its place, or what says that there is none."""
+    draw.rectangle((left, top, left + CELL_WIDTH_PX - 1, top + PICTURE_HEIGHT_PX - 1), fill=GROUND)
+    if picture is None:
+        middle = (left + CELL_WIDTH_PX / 2, top + PICTURE_HEIGHT_PX / 2)
+        draw.text(middle, "no picture", font=font(CAPTION_PX), fill=GREY, anchor="mm")
+    else:
+        x, y = left + (CELL_WIDTH_PX - picture.width) // 2, top + (PICTURE_HEIGHT_PX - picture.height) // 2
+        sheet.paste(picture, (x, y))
+
+
+def _write(draw: ImageDraw.ImageDraw, cell: Cell, *, left: int, top: int) -> None:
+    for text, colour, size_px in _lines(cell):
+        draw.text((left, top), text, font=font(size_px), fill=colour)
+        top += _line_height(size_px)

@@ -1,0 +1,191 @@
+"""Reads a dataset from end to end, and says what is wrong with it."""
+
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from pipelines.inspect.dataset import BuiltDataset
+from pipelines.stages.tars import TarSample, read_tar, tar_extents
+from pipelines.storage import Location, PublishedTable, sha256_file, verify_content
+from schemas.conform import conform
+from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
+from schemas.shards import SHARD_INDEX
+from schemas.training import TrainingSample
+
+MAX_PROBLEMS_PER_SHARD = 20
+MEND = "delete the folder of each and build the dataset again: only what is missing is made anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """A shard to read."""
+
+    root: Location
+    supervision: str
+    shard: FileEntry
+    index: FileEntry | None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the shard: bytes, tar structure, every sample, and the index."""
+        try:
+            with _on_this_machine(self.root / self.shard.path) as path:
+                content = _Content(path, supervision=self.supervision)
+                found = [*_byte_problems(path, self.shard), *content.problems]
+                if content.num_samples != self.shard.num_rows:
+                    found.append(f"{content.num_samples} samples, the manifest says {self.shard.num_rows}")
+                found += self._index_problems(path, content)
+        except FileNotFoundError:
+            return ["is missing"]
+        return found
+
+    def _index_problems(self, shard: Path, content: "_Content") -> list[str]:
+        if self.index is None:
+            return ["has no index: it was built by an older version"]
+        try:
+            with _on_this_machine(self.root / self.index.path) as path:
+                damage = _byte_problems(path, self.index)
+                if damage:
+                    return [f"its index {problem}" for problem in damage]
+                rows = conform(pq.read_table(path), SHARD_INDEX, where="its index").to_pylist()
+            return [] if rows == content.index_rows(shard) else ["its index does not tell what lies where"]
+        except FileNotFoundError:
+            return ["its index is missing"]
+        except (ValueError, pa.ArrowException) as error:
+            return [f"its index cannot be read: {error}"]
+
+
+class _Content:
+    """What reading a shard once tells."""
+
+    def __init__(self, path: Path, *, supervision: str) -> None:
+        self.problems: list[str] = []
+        self._counts: list[tuple[int, int]] = []
+        previous = ""
+        try:
+            for sample in read_tar(path):
+                if sample.key <= previous:
+                    self.problems.append(f"sample {sample.key} after {previous}: keys are not unique and ascending")
+                previous = sample.key
+                self._read(sample, supervision)
+        except ValueError as error:
+            self.problems.append(str(error).replace(str(path), "the tar"))
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._counts)
+
+    def index_rows(self, path: Path) -> list[dict[str, object]]:
+        """What the index should hold."""
+        return [
+            {
+                "key": extent.key,
+                "offset": extent.offset,
+                "num_bytes": extent.num_bytes,
+                "num_boxes": num_boxes,
+                "num_concepts": num_concepts,
+            }
+            for extent, (num_boxes, num_concepts) in zip(tar_extents(path), self._counts, strict=True)
+        ]
+
+    def _read(self, sample: TarSample, supervision: str) -> None:
+        annotation, problems = read_sample(sample, supervision=supervision)
+        self.problems += [f"sample {sample.key}: {problem}" for problem in problems]
+        counts = (0, 0) if annotation is None else (len(annotation.boxes_xyxy), len(annotation.concepts))
+        self._counts.append(counts)
+
+
+def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample | None, list[str]]:
+    """The annotation of a sample, None where it cannot be read, and what is wrong with the sample."""
+    if set(sample.members) != {"jpg", "json"}:
+        return None, [f"has {sorted(sample.members)}, wanted ['jpg', 'json']"]
+    try:
+        annotation = TrainingSample.model_validate_json(sample.members["json"])
+    except ValidationError as error:
+        return None, [f"{'.'.join(map(str, e['loc'])) or 'annotation'}: {e['msg']}" for e in error.errors()]
+    problems = []
+    if annotation.supervision != supervision:
+        problems.append(f"is of type {annotation.supervision}, its shard of {supervision}")
+    try:
+        image = Image.open(io.BytesIO(sample.members["jpg"]))
+        image.load()
+        if image.size != (annotation.width, annotation.height):
+            width, height = image.size
+            problems.append(f"the picture is {width}x{height}, its annotation {annotation.width}x{annotation.height}")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        problems.append(f"the picture cannot be decoded: {str(error).split(' <')[0]}")
+    return annotation, problems
+
+
+def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) -> dict[str, list[str]]:
+    """Read all shards and the validation set.
+
+    Args:
+        dataset: what to read.
+        num_workers: threads that read.
+        console: where the progress is shown.
+
+    Returns:
+        What is wrong, by path relative to the data root; empty where all is well.
+    """
+    checks = []
+    for supervision, split in dataset.manifest.supervisions.items():
+        indexes: Sequence[FileEntry | None] = split.indexes or [None] * len(split.shards)
+        for shard, index in zip(split.shards, indexes, strict=True):
+            checks.append(ShardCheck(root=dataset.root, supervision=supervision, shard=shard, index=index))
+    # Hashing, decoding and the network leave other threads at work.
+    with ThreadPoolExecutor(num_workers) as pool:
+        results = pool.map(ShardCheck.problems, checks)
+        shown = track(
+            results,
+            description="reading shards",
+            total=len(checks),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        found = {check.shard.path: problems for check, problems in zip(checks, shown, strict=True)}
+    found |= _validation_problems(dataset)
+    return {path: problems for path, problems in found.items() if problems}
+
+
+def _validation_problems(dataset: BuiltDataset) -> dict[str, list[str]]:
+    annotations = dataset.manifest.validation_annotations
+    if annotations is None:
+        return {}
+    folder = (dataset.root / annotations.path).parent
+    name = annotations.path.rpartition("/")[0]
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
+    except FileNotFoundError:
+        return {name: ["is missing"]}
+    problem = verify_content(PublishedTable(folder=folder, manifest=manifest))
+    return {name: [problem]} if problem else {}
+
+
+@contextmanager
+def _on_this_machine(path: Location) -> Iterator[Path]:
+    """The file itself, or a copy for as long as the context lasts: what is read once needs no place in the cache."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="detclip-verify-") as folder:
+        path.fs.get_file(path.path, f"{folder}/{path.name}")
+        yield Path(folder) / path.name
+
+
+def _byte_problems(path: Path, entry: FileEntry) -> list[str]:
+    num_bytes = path.stat().st_size
+    if num_bytes != entry.num_bytes:
+        return [f"has {num_bytes} bytes, not {entry.num_bytes}"]
+    return [] if sha256_file(path) == entry.sha256 else ["has another sha256 than the manifest says"]

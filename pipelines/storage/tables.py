@@ -1,0 +1,208 @@
+"""Tables: ``<root>/<stage>/<fingerprint[:16]>/`` with the manifest as the last file written.
+
+A reader sees all of a table or nothing, and nothing complete is overwritten. Bytes depend on the inputs alone: no time, no
+absolute path, fixed compression.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from pipelines.storage.cache import fetch
+from pipelines.storage.roots import Location, sha256_file
+from schemas.manifest import MANIFEST_NAME, Manifest, fingerprint
+
+KEPT = "kept.parquet"
+DROPPED = "dropped.parquet"
+WHOLE = "all"  # the shard name of a table that holds every shard, each in a folder of its own
+# Requests to an object store under way at once; a thousand tables are then read in seconds.
+NUM_CONCURRENT = 16
+# Beside the manifest of a table in an object store: the entity tag of every file as the store gave it when it was published.
+TAGS_NAME = "TAGS.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """A published file as the input of another job.
+
+    ``name`` is ``<asset>/<shard>/<file>``. A job is keyed by the name and the content of what it reads, not by who made it:
+    a parent that ran again and gave the same bytes leaves its children valid.
+    """
+
+    name: str
+    path: Location
+    sha256: str
+    num_rows: int
+
+    def local(self) -> Path:
+        """The file on this machine, to be opened: where it lies on an object store, a verified copy."""
+        return fetch(self.path, sha256=self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a job wrote into its folder. Files that ``num_rows`` does not name count as one row (a picture)."""
+
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    num_rows: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One table to compute: all that identifies it, and the function that writes it into a folder.
+
+    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure.
+    """
+
+    stage: str
+    version: int
+    shard: str
+    config: dict[str, Any]
+    inputs: tuple[TableFile, ...] = ()
+    num_rows: int  # rows that it will read: the unit of progress
+    work: Callable[[Path], Written]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        return {file.name: file.sha256 for file in self.inputs}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(stage=self.stage, version=self.version, config=self.config, parents=self.parents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A complete table of one shard."""
+
+    folder: Location
+    manifest: Manifest
+
+    def file(self, path: str, *, name: str | None = None) -> TableFile:
+        """One of its files, as the input of another job.
+
+        Args:
+            path: relative to the table's folder.
+            name: what children call it; ``<stage>/<shard>/<path>`` unless given.
+        """
+        entry = next(entry for entry in self.manifest.files if entry.path == path)
+        return TableFile(
+            name=name or f"{self.manifest.stage}/{self.manifest.shard}/{path}",
+            path=self.folder / path,
+            sha256=entry.sha256,
+            num_rows=entry.num_rows,
+        )
+
+
+def kept_files(tables: Mapping[str, PublishedTable]) -> dict[str, TableFile]:
+    """The kept rows of an asset by shard, whether it published a table a shard or one for all."""
+    return files_by_shard(tables, KEPT)
+
+
+def files_by_shard(tables: Mapping[str, PublishedTable], file_name: str) -> dict[str, TableFile]:
+    """The files of one name of an asset by shard, such as `DROPPED`, whether it published a table a shard or one for all."""
+    files = {}
+    for table in tables.values():
+        for entry in table.manifest.files:
+            folder, _, name = entry.path.rpartition("/")
+            if name == file_name:
+                shard = folder or str(table.manifest.shard)
+                files[shard] = table.file(entry.path, name=f"{table.manifest.stage}/{shard}/{file_name}")
+    return dict(sorted(files.items()))
+
+
+def table_name(stage: str, fingerprint: str) -> str:
+    """Where the table of a fingerprint lies, relative to the data root."""
+    return f"{stage}/{fingerprint[:16]}"
+
+
+def table_folder(root: Location, stage: str, fingerprint: str) -> Location:
+    """Where the table of a fingerprint lies."""
+    return root / table_name(stage, fingerprint)
+
+
+def read_table(root: Location, stage: str, fingerprint: str) -> PublishedTable | None:
+    """The table of this fingerprint, or None where none was published. Its files are not looked at: see `verify`."""
+    folder = table_folder(root, stage, fingerprint)
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return PublishedTable(folder=folder, manifest=manifest) if manifest.fingerprint == fingerprint else None
+
+
+def read_tables(root: Location, stage: str, fingerprints: Mapping[str, str]) -> dict[str, PublishedTable | None]:
+    """The table of each fingerprint, by shard, in the order of the shards; read concurrently, since each is a request or two."""
+    shards = sorted(fingerprints)
+    with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
+        tables = pool.map(lambda shard: read_table(root, stage, fingerprints[shard]), shards)
+        return dict(zip(shards, tables, strict=True))
+
+
+def verify(table: PublishedTable) -> str | None:
+    """Compare every file with the manifest; say what is wrong, or None.
+
+    Local files are read and hashed. On an object store one listing gives presence, size and entity tag; files whose tag is the
+    one that was noted when they were published are not read again, others (of a mirror, or of a store without tags) are.
+    """
+    if isinstance(table.folder, Path):
+        return verify_content(table)
+    found = listing(table.folder)
+    noted = _noted_tags(table.folder, found)
+    for entry in table.manifest.files:
+        listed = found.get(entry.path)
+        problem = _compare_size(entry.path, None if listed is None else listed.num_bytes, entry.num_bytes)
+        if problem is not None:
+            return problem
+        assert listed is not None
+        is_noted = listed.tag is not None and listed.tag == noted.get(entry.path)
+        if not is_noted and sha256_file(table.folder / entry.path) != entry.sha256:
+            return f"{entry.path} is corrupt"
+    return None
+
+
+def verify_content(table: PublishedTable) -> str | None:
+    """Compare presence, size and sha256 of every file with the manifest, wherever it lies; say what is wrong, or None."""
+    for entry in table.manifest.files:
+        path = table.folder / entry.path
+        num_bytes = path.stat().st_size if path.is_file() else None
+        problem = _compare_size(entry.path, num_bytes, entry.num_bytes)
+        if problem is not None:
+            return problem
+        if sha256_file(path) != entry.sha256:
+            return f"{entry.path} is corrupt"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What a store's listing says of an object; ``tag`` changes with its content."""
+
+    num_bytes: int
+    tag: str | None
+
+
+def listing(folder: UPath) -> dict[str, Listed]:
+    """The objects below a folder of an object store, by their path relative to it."""
+    start = f"{folder.path.rstrip('/')}/"
+    return {
+        path.removeprefix(start): Listed(num_bytes=info["size"], tag=info.get("ETag") or info.get("etag"))
+        for path, info in folder.fs.find(folder.path, detail=True).items()
+    }
+
+
+def _noted_tags(folder: Location, found: Mapping[str, Listed]) -> dict[str, str]:
+    return json.loads((folder / TAGS_NAME).read_text()) if TAGS_NAME in found else {}
+
+
+def _compare_size(name: str, found: int | None, wanted: int) -> str | None:
+    if found is None:
+        return f"{name} is missing"
+    return None if found == wanted else f"{name} has {found} bytes, not {wanted}"

@@ -1,0 +1,22 @@
+"""The index of a training shard: what lies where in the tar, so that a reader can start at any sample."""
+
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+# One row a sample, in the order of the tar. `offset` and `num_bytes` span its members with their headers, so that the bytes from
+# `offset` on are a tar of the samples from this one on.
+SHARD_INDEX = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("num_boxes", pa.int32(), nullable=False),
+        pa.field("num_concepts", pa.int32(), nullable=False),  # category names, or phrases
+    ]
+)
+
+
+def index_name(shard_name: str) -> str:
+    """The index of ``<shard>.tar`` is ``<shard>.index.parquet`` beside it."""
+    return str(PurePosixPath(shard_name).with_suffix(".index.parquet"))

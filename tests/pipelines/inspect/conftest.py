@@ -1,0 +1,134 @@
+"""A small dataset of every kind of table, built by the runner without any web."""
+
+import io
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipelines.inspect.dataset import BuiltDataset, open_dataset
+from pipelines.runner import Runner
+from pipelines.runner.dataset import assemble_dataset, publish_dataset
+from pipelines.runner.jobs import boxed_jobs, image_text_job, validation_job
+from pipelines.sources.source import BoxedImage
+from pipelines.stages.tars import TarSample, write_tar
+from pipelines.storage import Job, Location, Written, kept_files, write_split
+from schemas.tables import IMAGES, PHRASES
+from schemas.training import TrainingSample
+
+UNITS = {
+    "images": "pairs",
+    "filtered": "pairs",
+    "balanced": "pairs",
+    "image_text_shards": "pairs",
+    "detection_shards": "boxes",
+    "grounding_shards": "boxes",
+    "validation": "pictures",
+}
+# Shard, key, colour, what happened to it, phrases.
+PAIRS = [
+    ("web-00000", "a1", "red", None, ["red square", "square"]),
+    ("web-00000", "a2", "green", "caption_too_short", []),
+    ("web-00000", "a3", None, "http_404", []),
+    ("web-00001", "b1", "blue", None, ["square"]),
+    ("web-00001", "b2", "black", None, []),
+]
+
+
+def jpeg(colour: str, size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+class Squares:
+    """Three pictures, number i with i boxes."""
+
+    name = "squares"
+    supervision = "detection"
+    config = {"what": "squares"}  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return 3
+
+    def vocabulary(self) -> list[str]:
+        return ["dot", "square"]
+
+    def read(self, start: int, stop: int):
+        for i in range(start, stop):
+            sample = TrainingSample(
+                supervision="detection",
+                width=40,
+                height=30,
+                concepts=["dot", "square"] if i > 1 else ["square"][:i],
+                boxes_xyxy=[(0, 0, 10, 10), (5, 5, 40, 30)][:i],
+                labels=[0, 1][:i],
+            )
+            yield BoxedImage(key=f"s{i}", jpeg=jpeg("grey"), sample=sample, dropped_boxes={"box_empty": i})
+
+
+class Held:
+    name = "held_out"
+    config = {}  # noqa: RUF012
+
+    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
+        (folder / "images").mkdir()
+        (folder / "images" / "1.jpg").write_bytes(jpeg("white"))
+        (folder / "annotations.json").write_text("{}")
+        return 1
+
+
+def write_pairs(asset: str, shard: str, folder: Path) -> Written:
+    """What an asset makes of `PAIRS`."""
+    schema = IMAGES if asset in ("images", "filtered") else PHRASES
+    rows = []
+    for name, key, colour, reason, phrases in PAIRS:
+        gone = {"images": set(), "filtered": {"http_404"}}.get(asset, {"http_404", "caption_too_short"})
+        if name != shard or reason in gone:
+            continue
+        shown = reason if (asset, reason) in {("images", "http_404"), ("filtered", "caption_too_short")} else None
+        row = dict.fromkeys(schema.names) | {"key": key, "url": f"http://web.test/{key}.jpg", "source": "web"}
+        row |= {"caption": f"a {colour} square", "width": 40, "height": 30, "drop_reason": shown}
+        rows.append(row | {"phrases": phrases})
+    if asset == "images":
+        pictures = [(key, colour) for name, key, colour, *_ in PAIRS if name == shard and colour]
+        write_tar(folder / "images.tar", [TarSample(key=k, members={"jpg": jpeg(c)}) for k, c in pictures])
+    columns = schema.append(pa.field("drop_reason", pa.string()))
+    return write_split(pa.Table.from_pylist(rows, schema=columns), folder, schema=schema, where=asset)
+
+
+def build(root: Location, *, version: int = 1) -> BuiltDataset:
+    runner = Runner(root, dataset="small", console=Console(quiet=True))
+    shards = sorted({name for name, *_ in PAIRS})
+    for asset in ("images", "filtered", "balanced"):
+        jobs = [
+            Job(stage=asset, version=version, shard=s, config={"s": s}, num_rows=3, work=partial(write_pairs, asset, s))
+            for s in shards
+        ]
+        runner.run(asset, jobs, where="here")
+    pictures = runner.tables("images")
+    balanced = kept_files(runner.tables("balanced"))
+    jobs = [
+        image_text_job("image_text_shards", file, pictures[s].file("images.tar"), shard=s)
+        for s, file in balanced.items()
+    ]
+    runner.run("image_text_shards", jobs, where="here")
+    runner.run("detection_shards", boxed_jobs("detection_shards", Squares(), pictures_per_shard=2), where="here")
+    runner.run("grounding_shards", [], where="here")
+    runner.run("validation", [validation_job("validation", Held(), concepts=())], where="here")
+    manifest = assemble_dataset(
+        "small",
+        assets={asset: runner.tables(asset) for asset in UNITS},
+        categories=Squares().vocabulary(),
+        units=UNITS,
+    )
+    publish_dataset(manifest, folder=runner.folder)
+    return open_dataset(runner.folder)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> BuiltDataset:
+    return build(tmp_path / "data")

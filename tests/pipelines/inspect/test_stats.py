@@ -1,0 +1,55 @@
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.inspect.dataset import BuiltDataset
+from pipelines.inspect.page import funnel_tables, size, split_table, write_page
+from pipelines.inspect.stats import FunnelStep, dataset_stats
+
+
+def test_the_figures(dataset: BuiltDataset) -> None:
+    stats = dataset_stats(dataset)
+
+    def step(asset: str, rows_in: int, rows_kept: int, *, unit: str = "pairs", **dropped: int) -> FunnelStep:
+        return FunnelStep(asset=asset, unit=unit, rows_in=rows_in, rows_kept=rows_kept, dropped=dropped)
+
+    assert stats.funnels == {
+        "web": [
+            step("images", 5, 4, http_404=1),
+            step("filtered", 4, 3, caption_too_short=1),
+            step("balanced", 3, 3),
+            step("image_text_shards", 3, 3),
+        ],
+        "squares": [step("detection_shards", 6, 3, unit="boxes", box_empty=3)],
+        "held_out": [step("validation", 1, 1, unit="pictures")],
+    }
+    image_text, detection = sorted(stats.splits, key=lambda split: split.supervision, reverse=True)
+    assert (image_text.num_samples, image_text.boxes_a_picture) == (3, {0: 3})
+    assert image_text.concepts_a_picture == {0: 1, 1: 1, 2: 1}
+    assert image_text.top_concepts == [("square", 2), ("red square", 1)]
+    assert (detection.num_samples, detection.boxes_a_picture) == (3, {0: 1, 1: 1, 2: 1})
+    assert detection.top_concepts == [("square", 2), ("dot", 1)]
+    assert detection.shard_bytes == [10240, 10240]
+    assert detection.sample_bytes[0] <= detection.sample_bytes[1] <= detection.sample_bytes[2]
+
+
+def test_the_tables_and_the_page(dataset: BuiltDataset, tmp_path: Path) -> None:
+    stats = dataset_stats(dataset)
+    console = Console(width=100, record=True, quiet=False, file=(tmp_path / "out").open("w"))
+    for table in (*funnel_tables(stats), split_table(stats)):
+        console.print(table)
+    text = console.export_text()
+    assert "│ images            │ pairs │  5 │    4 │  80.0 │ http_404 1" in text
+    assert "│ detection   │       3 │      2 │ 20.0 KiB │" in text
+
+    write_page(tmp_path / "new" / "funnel.html", stats)
+    page = (tmp_path / "new" / "funnel.html").read_text()
+    assert "Source web" in page
+    assert "caption_too_short" in page
+    assert "red square" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "http://" not in page and "https://" not in page, "nothing is loaded from elsewhere"
+
+
+def test_sizes_are_for_people() -> None:
+    assert [size(n) for n in (0, 1023, 1536, 5 * 2**20, 2**40)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "1.0 TiB"]

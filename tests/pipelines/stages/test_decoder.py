@@ -1,0 +1,154 @@
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.stages.decoder import DecoderProcess, close_decoder
+from pipelines.stages.download import Download
+from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.pictures import PictureResizer, phash
+
+sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
+from mortal_resizer import POISON, Mortal, StillBorn
+
+
+@dataclass(frozen=True, kw_only=True)
+class MortalDownload(Download):
+    mortal: Mortal
+
+    @property
+    def resizer(self) -> Mortal:
+        return self.mortal
+
+
+@pytest.fixture(autouse=True)
+def no_decoder_left():
+    yield
+    close_decoder()
+
+
+@pytest.fixture
+def poisoned(picture: Callable[..., bytes]) -> bytes:
+    jpeg = picture(size=(50, 50))
+    return jpeg[:2] + POISON + jpeg[2:]
+
+
+def test_gives_what_the_resizer_gives(picture):
+    spec = PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10_000)
+    decoder, resize = DecoderProcess(spec), spec.build()
+    for content in (picture(), picture(format="PNG"), b"no picture", b"", picture(size=(200, 200)), picture()):
+        result = decoder(io.BytesIO(content))
+        assert result == resize(io.BytesIO(content))
+        jpeg = result[0]
+        assert decoder.phash == (phash(jpeg) if jpeg else None)
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("way", "cause"),
+    [
+        ("kill", "died of SIGKILL, then died of SIGKILL"),
+        ("null pointer", "died of SIGSEGV, then died of SIGSEGV"),
+        ("leave", "ended with status 3, then ended with status 3"),
+        ("sleep", "was at work for 1 s, then was at work for 1 s"),
+    ],
+)
+def test_a_picture_that_kills_twice_is_quarantined_and_the_next_is_decoded(picture, poisoned, way, cause):
+    decoder = DecoderProcess(Mortal(way=way), limit_s=1)
+    decoder(io.BytesIO(picture()))  # the start is not counted in the limit
+    *_, error = decoder(io.BytesIO(poisoned))
+    assert error == f"quarantined: its decoder {cause}"
+    assert decoder(io.BytesIO(picture()))[-1] is None
+    decoder.close()
+
+
+def test_a_death_by_chance_costs_nothing(poisoned, tmp_path):
+    decoder = DecoderProcess(Mortal(deaths=tmp_path / "deaths", num_deadly=1))
+    jpeg, *sizes, error = decoder(io.BytesIO(poisoned))
+    assert (bool(jpeg), sizes, error) == (True, [40, 40, 50, 50], None)
+    assert (tmp_path / "deaths").read_bytes() == b"xx"
+    decoder.close()
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_picture(picture):
+    decoder = DecoderProcess(StillBorn())
+    with pytest.raises(RuntimeError, match="^the decoding process does not start: it ended with status 7$"):
+        decoder(io.BytesIO(picture()))
+    assert isinstance(decoder.error, RuntimeError)
+
+
+def test_the_process_ends_with_its_parent(tmp_path):
+    code = (
+        "import os, signal\n"
+        "from pipelines.stages.decoder import decoder_for\n"
+        "from pipelines.stages.pictures import PictureResizer, phash\n"
+        "decoder = decoder_for(PictureResizer(image_size_px=40, encode_quality=95, max_pixels=1000))\n"
+        "decoder.wait_until_ready()\n"
+        "print(decoder._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[3]
+    parent = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
+    child = Path(f"/proc/{int(parent.stdout)}/stat")
+    deadline = time.monotonic() + 30
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.fixture
+def run(web, page, picture, poisoned, tmp_path):
+    """Download 12 good pictures and 2 poisonous ones; outcomes by path, the tar, and how often each path was asked for."""
+
+    def run(mortal: Mortal, *, thread_count: int = 4) -> tuple[dict[str, str | None], bytes, dict[str, int]]:
+        web.requests.clear()
+        for i in range(14):
+            web.pages[f"/{i}.jpg"] = page(body=poisoned if i in (3, 8) else picture(size=(50 + i, 60)))
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        folder.mkdir()
+        urls = [f"http://img.test/{i}.jpg" for i in range(14)]
+        keys = [f"{i:016x}" for i in range(14)]
+        table = pa.table({"key": keys, "url": urls, "caption": ["x"] * 14, "source": ["test"] * 14})
+        opener = OpenerConfig(connect_to={"img.test": web.address}, robots="ignore")
+        stage = MortalDownload(mortal=mortal, thread_count=thread_count, opener=opener)
+        rows = stage.run(table, folder=folder).to_pylist()
+        asked = [path for _, path, _ in web.requests]
+        outcomes = {row["url"].removeprefix("http://img.test"): row["drop_reason"] for row in rows}
+        return outcomes, (folder / "images.tar").read_bytes(), {path: asked.count(path) for path in asked}
+
+    return run
+
+
+def test_one_shard_loses_its_poison_and_nothing_else_and_fetches_nothing_twice(run):
+    outcomes, _, asked = run(Mortal())
+    assert outcomes == {f"/{i}.jpg": "quarantined" if i in (3, 8) else None for i in range(14)}
+    assert asked == {f"/{i}.jpg": 1 for i in range(14)}
+
+
+def test_the_table_is_the_same_whatever_the_order_of_deaths(run):
+    assert len({run(Mortal(), thread_count=n)[1] for n in (1, 2, 7)}) == 1
+
+
+def test_a_shard_in_which_a_decoder_dies_by_chance_is_as_if_it_had_not(run, tmp_path):
+    unharmed = run(Mortal(num_deadly=0))
+    deaths = tmp_path / "deaths"
+    harmed = run(Mortal(deaths=deaths, num_deadly=1))
+    assert harmed == unharmed
+    assert set(harmed[0].values()) == {None}
+    assert deaths.read_bytes() == b"xxx"  # one death, its second try, and the other poisonous picture
+
+
+def test_a_decoder_that_does_not_start_fails_the_shard(web, page, picture, tmp_path):
+    web.pages["/a.jpg"] = page(body=picture())
+    table = pa.table({"key": ["a"], "url": ["http://img.test/a.jpg"], "caption": ["x"], "source": ["test"]})
+    stage = MortalDownload(mortal=Mortal(), opener=OpenerConfig(connect_to={"img.test": web.address}))
+    with pytest.raises(RuntimeError, match="the decoding process does not start"):
+        replace(stage, mortal=StillBorn()).run(table, folder=tmp_path)  # type: ignore[arg-type]

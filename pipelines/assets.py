@@ -99,6 +99,12 @@ def balanced(street: Street) -> dg.MaterializeResult:
     return _run(street, "balanced", where="here")
 
 
+@dg.asset(deps=[balanced])
+def statistics(street: Street) -> dg.MaterializeResult:
+    """How often each phrase and head noun occurs: phrases.parquet and heads.parquet."""
+    return _run(street, "statistics", where="here")
+
+
 @dg.asset(deps=[balanced, images])
 def image_text_shards(street: Street) -> dg.MaterializeResult:
     """Training shards of pictures with captions and phrases."""
@@ -123,7 +129,7 @@ def validation(street: Street) -> dg.MaterializeResult:
     return _run(street, "validation", where="here")
 
 
-@dg.asset(deps=[image_text_shards, validation])
+@dg.asset(deps=[statistics, image_text_shards, validation])
 def dataset(street: Street) -> dg.MaterializeResult:
     """The manifest that names everything a training run reads."""
     walk, runner = _opened(street)
@@ -169,6 +175,7 @@ ASSETS = [
     held_out,
     noun_phrases,
     balanced,
+    statistics,
     image_text_shards,
     detection_shards,
     grounding_shards,

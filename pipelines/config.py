@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pipelines.limits import Limits
 from pipelines.own_data import own_boxes, own_held_out, own_pairs, slug
@@ -19,7 +20,8 @@ from pipelines.stages.download import Download
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.opener import OpenerConfig
-from pipelines.storage.roots import DataRoot
+from pipelines.stages.presets import PRESETS
+from pipelines.storage.roots import DataRoot, data_root, local_folder
 
 # The small web answers in milliseconds, and one URL in a thousand is made never to end.
 EMOJI_SCENES_DEADLINE_S = 5.0
@@ -111,6 +113,12 @@ class BuildConfig:
     """COCO instances JSON of the held-out pictures; without one every fifth picture of a --detection .json is held out."""
     held_out: Path | None = None
     """Evaluation pictures to keep out of own training data: COCO ids (.json, .txt) or hashes (.parquet)."""
+    filters: Literal["datacomp", "laion", "filip"] = "datacomp"
+    """Whose rules choose among own pairs and those of the web."""
+    robots: Literal["obey", "ignore"] = "obey"
+    """What a host's robots.txt says of its pictures."""
+    contact_url: str = ""
+    """Sent with every request, so that a host can ask what is going on."""
     max_side: int = 1333
     """Longer side of the pictures with boxes as they are stored, in pixels; they are never enlarged."""
     limits: Limits = field(default_factory=Limits)
@@ -149,6 +157,7 @@ class BuildConfig:
                 image_size_px=scale.image_size_px, opener=OpenerConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
             ),
             filters=Filters(min_side_px=scale.image_size_px // 2),
+            noun_phrases=self._noun_phrases,
             limits=self.limits,
         )
 
@@ -164,12 +173,21 @@ class BuildConfig:
             grounding=found.grounding,
             held_out=found.held_out,
             download=self._download,
+            filters=PRESETS[self.filters].filters,
+            dedup=PRESETS[self.filters].dedup,
+            noun_phrases=self._noun_phrases,
             limits=self.limits,
         )
 
     @property
     def _download(self) -> Download:
-        return Download(image_size_px=self.image_size, opener=OpenerConfig(allow_loopback=self.allow_loopback))
+        opener = OpenerConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
+        return Download(image_size_px=self.image_size, opener=opener)
+
+    @property
+    def _noun_phrases(self) -> NounPhrases:
+        """Captions that were parsed are remembered, for other shards and settings."""
+        return NounPhrases(cache=local_folder(data_root(self.root), "phrase_cache"))
 
     def _own_data(self) -> DatasetConfig:
         for option in ("urls", "detection", "grounding"):
@@ -199,5 +217,8 @@ class BuildConfig:
             held_out=held_out,
             validation=boxes.validation,
             download=self._download,
+            filters=PRESETS[self.filters].filters,
+            dedup=PRESETS[self.filters].dedup,
+            noun_phrases=self._noun_phrases,
             limits=self.limits,
         )

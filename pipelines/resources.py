@@ -34,6 +34,9 @@ class Street(dg.ConfigurableResource):
     images: str | None = None
     validation: str | None = None
     held_out: str | None = None
+    filters: str = "datacomp"
+    robots: str = "obey"
+    contact_url: str = ""
     max_side: int = 1333
     limits: StreetLimits = StreetLimits()
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipelines.config import DatasetConfig
-from pipelines.runner.jobs import CONCEPTS, boxed_jobs, global_job, image_text_job, shard_job, validation_job
+from pipelines.runner.jobs import (
+    CONCEPTS,
+    boxed_jobs,
+    global_job,
+    image_text_job,
+    shard_job,
+    statistics_job,
+    validation_job,
+)
 from pipelines.runner.pair_jobs import download_job, ingest_job, urls_job
 from pipelines.runner.retries import Retries
 from pipelines.sources.webdataset_mirror import WebDatasetMirror
@@ -110,6 +118,11 @@ def _balanced(walk: Walk) -> list[Job]:
     return [global_job("balanced", walk.dataset.balance, files, sources=_sources(files))] if files else []
 
 
+def _statistics(walk: Walk) -> list[Job]:
+    files = walk.kept("balanced")
+    return [statistics_job("statistics", files)] if files else []
+
+
 def _image_text_shards(walk: Walk) -> list[Job]:
     pictures = walk.tables("images")
     return [
@@ -170,6 +183,7 @@ ASSETS: dict[str, Asset] = {
     "held_out": Asset(unit="pairs", parents=("deduplicated",), jobs=_held_out),
     "noun_phrases": Asset(unit="pairs", parents=("deduplicated", "held_out"), jobs=_noun_phrases),
     "balanced": Asset(unit="pairs", parents=("noun_phrases",), jobs=_balanced, is_global=True),
+    "statistics": Asset(unit="pairs", parents=("balanced",), jobs=_statistics, is_global=True),
     "image_text_shards": Asset(unit="pairs", parents=("balanced", "images"), jobs=_image_text_shards),
     "detection_shards": Asset(unit="boxes", jobs=_detection_shards),
     "grounding_shards": Asset(unit="boxes", jobs=_grounding_shards),

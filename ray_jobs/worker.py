@@ -48,11 +48,11 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
     encoder = objective.detector.text_encoder
     splits = {name: args.dataset.supervisions[name] for name in job.train.supervisions()}
-    vocabularies = {name: split.vocabulary for name, split in splits.items() if name != "image_text"}
-    categories = vocabularies.get("detection", [])
+    categories = splits["detection"].vocabulary if "detection" in splits else []
+    phrases = splits["grounding"].vocabulary if "grounding" in splits else []
     # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
     enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
-    encoder.centre(sorted({enriched.get(text, text) for texts in vocabularies.values() for text in texts}))
+    encoder.centre(sorted({*enriched.values(), *phrases}))
     # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
     wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {
@@ -63,7 +63,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
                 for entry in args.dataset.supervisions[supervision].shards
             ],
             config=settings,
-            vocabulary=vocabularies.get(supervision, []),
+            vocabulary=splits[supervision].vocabulary,
             seed=job.train.seed,
             rank=rank,
             world_size=world_size,

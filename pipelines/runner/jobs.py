@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipelines.sources.source import BoxedImage, BoxedSource, ValidationSource
 from pipelines.stages.shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
+from pipelines.stages.statistics import STATISTICS_VERSION, phrase_statistics
 from pipelines.storage import (
     WHOLE,
     Job,
@@ -25,6 +26,8 @@ from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 
 CONCEPTS = "concepts.parquet"
+PHRASE_COUNTS = "phrases.parquet"
+HEAD_COUNTS = "heads.parquet"
 ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
 
@@ -73,6 +76,19 @@ def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *
         inputs=tuple(files.values()),
         num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
+    )
+
+
+def statistics_job(asset: str, files: Mapping[str, TableFile]) -> Job:
+    """How often each phrase and head noun occurs over all shards."""
+    return Job(
+        stage=asset,
+        version=STATISTICS_VERSION,
+        shard=WHOLE,
+        config={},
+        inputs=tuple(files.values()),
+        num_rows=sum(file.num_rows for file in files.values()),
+        work=partial(_write_statistics, dict(files)),
     )
 
 
@@ -151,6 +167,16 @@ def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: 
         rows_in += written.rows_in
         num_rows.update({f"{shard}/{name}": count for name, count in written.num_rows.items()})
     return Written(rows_in=rows_in, rows_kept=rows_in - reasons.total(), dropped=dict(reasons), num_rows=num_rows)
+
+
+def _write_statistics(files: dict[str, TableFile], folder: Path) -> Written:
+    num_rows = sum(file.num_rows for file in files.values())
+    tables = (conform(pq.read_table(file.local()), PHRASES, where=file.name) for file in files.values())
+    statistics = phrase_statistics(tables)
+    write_parquet(statistics.phrases, folder / PHRASE_COUNTS)
+    write_parquet(statistics.heads, folder / HEAD_COUNTS)
+    counts = {PHRASE_COUNTS: len(statistics.phrases), HEAD_COUNTS: len(statistics.heads)}
+    return Written(rows_in=num_rows, rows_kept=num_rows, num_rows=counts)
 
 
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:

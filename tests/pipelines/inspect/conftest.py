@@ -92,7 +92,8 @@ def write_pairs(asset: str, shard: str, folder: Path) -> Written:
         shown = reason if (asset, reason) in {("images", "http_404"), ("filtered", "caption_too_short")} else None
         row = dict.fromkeys(schema.names) | {"key": key, "url": f"http://web.test/{key}.jpg", "source": "web"}
         row |= {"caption": f"a {colour} square", "width": 40, "height": 30, "drop_reason": shown}
-        rows.append(row | {"phrases": phrases})
+        spans = {"phrase_starts": [0] * len(phrases), "phrase_ends": [1] * len(phrases)}
+        rows.append(row | {"phrases": phrases} | spans)
     if asset == "images":
         pictures = [(key, colour) for name, key, colour, *_ in PAIRS if name == shard and colour]
         write_tar(folder / "images.tar", [TarSample(key=k, members={"jpg": jpeg(c)}) for k, c in pictures])

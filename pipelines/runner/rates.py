@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Rate] = {
     "held_out": Rate(rows_per_s=50_000, bytes_per_row=200),
     "noun_phrases": Rate(rows_per_s=500, bytes_per_row=250),
     "balanced": Rate(rows_per_s=50_000, bytes_per_row=250),
+    "statistics": Rate(rows_per_s=200_000, bytes_per_row=20),
     "image_text_shards": Rate(rows_per_s=5_000, bytes_per_row=25_000),
     "detection_shards": Rate(rows_per_s=30, bytes_per_row=200_000),
     "grounding_shards": Rate(rows_per_s=30, bytes_per_row=150_000),

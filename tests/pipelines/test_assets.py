@@ -21,7 +21,7 @@ def test_the_definitions_load_and_follow_the_street() -> None:
     assert parents["noun_phrases"] == {"deduplicated", "held_out"}
     assert parents["image_text_shards"] == {"balanced", "images"}
     assert parents["validation"] == {"detection_shards", "grounding_shards"}
-    assert parents["dataset"] == {"image_text_shards", "validation"}
+    assert parents["dataset"] == {"statistics", "image_text_shards", "validation"}
 
 
 def test_the_resource_has_the_options_of_the_command_line_with_their_defaults() -> None:

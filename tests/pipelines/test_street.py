@@ -104,6 +104,7 @@ def test_a_source_that_is_added_leaves_the_shards_of_the_others_alone(
         "held_out": [],
         "noun_phrases": ["new", "new"],
         "balanced": ["new"],
+        "statistics": ["new"],
         "image_text_shards": ["new", "new"],
     }
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.runner import Runner
-from pipelines.runner.jobs import download_job
+from pipelines.runner.pair_jobs import download_job
 from pipelines.stages.download import DROP_REASONS, Download
 from pipelines.stages.opener import OpenerConfig
 from pipelines.storage import TableFile

@@ -48,6 +48,7 @@ def batches(dataset: BuiltDataset, supervision: str) -> list[list[str]]:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_built_killed_resumed_skipped_and_read(
     bucket: UPath, subprocess_environment: dict[str, str], tmp_path: Path

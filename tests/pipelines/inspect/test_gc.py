@@ -84,6 +84,7 @@ def test_a_manifest_that_cannot_be_read_stops_everything(dataset: BuiltDataset) 
         collect(dataset.root, delete=True)
 
 
+@pytest.mark.slow
 def test_in_an_object_store(bucket) -> None:
     root = build(bucket / "data").root
     (root / "images" / "0123456789abcdef" / "images.tar").write_bytes(b"half")

@@ -261,7 +261,7 @@ def starts(lines: list[str], beginning: str) -> str:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every published file; the lock, the request log and the measured rates are none."""
-    others = (".lock", "requests.jsonl", "rates.json")
+    """Every published file; the lock, the web's logs and the measured rates are none."""
+    others = (".lock", "requests.jsonl", "answers.jsonl", "rates.json")
     paths = [path for path in root.rglob("*") if path.is_file() and path.name not in others]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}

@@ -138,7 +138,7 @@ class Download:
                 results.forget(_UNSETTLED_REASONS)
                 writer = _SpoolWriter(results, decoder=decoder)
                 with hardened_urlopen(self.opener, answers=results.answers):
-                    is_done = pc.is_in(table["key"], pa.array(results.rows, pa.string()))
+                    is_done = pc.is_in(table["key"], value_set=pa.array(list(results.rows), pa.string()))
                     self._drive_img2dataset(table.filter(pc.invert(is_done)), writer, decoder, Path(scratch))
                 rows = writer.rows_of(table["key"].to_pylist())
                 write_tar(folder / IMAGES_TAR_NAME, results.samples())

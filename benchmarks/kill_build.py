@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,7 +183,7 @@ class _Build:
 
     def watch(self) -> dict[str, float]:
         """Build undisturbed; return the seconds of each asset that ran, in their order."""
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         self._start()
         before = time.monotonic()
         while self._is_running():

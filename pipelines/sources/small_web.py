@@ -48,10 +48,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, *, answer: Callable[[str, str], Answer], log: Path | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
-        self._requests, self._answers = (
-            None if log is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            for path in (log, log and log.with_name(ANSWER_LOG_NAME))
-        )
+        self._requests = log and _appended(log)
+        self._answers = log and _appended(log.with_name(ANSWER_LOG_NAME))
 
     def record_request(self, url: str, status: int) -> None:
         """When a request has come."""
@@ -65,6 +63,10 @@ class _Server(ThreadingHTTPServer):
         """One whole line in one write: a killed server leaves no half of it, and threads do not mix theirs."""
         if log is not None:
             os.write(log, (json.dumps(entry) + "\n").encode())
+
+
+def _appended(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -48,8 +48,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, *, answer: Callable[[str, str], Answer], log: Path | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
-        self._requests = log and _appended(log)
-        self._answers = log and _appended(log.with_name(ANSWER_LOG_NAME))
+        self._requests = None if log is None else _appended(log)
+        self._answers = None if log is None else _appended(log.with_name(ANSWER_LOG_NAME))
 
     def record_request(self, url: str, status: int) -> None:
         """When a request has come."""

@@ -43,6 +43,7 @@ NAME = "killed"
 _VISITS = {"images": 6}
 # The web and the workers of a killed driver end shortly after it; the next run takes longer until it fetches.
 _DYING_S: dict[Victim, float] = {"driver": 2.0, "worker": 0.2, "raylet": 0.2}
+_TASK = "ray::Map(_run_row)"  # what a worker calls itself while it runs a job
 _POLL_S = 0.01
 _BUILD_TIMEOUT_S = 600.0
 _DRIVER = """
@@ -130,7 +131,8 @@ def kill_builds(folder: Path, *, pairs: int, num_kills: int, seed: int, console:
             if kill is None:
                 break
             kills.append(kill)
-            console.print(f"kill {len(outcome.kills) + len(kills)}: {kill.victim} in {kill.asset}", highlight=False)
+            number = len(outcome.kills) + len(kills)
+            console.print(f"kill {number}: {kill.victim} in {kill.asset}, run {build.num_runs}", highlight=False)
         build.finish()
         found = published_files(build.root)
         outcome.kills += kills
@@ -287,8 +289,9 @@ class _Build:
                 command = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            is_task = command.startswith("ray::") and not command.startswith("ray::IDLE")
-            if (victim == "worker" and is_task) or (victim == "raylet" and process.name() == "raylet"):
+            if (victim == "worker" and command.startswith(_TASK)) or (
+                victim == "raylet" and process.name() == "raylet"
+            ):
                 return process, victim
         return driver, "driver"
 

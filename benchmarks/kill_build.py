@@ -211,6 +211,10 @@ class _Build:
                 self._start()
             time.sleep(_POLL_S)
         time.sleep(share * seconds.get(asset, 0.0))
+        while (
+            victim == "worker" and self._is_running() and self._asset() == asset and self._victim(victim)[1] != victim
+        ):
+            time.sleep(_POLL_S)  # Ray takes seconds to start one, and some assets need none
         if self._is_done():
             return None
         try:
@@ -285,7 +289,7 @@ class _Build:
         assert self._driver is not None
         driver = psutil.Process(self._driver.pid)
         for process in driver.children(recursive=True):
-            try:
+            try:  # processes come and go
                 command = " ".join(process.cmdline())
             except psutil.Error:
                 continue

@@ -211,20 +211,19 @@ class _Build:
                 self._start()
             time.sleep(_POLL_S)
         time.sleep(share * seconds.get(asset, 0.0))
-        while (
-            victim == "worker" and self._is_running() and self._asset() == asset and self._victim(victim)[1] != victim
-        ):
-            time.sleep(_POLL_S)  # Ray takes seconds to start one, and some assets need none
         if self._is_done():
             return None
         try:
+            while victim == "worker" and self._asset() == asset and self._victim(victim)[1] != victim:
+                time.sleep(_POLL_S)  # Ray takes seconds to start one, and some assets need none
             process, name = self._victim(victim)
             self._remember_children()
             asset = self._asset() or asset
             time_s = time.time()
             process.kill()
         except psutil.NoSuchProcess:  # it has just ended by itself
-            return self.kill_in(target, share=share, seconds=seconds, victim=victim)
+            time.sleep(_POLL_S)
+            return None if self._is_done() else self.kill_in(target, share=share, seconds=seconds, victim=victim)
         self._is_hurt = True
         if name == "driver":
             assert self._driver is not None

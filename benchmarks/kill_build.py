@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -182,6 +183,7 @@ class _Build:
         self._driver: subprocess.Popen[bytes] | None = None
         self._started: list[psutil.Process] = []  # by our drivers
         self._is_hurt = False  # since the last start
+        self._started_s = 0.0
 
     def watch(self) -> dict[str, float]:
         """Build undisturbed; return the seconds of each asset that ran, in their order."""
@@ -252,6 +254,7 @@ class _Build:
             self._driver = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+        self._started_s = time.time()
         self.num_runs += 1
         self._is_hurt = False
 
@@ -279,8 +282,11 @@ class _Build:
         self._take_status()
 
     def _asset(self) -> str | None:
-        """Which one runs."""
-        due = [path.stem for path in (self.root / "datasets" / NAME / "due").glob("*.json")]
+        """Which one runs: what an earlier run has left there does not count."""
+        due = []
+        for path in (self.root / "datasets" / NAME / "due").glob("*.json"):
+            with suppress(FileNotFoundError):  # it is done
+                due += [path.stem] if path.stat().st_mtime >= self._started_s else []
         return min(due, key=list(ASSETS).index, default=None)
 
     def _victim(self, victim: Victim) -> tuple[psutil.Process, Victim]:

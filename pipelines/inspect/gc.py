@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pipelines.storage import Location, locked, table_name
 from pipelines.storage.publish import remove
-from pipelines.storage.roots import TEMPORARY
+from pipelines.storage.roots import SPOOL, TEMPORARY
 from pipelines.storage.tables import listing
 from schemas.manifest import MANIFEST_NAME, DatasetManifest
 
 DATASETS = "datasets"
-_TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}")
+_TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}|{re.escape(SPOOL)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,15 @@ class Garbage:
 
 
 def referenced_tables(root: Location) -> set[str]:
-    """``<stage>/<fingerprint[:16]>`` of all that a dataset has now, or that a manifest of it, older ones included, names.
+    """``<stage>/<fingerprint[:16]>`` of all that a dataset has now, that an unfinished build makes, or that a manifest names.
+
+    Manifests are those of today and the older ones.
 
     Raises:
         ValueError: a file below ``datasets/`` cannot be understood; nothing can be called garbage then.
     """
     names = set()
-    for path in (root / DATASETS).glob("*/tables/*.json"):
+    for path in _states(root):
         fingerprints = json.loads(path.read_text())
         names |= {table_name(path.stem, fingerprint) for fingerprint in fingerprints.values()}
     for path in (root / DATASETS).glob("*/*.json"):
@@ -42,6 +44,11 @@ def referenced_tables(root: Location) -> set[str]:
             raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {error}") from error
         names |= {"/".join(file.split("/")[:2]) for file in _files(manifest)}
     return names
+
+
+def _states(root: Location) -> list[Location]:
+    """The files in which the runner names tables of a dataset by shard: those that it has, and those that it is making."""
+    return [path for kind in ("tables", "due") for path in (root / DATASETS).glob(f"*/{kind}/*.json")]
 
 
 def _files(manifest: DatasetManifest) -> Iterator[str]:
@@ -59,7 +66,7 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
     Raises:
         ValueError: the data root holds no dataset, so that everything in it would be garbage.
     """
-    if not any((root / DATASETS).glob("*/tables/*.json")):
+    if not _states(root):
         raise ValueError(f"{root} holds no dataset: is it a data root?")
     found = []
     for stage in _stages(root):
@@ -82,7 +89,11 @@ def find_garbage(root: Location, stage: str, *, referenced: Iterable[str]) -> li
     keep = set(referenced)
     found = []
     for name, files in _tables(root / stage).items():
-        if MANIFEST_NAME not in files or name.startswith(TEMPORARY):
+        if name.startswith(SPOOL):
+            if f"{stage}/{name.removeprefix(SPOOL)}" in keep:
+                continue  # the next build goes on from it, or sweeps it
+            why = "a killed build left it"
+        elif MANIFEST_NAME not in files or name.startswith(TEMPORARY):
             why = "a killed build left it"
         elif f"{stage}/{name}" not in keep:
             why = "no dataset refers to it"

@@ -1,6 +1,7 @@
 """The jobs at the beginning of the street: a source's pairs, and their pictures from the web, from a mirror or from a retry."""
 
 import heapq
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) ->
         inputs=(file,),
         num_rows=file.num_rows,
         work=partial(_write_download, stage, file),
+        is_resumed=True,
     )
 
 
@@ -134,10 +136,13 @@ def _cut(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard
         yield table.set_column(table.schema.get_field_index(DROP_REASON.name), DROP_REASON, reason)
 
 
-def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
+def _write_download(stage: Download, file: TableFile, folder: Path, *, spool: Path | None = None) -> Written:
     table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
-    written = write_split(stage.run(table, folder=folder), folder, schema=stage.output_schema, where=file.name)
+    result = stage.run(table, folder=folder, spool=spool)
+    written = write_split(result, folder, schema=stage.output_schema, where=file.name)
     if written.rows_in and not written.rows_kept and written.dropped.keys() <= TRANSIENT_REASONS:
+        if spool is not None:
+            shutil.rmtree(spool, ignore_errors=True)
         # An outage must not pass for a finished shard, which no later build would try again.
         raise ValueError(
             f"none of its {written.rows_in} URLs answered ({format_counts(written.dropped)}): is the web in reach?"
@@ -145,7 +150,14 @@ def _write_download(stage: Download, file: TableFile, folder: Path) -> Written:
     return _with_pictures(written)
 
 
-def _write_retry(stage: Download, previous: dict[str, TableFile], reasons: frozenset[str], folder: Path) -> Written:
+def _write_retry(
+    stage: Download,
+    previous: dict[str, TableFile],
+    reasons: frozenset[str],
+    folder: Path,
+    *,
+    spool: Path | None = None,
+) -> Written:
     """The table before, with what the rows that were tried again gave; its pictures stay as they are."""
     schema = with_drop_reason(stage.output_schema)
     missing = [file.path for file in previous.values() if not file.path.is_file()]
@@ -156,7 +168,7 @@ def _write_retry(stage: Download, previous: dict[str, TableFile], reasons: froze
     is_due = np.array([reason in reasons for reason in dropped[DROP_REASON.name].to_pylist()], bool)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".retry-") as scratch:
         due = dropped.filter(pa.array(is_due)).select(stage.input_schema.names)
-        tried = stage.run(due.cast(stage.input_schema), folder=Path(scratch))
+        tried = stage.run(due.cast(stage.input_schema), folder=Path(scratch), spool=spool)
         pictures = (read_tar(previous[IMAGES_TAR_NAME].local()), read_tar(Path(scratch) / IMAGES_TAR_NAME))
         write_tar(folder / IMAGES_TAR_NAME, heapq.merge(*pictures, key=_key))
     nothing = pa.nulls(kept.num_rows, DROP_REASON.type)

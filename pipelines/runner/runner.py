@@ -72,7 +72,8 @@ class Runner:
     """Runs the assets of one dataset in one data root.
 
     ``<root>/datasets/<dataset>/tables/<asset>.json`` names, by shard, the table that the dataset has now. From it the next
-    asset finds its inputs and the next build the reason why a shard is due.
+    asset finds its inputs and the next build the reason why a shard is due. While an asset runs, ``due/<asset>.json`` names what
+    it makes, so that a killed build's finished tables are not taken for garbage.
     """
 
     def __init__(self, root: Location, *, dataset: str, console: Console | None = None) -> None:
@@ -102,9 +103,11 @@ class Runner:
             reasons = self.reasons(asset, jobs)
             due = [job for job in jobs if reasons[job.shard] is not None]
             run_started = time.monotonic()
+            self._announce(asset, {job.shard: job.fingerprint for job in due})
             failed = self._run_due(asset, due, lease=lease, where=where, around=around) if due else []
             run_seconds = time.monotonic() - run_started
             self._remember(asset, {job.shard: job.fingerprint for job in jobs})
+            self._due(asset).unlink(missing_ok=True)
             self._record_rate(asset, due, failed, seconds=run_seconds)
         if failed:
             raise _failure(asset, failed, total=len(jobs))
@@ -171,6 +174,13 @@ class Runner:
 
     def _state(self, asset: str) -> Location:
         return self.folder / "tables" / f"{asset}.json"
+
+    def _due(self, asset: str) -> Location:
+        return self.folder / "due" / f"{asset}.json"
+
+    def _announce(self, asset: str, fingerprints: dict[str, str]) -> None:
+        if fingerprints:
+            write_text_atomically(self._due(asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
 
     def _last(self, asset: str) -> dict[str, str]:
         path = self._state(asset)

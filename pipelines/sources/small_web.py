@@ -27,6 +27,7 @@ from pipelines.sources.emoji_scenes.web import NOT_FOUND, Answer, emoji_answer
 
 PHOTOS_HOST = "photos.test"
 REQUEST_LOG_NAME = "requests.jsonl"
+ANSWER_LOG_NAME = "answers.jsonl"
 _DRIP_INTERVAL_S = 0.2  # a byte each: faster than any timeout per socket operation, and never done
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,12 +48,25 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, *, answer: Callable[[str, str], Answer], log: Path | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
-        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._requests = None if log is None else _appended(log)
+        self._answers = None if log is None else _appended(log.with_name(ANSWER_LOG_NAME))
 
-    def record(self, url: str, status: int) -> None:
+    def record_request(self, url: str, status: int) -> None:
+        """When a request has come."""
+        self._record(self._requests, {"url": url, "status": status, "time_s": time.time()})
+
+    def record_answer(self, url: str, status: int, *, asked_s: float) -> None:
+        """When the client has taken the whole of the answer."""
+        self._record(self._answers, {"url": url, "status": status, "asked_s": asked_s, "taken_s": time.time()})
+
+    def _record(self, log: int | None, entry: dict[str, object]) -> None:
         """One whole line in one write: a killed server leaves no half of it, and threads do not mix theirs."""
-        if self._log is not None:
-            os.write(self._log, (json.dumps({"url": url, "status": status}) + "\n").encode())
+        if log is not None:
+            os.write(log, (json.dumps(entry) + "\n").encode())
+
+
+def _appended(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").split(":")[0]
         path = self.path.split("?")[0]
         answer = self.server.answer(host, path)
-        self.server.record(f"http://{host}{self.path}", answer.status)
+        url, asked_s = f"http://{host}{self.path}", time.time()
+        self.server.record_request(url, answer.status)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -79,6 +94,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if answer.num_bytes_missing:
             self.close_connection = True
+        elif self._is_taken():
+            self.server.record_answer(url, answer.status, asked_s=asked_s)
+
+    def _is_taken(self) -> bool:
+        """Wait until the client has hung up in good order, or asks on: one that goes before it has read all resets."""
+        try:
+            self.rfile.peek(1)  # type: ignore[attr-defined]
+        except OSError:
+            self.close_connection = True
+            return False
+        return True
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on the terminal: the request log tells more."""
@@ -92,7 +118,7 @@ class SmallWeb:
 
         Args:
             content: a pair stream, or a folder whose files appear as ``http://photos.test/<path>``.
-            folder: where the request log lies; it is appended to from run to run.
+            folder: where the logs of requests and of answers lie; they are appended to from run to run.
 
         Raises:
             ValueError: the folder to serve does not exist.
@@ -157,7 +183,8 @@ def main(
         port: 0 takes a free one.
         seed: of the emoji scenes.
         image_size_px: of the emoji scenes.
-        log: file to which every request is appended as a line of JSON.
+        log: file to which every request is appended as a line of JSON; ``answers.jsonl`` beside it gets a line for every
+            answer that was taken whole.
         parent_pid: end when this process, the parent, is gone.
     """
     if serve is not None and not serve.is_dir():

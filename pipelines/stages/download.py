@@ -1,22 +1,25 @@
 """URLs to pictures: one run of img2dataset's ``Downloader`` a shard, behind the hardened opener.
 
-Everything is written inside one folder that the caller makes under a temporary name and renames when ``run`` has
-returned: a process that is killed leaves nothing that looks finished, and running again starts the shard afresh.
+What is to be published is written inside one folder that the caller makes under a temporary name and renames when ``run``
+has returned: a process that is killed leaves nothing that looks finished. What it has fetched lies in a spool of its own, and
+running again goes on from there.
 """
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.stages.decoder import DecoderProcess, ResizerSpec, decoder_for
 from pipelines.stages.opener import OpenerConfig, hardened_urlopen
 from pipelines.stages.pictures import PictureResizer
-from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
+from pipelines.stages.spool import Spool, locked_spool
+from pipelines.stages.tars import clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
 
 IMAGES_TAR_NAME = "images.tar"
@@ -48,6 +51,8 @@ DROP_REASONS = frozenset(
 )
 # What may pass when tried again.
 TRANSIENT_REASONS = frozenset({"dns", "connection", "timeout", "host_dead", "http_429", "http_5xx", "truncated"})
+# What a killed download tries again when it goes on. Not "truncated": half a picture behind a whole answer is the rule there.
+_UNSETTLED_REASONS = TRANSIENT_REASONS - {"truncated"}
 # The same for a person: a class of failures, as in ``--retry dns,timeout,5xx``, and its reasons.
 RETRY_CLASSES: Mapping[str, frozenset[str]] = {
     "dns": frozenset({"dns"}),
@@ -108,12 +113,14 @@ class Download:
             image_size_px=self.image_size_px, encode_quality=self.encode_quality, max_pixels=self.max_pixels
         )
 
-    def run(self, table: pa.Table, *, folder: Path) -> pa.Table:
+    def run(self, table: pa.Table, *, folder: Path, spool: Path | None = None) -> pa.Table:
         """Fetch a shard and write ``folder/images.tar``, its pictures sorted by key.
 
         Args:
             table: URLS, keys distinct.
             folder: exists; nothing but ``images.tar`` stays in it.
+            spool: folder of this table with these settings alone, where another run goes on if this process is killed. It is
+                made where there is none, and left to the caller to remove. None: nothing outlives the process.
 
         Returns:
             IMAGES with ``drop_reason``, one row a row of ``table``, sorted by key.
@@ -125,11 +132,16 @@ class Download:
         table = table.sort_by("key")
         decoder = decoder_for(self.resizer)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-            writer = _SpoolWriter(Path(scratch) / "pictures", decoder=decoder)
-            with writer, clear_disk_errors(folder), hardened_urlopen(self.opener):
-                self._drive_img2dataset(table, writer, decoder, Path(scratch))
-                rows = writer.rows_of(table.column("key").to_pylist())
-            write_tar(folder / IMAGES_TAR_NAME, writer.samples())
+            own = Path(scratch) / "spool"
+            own.mkdir()
+            with locked_spool(spool or own, or_else=own) as place, clear_disk_errors(folder), Spool(place) as results:
+                results.forget(_UNSETTLED_REASONS)
+                writer = _SpoolWriter(results, decoder=decoder)
+                with hardened_urlopen(self.opener, answers=results.answers):
+                    is_done = pc.is_in(table["key"], value_set=pa.array(list(results.rows), pa.string()))
+                    self._drive_img2dataset(table.filter(pc.invert(is_done)), writer, decoder, Path(scratch))
+                rows = writer.rows_of(table["key"].to_pylist())
+                write_tar(folder / IMAGES_TAR_NAME, results.samples())
         for name in (*_RESULT_COLUMNS, "phash", "drop_reason"):
             table = table.append_column(name, pa.array([row.get(name) for row in rows], _SCHEMA.field(name).type))
         return table.cast(_SCHEMA)
@@ -141,6 +153,8 @@ class Download:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.downloader import Downloader
 
+        if not len(table):
+            return
         decoder.wait_until_ready()
         shard_path = scratch / "urls.feather"
         shard = table.select(["url", "key"]).rename_columns(["url", "pair_key"])
@@ -167,59 +181,40 @@ class Download:
 
 
 class _SpoolWriter:
-    """A sample writer for img2dataset: rows in memory, pictures in one file in the order of their arrival."""
+    """A sample writer for img2dataset: to a spool, in the order of arrival."""
 
-    def __init__(self, path: Path, *, decoder: DecoderProcess) -> None:
-        self.rows: dict[str, dict[str, Any]] = {}  # by pair key
+    def __init__(self, spool: Spool, *, decoder: DecoderProcess) -> None:
         self.error: Exception | None = None
-        self._path = path
+        self._spool = spool
         self._decoder = decoder
-        self._extents: dict[str, tuple[int, int]] = {}  # pair key -> start, length
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
         """Called by img2dataset for every URL, from one thread; it only prints what is raised here, hence ``error``."""
-        key = meta["pair_key"]
         row = {name: meta[name] for name in _RESULT_COLUMNS}
+        if jpeg is None:
+            row["drop_reason"] = drop_reason(meta["error_message"])
+        else:
+            row["phash"] = self._decoder.phash
         try:
-            if jpeg is None:
-                row["drop_reason"] = drop_reason(meta["error_message"])
-            else:
-                row["phash"] = self._decoder.phash
-                self._extents[key] = (self._file.tell(), len(jpeg))
-                self._file.write(jpeg)
+            self._spool.add(meta["pair_key"], row, jpeg=jpeg)
+            self._spool.answers.drop(meta["url"])
         except Exception as error:
             self.error = error
             raise
-        self.rows[key] = row
 
     def close(self) -> None:
         """Called by img2dataset at the end of the shard."""
-        self._file.close()
 
     def rows_of(self, keys: list[str]) -> list[dict[str, Any]]:
         """The results, one a key; raises what made img2dataset lose one."""
-        lost = [key for key in keys if key not in self.rows]
+        lost = [key for key in keys if key not in self._spool.rows]
         if lost:
             raise (
                 self.error
                 or self._decoder.error
                 or RuntimeError(f"img2dataset lost {len(lost)} of {len(keys)} rows, {lost[0]} the first")
             )
-        return [self.rows[key] for key in keys]
-
-    def samples(self) -> Iterator[TarSample]:
-        """The pictures, sorted by key."""
-        with self._path.open("rb") as file:
-            for key, (start, length) in sorted(self._extents.items()):
-                file.seek(start)
-                yield TarSample(key=key, members={"jpg": file.read(length)})
+        return [self._spool.rows[key] for key in keys]
 
 
 def drop_reason(error_message: str) -> str:

@@ -27,6 +27,7 @@ from pipelines.stages.fetch_error import FetchError
 from pipelines.stages.hosts import Host, HostLimits, Hosts, backoff_s
 from pipelines.stages.resolver import Resolver
 from pipelines.stages.single_flight import SingleFlightCache
+from pipelines.stages.spool import Answers
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -83,13 +84,21 @@ class OpenerConfig:
 
 
 @contextmanager
-def hardened_urlopen(config: OpenerConfig) -> Iterator[None]:
-    """Within the context, ``urllib.request.urlopen`` of this process goes through a ``HardenedOpener``."""
+def hardened_urlopen(config: OpenerConfig, *, answers: Answers | None = None) -> Iterator[None]:
+    """Within the context, ``urllib.request.urlopen`` of this process goes through a ``HardenedOpener``.
+
+    Args:
+        config: how it fetches.
+        answers: where it keeps what it fetches; what is kept there already it does not ask for.
+    """
     previous = urllib.request._opener  # type: ignore[attr-defined]
-    urllib.request.install_opener(_opener_for(config))
+    opener = _opener_for(config)
+    opener.answers = answers
+    urllib.request.install_opener(opener)
     try:
         yield
     finally:
+        opener.answers = None
         urllib.request.install_opener(previous)
 
 
@@ -102,6 +111,7 @@ class HardenedOpener(urllib.request.OpenerDirector):
     def __init__(self, config: OpenerConfig) -> None:
         super().__init__()
         self.config = config
+        self.answers: Answers | None = None
         self._ssl_context = ssl.create_default_context()
         self._hosts = Hosts(config.limits)
         self._resolver = Resolver()
@@ -122,6 +132,9 @@ class HardenedOpener(urllib.request.OpenerDirector):
         """
         assert data is None, "this opener only reads"
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
+        known = self.answers.start(url) if self.answers else None
+        if known is not None:
+            return Response(_Known(*known), body=known[1])
         budget = Budget(self.config.deadline_s)
         num_tries = 1
         while True:
@@ -210,7 +223,10 @@ class HardenedOpener(urllib.request.OpenerDirector):
             return Response(answer, body=answer.read(robots.MAX_BYTES))
         if has_opted_out(answer.headers, product=self.config.product):
             return Response(answer)  # nobody will read its body
-        return Response(answer, body=_read(answer, max_bytes=self.config.max_bytes))
+        body = _read(answer, max_bytes=self.config.max_bytes)
+        if self.answers:
+            self.answers.keep(answer.headers.get_all("X-Robots-Tag", []), body)
+        return Response(answer, body=body)
 
     def _connect(self, host: str, port: int, deadline: float) -> socket.socket:
         """Connect to the first address of ``host`` that is allowed and answers."""
@@ -231,10 +247,22 @@ class HardenedOpener(urllib.request.OpenerDirector):
         raise last_error
 
 
+class _Known:
+    """Status and headers of an answer that was kept."""
+
+    def __init__(self, directives: list[str], _body: bytes) -> None:
+        self.status = 200
+        self.headers = http.client.HTTPMessage()
+        for value in directives:
+            self.headers["X-Robots-Tag"] = value
+
+
 class Response:
     """What img2dataset needs of a response: ``headers``, ``read`` and a context manager; the connection is closed."""
 
-    def __init__(self, answer: http.client.HTTPResponse, *, body: bytes = b"", location: str | None = None) -> None:
+    def __init__(
+        self, answer: http.client.HTTPResponse | _Known, *, body: bytes = b"", location: str | None = None
+    ) -> None:
         self.status = answer.status
         self.headers = answer.headers
         self.location = location

@@ -20,7 +20,8 @@ from typing import Literal
 
 from upath import UPath
 
-from pipelines.storage.roots import TEMPORARY, Location
+from pipelines.storage.roots import SPOOL, TEMPORARY, Location
+from schemas.manifest import MANIFEST_NAME
 
 LEASES = ".lease"  # a folder of the stage, on object stores
 BEAT_S = 1.0
@@ -97,6 +98,11 @@ def _flock(folder: Path, leftovers: str) -> Iterator[str]:
             fcntl.flock(file, fcntl.LOCK_EX)
         for leftover in folder.glob(f"{TEMPORARY}*") if leftovers == "sweep" else ():
             shutil.rmtree(leftover, ignore_errors=True)
+        for spool in folder.glob(f"{SPOOL}*") if leftovers == "sweep" else ():
+            if (
+                folder / spool.name.removeprefix(SPOOL) / MANIFEST_NAME
+            ).is_file():  # killed between publishing and removing
+                shutil.rmtree(spool, ignore_errors=True)
         lease = uuid.uuid4().hex
         file.truncate(0)
         file.write(lease)

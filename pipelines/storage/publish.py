@@ -16,7 +16,7 @@ from upath import UPath
 
 from pipelines.storage.cache import scratch_folder
 from pipelines.storage.locks import Hold
-from pipelines.storage.roots import TEMPORARY, Location, sha256_file
+from pipelines.storage.roots import SPOOL, TEMPORARY, Location, sha256_file
 from pipelines.storage.tables import (
     TAGS_NAME,
     Job,
@@ -45,13 +45,15 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
     final = table_folder(root, job.stage, job.fingerprint)
     parent = final.parent if isinstance(final, Path) else scratch_folder()
     temporary = parent / f"{TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
+    spool = parent / f"{SPOOL}{final.name}"
     try:
         temporary.mkdir(parents=True)
-        manifest = _work(job, temporary)
+        manifest = _work(job, temporary, spool)
         hold = Hold(root, job.stage, shard=job.shard, lease=lease)
         hold.check()
         standing = read_table(root, job.stage, job.fingerprint)
         if standing is not None and verify(standing) is None:
+            shutil.rmtree(spool, ignore_errors=True)
             return standing  # another build of the same data was first
         if isinstance(final, Path):
             if final.exists():
@@ -69,12 +71,13 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
         raise ValueError(f"{job.stage} {job.shard}: cannot write {path.name} in {final.parent}: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(spool, ignore_errors=True)
     return PublishedTable(folder=final, manifest=manifest)
 
 
-def _work(job: Job, folder: Path) -> Manifest:
+def _work(job: Job, folder: Path, spool: Path) -> Manifest:
     """Do the work; the folder then holds all that is to be published."""
-    written = job.work(folder)
+    written = job.work(folder, spool=spool) if job.is_resumed else job.work(folder)
     manifest = Manifest(
         stage=job.stage,
         stage_version=job.version,

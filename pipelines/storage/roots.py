@@ -9,6 +9,7 @@ from pydantic import PlainSerializer, PlainValidator
 from upath import UPath
 
 TEMPORARY = ".tmp-"
+SPOOL = ".spool-"  # what a job has so far, of the table whose name follows
 _CHUNK_BYTES = 4 * 2**20
 
 # What is read and written below a data root. Both have the methods of ``pathlib``.

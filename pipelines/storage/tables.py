@@ -58,7 +58,8 @@ class Written:
 class Job:
     """One table to compute: all that identifies it, and the function that writes it into a folder.
 
-    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure.
+    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure. Where the job
+    ``is_resumed``, it gets ``spool``, too: a folder that outlives a killed process and goes when the table is published.
     """
 
     stage: str
@@ -67,7 +68,8 @@ class Job:
     config: dict[str, Any]
     inputs: tuple[TableFile, ...] = ()
     num_rows: int  # rows that it will read: the unit of progress
-    work: Callable[[Path], Written]
+    work: Callable[..., Written]
+    is_resumed: bool = False
 
     @property
     def parents(self) -> dict[str, str]:

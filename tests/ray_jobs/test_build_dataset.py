@@ -17,6 +17,7 @@ import ray
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.kill_build import kill_builds
 from pipelines.assets import build
 from pipelines.config import BuildConfig
 from pipelines.limits import Limits
@@ -145,6 +146,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(killed.glob("image_text_shards/*"))
+    assert len(list(killed.glob("images/.spool-*/rows.jsonl"))) > 0
 
     for root in (killed, whole):
         done = subprocess.run(
@@ -153,6 +155,16 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
     assert files(killed) == files(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.timeout(1200)
+def test_kills_of_driver_worker_and_raylet_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    outcome = kill_builds(tmp_path, pairs=400, num_kills=6, seed=1, console=Console(quiet=True))
+
+    assert (outcome.different, outcome.refetched, outcome.errors) == ([], [], [])
+    assert (len(outcome.kills) >= 6, outcome.num_completed > 300) == (True, True)
 
 
 @pytest.mark.integration
@@ -261,7 +273,7 @@ def starts(lines: list[str], beginning: str) -> str:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every published file; the lock, the request log and the measured rates are none."""
-    others = (".lock", "requests.jsonl", "rates.json")
+    """Every published file; the lock, the web's logs and the measured rates are none."""
+    others = (".lock", "requests.jsonl", "answers.jsonl", "rates.json")
     paths = [path for path in root.rglob("*") if path.is_file() and path.name not in others]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}

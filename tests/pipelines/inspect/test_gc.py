@@ -1,12 +1,18 @@
 """What goes and, above all, what stays."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.inspect.dataset import BuiltDataset
 from pipelines.inspect.gc import collect, referenced_tables
+from pipelines.storage import locked
 from tests.pipelines.inspect.conftest import build
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def files(root: Path) -> set[str]:
@@ -67,6 +73,46 @@ def test_leftovers_of_killed_builds_go(dataset: BuiltDataset) -> None:
     collect(dataset.root, delete=True)
     assert not any(item.folder.exists() for item in found)
     assert (dataset.root / "images" / "notes" / "a.txt").exists()
+
+
+def test_what_an_unfinished_build_has_so_far_stays(tmp_path: Path) -> None:
+    """The first build of a dataset is killed in its images: one table stands, one download is under way."""
+    code = f"""
+import os, signal
+from functools import partial
+from pathlib import Path
+from rich.console import Console
+from pipelines.runner import Runner
+from pipelines.storage import Job, Written
+
+def work(shard, folder, *, spool):
+    spool.mkdir()
+    (spool / "pictures").write_bytes(b"half")
+    if shard == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "images.tar").write_bytes(b"whole")
+    return Written(rows_in=1, rows_kept=1)
+
+jobs = [
+    Job(stage="images", version=1, shard=s, config={{"s": s}}, num_rows=1, work=partial(work, s), is_resumed=True)
+    for s in "ab"
+]
+Runner(Path({str(tmp_path)!r}), dataset="small", console=Console(quiet=True)).run("images", jobs, where="here")
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    (table,) = (path.parent.name for path in tmp_path.glob("images/*/MANIFEST.json"))
+    (spool,) = (path for path in (tmp_path / "images").glob(".spool-*"))
+    (tmp_path / "images" / ".spool-0123456789abcdef").mkdir()  # of settings that nobody has any more
+    (tmp_path / "images" / ".spool-0123456789abcdef" / "pictures").write_bytes(b"old")
+
+    (found,) = collect(tmp_path, delete=True)
+    assert (found.folder.name, found.num_bytes, found.why) == (".spool-0123456789abcdef", 3, "a killed build left it")
+    assert (tmp_path / "images" / table / "images.tar").is_file()
+    assert (spool / "pictures").read_bytes() == b"half"
+
+    spool.rename(spool.with_name(f".spool-{table}"))  # as if killed between publishing and removing
+    with locked(tmp_path, "images"):
+        assert [path.name for path in (tmp_path / "images").iterdir() if path.is_dir()] == [table]
 
 
 def test_a_folder_that_is_no_data_root(tmp_path: Path) -> None:

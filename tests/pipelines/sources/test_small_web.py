@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +124,25 @@ def test_requests_are_counted_across_restarts(tmp_path: Path) -> None:
         assert web.request_counts() == {first: 2, second: 1}
     statuses = [json.loads(line)["status"] for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
     assert statuses == [200, 200, 404]
+
+
+def test_an_answer_is_logged_when_it_was_taken_whole(tmp_path: Path) -> None:
+    whole, short, cut = (SCENES.url(first_of_kind(kind)) for kind in ("wide", "short_body", "picture"))
+    log = tmp_path / "answers.jsonl"
+    with SmallWeb(SCENES, folder=tmp_path) as web:
+        with get(web, short) as response, pytest.raises(http.client.IncompleteRead):
+            response.read()
+        with socket.create_connection(web.connect_to[urlsplit(cut).netloc].split(":")) as unread:
+            unread.sendall(f"GET {urlsplit(cut).path} HTTP/1.1\r\nHost: {urlsplit(cut).netloc}\r\n\r\n".encode())
+            assert unread.recv(1) == b"H"  # and no more
+        before = time.time()
+        get(web, whole).read()
+        deadline = time.monotonic() + 10
+        while not log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    (entry,) = map(json.loads, log.read_text().splitlines())
+    assert (entry["url"], entry["status"]) == (whole, 200)
+    assert before <= entry["asked_s"] <= entry["taken_s"] <= time.time()
 
 
 def test_a_folder_of_photos(tmp_path: Path) -> None:

@@ -1,20 +1,29 @@
 import hashlib
 import io
 import os
+import signal
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import imagehash
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines.stages import download
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.spool import Spool
 from pipelines.stages.tars import read_tar
 from pipelines.stages.urls import Urls
 from schemas.tables import IMAGES, with_drop_reason
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -198,3 +207,86 @@ def test_golden(run, web, page, picture, golden):
     rows, _ = run(["/a.jpg", "/b.png", "/missing"])
     columns = ("key", "width", "height", "original_width", "original_height", "phash", "drop_reason")
     golden(Download(image_size_px=40), [{name: row[name] for name in columns} for row in rows.values()])
+
+
+def num_requests(web) -> Counter[str]:
+    return Counter(path for _, path, _ in web.requests if path != "/robots.txt")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from pipelines.stages.download import Download
+from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.spool import Spool
+
+address, urls, folder, spool = sys.argv[1:]
+add = Spool.add
+def add_and_die(self, key, row, *, jpeg):
+    add(self, key, row, jpeg=jpeg)
+    if len(self.rows) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+Spool.add = add_and_die
+opener = OpenerConfig(deadline_s=2, connect_to={"img.test": address}, max_bytes=200_000)
+Download(image_size_px=40, thread_count=4, opener=opener).run(pq.read_table(urls), folder=Path(folder), spool=Path(spool))
+"""
+
+
+def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, picture, tmp_path):
+    web.pages |= {f"/{i}.jpg": page(body=picture(size=(50 + i, 60))) for i in range(16)}
+    web.pages |= {"/404": page(status=404), "/cut.jpg": page(body=picture()[:-50])}
+    pairs = pa.table({"url": [f"http://img.test{p}" for p in web.pages], "caption": ["a red apple"] * len(web.pages)})
+    table = Urls(source="test")(pairs).drop(["drop_reason"])
+    pq.write_table(table, tmp_path / "urls.parquet")
+    opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
+    stage = Download(image_size_px=40, thread_count=4, opener=opener)
+    whole, resumed, spool = tmp_path / "whole", tmp_path / "resumed", tmp_path / "spool"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    expected = stage.run(table, folder=whole)
+    web.requests.clear()
+
+    command = [sys.executable, "-c", KILLED, web.address, str(tmp_path / "urls.parquet"), str(resumed), str(spool)]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    num_settled = len((spool / "rows.jsonl").read_bytes().splitlines())
+    asked = num_requests(web)
+    assert num_settled == 5 and 5 <= len(asked) <= 18
+    assert list((spool / "answers").iterdir())
+
+    assert stage.run(table, folder=resumed, spool=spool).equals(expected)
+    assert (resumed / "images.tar").read_bytes() == (whole / "images.tar").read_bytes()
+    again = num_requests(web)
+    assert again.keys() == web.pages.keys()
+    # At most those whose answer was on its way to one of the four threads, and the 404, which has no body to be kept.
+    assert again.total() - len(again) <= 5
+    stage.run(table, folder=resumed, spool=spool)
+    assert num_requests(web) == again
+
+
+def test_what_may_have_been_the_kill_itself_is_tried_again(web, page, picture, tmp_path):
+    keys = {"http_404": "/gone.jpg", "connection": "/back.jpg", "truncated": "/cut.jpg"}
+    web.pages |= {path: page(body=picture()) for path in keys.values()}
+    table = pa.table(
+        {
+            "key": list(keys),
+            "url": [f"http://img.test{path}" for path in keys.values()],
+            "caption": [""] * 3,
+            "source": [""] * 3,
+        }
+    )
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with Spool(spool) as before:
+        for reason in keys:
+            before.add(reason, {"drop_reason": reason}, jpeg=None)
+    opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address})
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    result = Download(image_size_px=40, opener=opener).run(table, folder=folder, spool=spool)
+    assert dict(zip(result["key"].to_pylist(), result["drop_reason"].to_pylist(), strict=True)) == {
+        "connection": None,
+        "http_404": "http_404",
+        "truncated": "truncated",
+    }
+    assert [sample.key for sample in read_tar(folder / "images.tar")] == ["connection"]

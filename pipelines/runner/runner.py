@@ -60,7 +60,7 @@ class AssetRun:
     def line(self) -> str:
         """One line for a person: what ran, and why."""
         is_whole = WHOLE in self.tables
-        total = len(kept_files(self.tables)) if is_whole else len(self.tables)
+        total = (len(kept_files(self.tables)) if is_whole else 0) or len(self.tables)
         if not self.reasons:
             return f"{self.asset:<18} up to date: {total} of {total} shards verified"
         shards = f"over all {total} shards" if is_whole else f"{len(self.reasons)} of {total} shards"

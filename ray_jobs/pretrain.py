@@ -90,7 +90,11 @@ def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
         sizes = pool.map(lambda entry: _num_bytes(data_root / entry.path), shards)
         for entry, num_bytes in zip(shards, sizes, strict=True):
             if num_bytes != entry.num_bytes:
-                found = "is missing" if num_bytes is None else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
+                found = (
+                    "is missing"
+                    if num_bytes is None
+                    else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
+                )
                 raise ValueError(
                     f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard anew"
                 )

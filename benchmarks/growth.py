@@ -11,7 +11,6 @@ shards read every row again (of addresses and captions: no picture is opened), f
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time

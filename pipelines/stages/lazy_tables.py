@@ -1,4 +1,4 @@
-"""Tables that are there when they are asked for: what is read of many shards one after the other need not be in memory at once."""
+"""Tables that are there when they are asked for: what is read shard after shard need not be in memory at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 

@@ -19,7 +19,7 @@ from pipelines.runner.jobs import CONCEPTS, boxed_jobs, validation_job
 from pipelines.sources.emoji_scenes.source import EmojiScenes
 from pipelines.storage import Location, locks
 from pipelines.storage.cache import cached_files, remove_oldest
-from ray_jobs.evaluate import Evaluated, EvaluateConfig, evaluate
+from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
 from ray_jobs.publish import sample_pictures

@@ -15,7 +15,10 @@ from rich.table import Table
 
 from detclipv2.evaluation.lvis import LvisMetrics, evaluate_lvis
 from detclipv2.inference import Predictor
+from pipelines.storage import DataRoot, Location
+from pipelines.storage import data_root as root_of
 from ray_jobs.cli import run_cli
+from ray_jobs.data_files import ValidationPictures, local_file
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 from schemas.predictions import LvisDetection
 
@@ -34,14 +37,14 @@ class EvaluateConfig:
 
     model: Path
     """A model folder, such as outputs/models/NAME."""
-    data: Path = Path("outputs/data/datasets/demo/MANIFEST.json")
-    """Manifest of the dataset whose validation set counts."""
+    data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
+    """Manifest of the dataset whose validation set counts: a path, or a URL such as s3://..."""
     out: Path | None = None
     """Where to write the detections as an LVIS results file."""
 
 
 def evaluate(
-    predictor: Predictor, dataset: DatasetManifest, *, data_root: Path, console: Console, max_detections: int = 300
+    predictor: Predictor, dataset: DatasetManifest, *, data_root: Location, console: Console, max_detections: int = 300
 ) -> Evaluated:
     """Detect every category of the validation set in every picture of it.
 
@@ -52,12 +55,13 @@ def evaluate(
         raise ValueError(
             f"dataset {dataset.name} has no validation set: build it with --detection, or with --validation"
         )
-    annotations_path = data_root / dataset.validation_annotations.path
+    annotations_path = local_file(dataset.validation_annotations, data_root=data_root)
     ground_truth = json.loads(annotations_path.read_text())
     categories = ground_truth["categories"]
     # LVIS's own definitions, where the validation set has them and the model was trained with definitions.
     own = {category["name"].replace("_", " "): category["def"] for category in categories if category.get("def")}
     texts = predictor.encode_names(validation_names(dataset, data_root=data_root), own_definitions=own)
+    files = ValidationPictures(dataset, data_root=data_root)
     rows: list[dict[str, Any]] = []
     pictures = track(
         ground_truth["images"],
@@ -67,11 +71,12 @@ def evaluate(
         transient=True,
     )
     for picture in pictures:
-        path = data_root / dataset.validation_images / picture_name(picture)
+        name = picture_name(picture)
         try:
-            image = Image.open(path)
+            image = Image.open(files.path(name))
             image.load()
         except OSError as error:
+            path = data_root / dataset.validation_images / name
             raise ValueError(f"validation picture {path} cannot be read: {error}; build the dataset again") from error
         found = predictor(image, names=texts, max_detections=max_detections)
         for (x1, y1, x2, y2), score, label in zip(
@@ -89,11 +94,12 @@ def evaluate(
     return Evaluated(metrics=metrics, detections=rows)
 
 
-def validation_names(dataset: DatasetManifest, *, data_root: Path) -> list[str]:
+def validation_names(dataset: DatasetManifest, *, data_root: Location) -> list[str]:
     """Names of the validation set's categories, in its order; none without one."""
     if dataset.validation_annotations is None:
         return []
-    categories = json.loads((data_root / dataset.validation_annotations.path).read_text())["categories"]
+    annotations_path = local_file(dataset.validation_annotations, data_root=data_root)
+    categories = json.loads(annotations_path.read_text())["categories"]
     return [category["name"].replace("_", " ") for category in categories]
 
 
@@ -124,7 +130,7 @@ def main(config: EvaluateConfig) -> None:
     """Evaluate a saved model and print the table."""
     console = Console()
     dataset = read_dataset_manifest(config.data)
-    data_root = config.data.resolve().parent.parent.parent
+    data_root = root_of(config.data).parent.parent.parent
     evaluated = evaluate(Predictor.from_pretrained(config.model), dataset, data_root=data_root, console=console)
     console.print(metrics_table(evaluated.metrics))
     if config.out is not None:

@@ -9,6 +9,7 @@ from detclipv2.config import ModelConfig, TrainConfig
 from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
+from pipelines.storage import DataRoot, Location, data_root
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
 
 
@@ -25,8 +26,8 @@ class JobConfig:
     """How to train."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
-    data: Path = Path("outputs/data/datasets/demo/MANIFEST.json")
-    """Manifest of the dataset."""
+    data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
+    """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
     concept_dictionary: Path | None = None
     """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
     outputs: Path = Path("outputs")
@@ -81,9 +82,13 @@ class JobConfig:
         )
 
     @property
-    def data_root(self) -> Path:
-        """What the paths of the dataset manifest are relative to: ``<root>/datasets/<name>/MANIFEST.json``."""
-        return self.data.resolve().parent.parent.parent
+    def data_root(self) -> Location:
+        """What the paths of the dataset manifest are relative to: ``<root>/datasets/<name>/MANIFEST.json``.
+
+        Raises:
+            ValueError: there is no client for URLs of this kind.
+        """
+        return data_root(self.data).parent.parent.parent
 
     def for_dataset(self, dataset: DatasetManifest) -> "JobConfig":
         """The same job without the supervision types of which the dataset has no samples.

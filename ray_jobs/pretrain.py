@@ -7,6 +7,7 @@ The recipe, ``demo:pretrain`` unless given, is a complete configuration; every o
 import logging
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from detclipv2.build import build_detector
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state
 from pipelines.runner.execute import connect
+from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.progress import progress_of, start_board
@@ -77,23 +79,33 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         tracker.close(status)
 
 
-def check_shards(dataset: DatasetManifest, data_root: Path) -> None:
-    """See that every shard is there and whole, before a cluster starts.
+def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
+    """See that every shard is there and whole, before a cluster starts; on an object store this takes a request a shard.
 
     Raises:
         ValueError: one is missing or has another size than the manifest says.
     """
-    for split in dataset.supervisions.values():
-        for entry in split.shards:
-            path = data_root / entry.path
-            num_bytes = path.stat().st_size if path.is_file() else None
+    shards = [entry for split in dataset.supervisions.values() for entry in split.shards]
+    with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
+        sizes = pool.map(lambda entry: _num_bytes(data_root / entry.path), shards)
+        for entry, num_bytes in zip(shards, sizes, strict=True):
             if num_bytes != entry.num_bytes:
                 found = (
                     "is missing"
                     if num_bytes is None
                     else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
                 )
-                raise ValueError(f"shard {path} {found}; build the dataset again, which makes only this shard anew")
+                raise ValueError(
+                    f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard anew"
+                )
+
+
+def _num_bytes(path: Location) -> int | None:
+    """Size of a file, or None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console) -> Path:

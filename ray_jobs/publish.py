@@ -19,6 +19,8 @@ from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import load_trained_state
+from pipelines.storage import Location
+from ray_jobs.data_files import ValidationPictures, local_file
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name, validation_names
 from ray_jobs.job import JobConfig
 from ray_jobs.report import ReportData, write_report
@@ -91,10 +93,10 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
     return Predictor.from_pretrained(folder)
 
 
-def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path) -> list[int]:
+def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location) -> list[int]:
     """Ids of the first validation pictures that show base and novel objects, then of the first others."""
     assert dataset.validation_annotations is not None
-    ground_truth = json.loads((data_root / dataset.validation_annotations.path).read_text())
+    ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
     novel = {c["id"] for c in ground_truth["categories"] if c["name"] in evaluated.metrics.novel_categories}
     kinds: dict[int, set[bool]] = {picture["id"]: set() for picture in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
@@ -133,17 +135,20 @@ def _report(
     return path
 
 
-def sample_pictures(dataset: DatasetManifest, evaluated: Evaluated, data_root: Path, *, folder: Path) -> Sequence[Path]:
+def sample_pictures(
+    dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path
+) -> Sequence[Path]:
     """Validation pictures with the detections drawn, as JPEG files in ``folder``."""
-    assert dataset.validation_annotations is not None and dataset.validation_images is not None
-    ground_truth = json.loads((data_root / dataset.validation_annotations.path).read_text())
+    assert dataset.validation_annotations is not None
+    ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    pictures = {picture["id"]: picture_name(picture) for picture in ground_truth["images"]}
+    file_names = {picture["id"]: picture_name(picture) for picture in ground_truth["images"]}
+    pictures = ValidationPictures(dataset, data_root=data_root)
     paths = []
     for image_id in _pictures_to_draw(dataset, evaluated, data_root):
         rows = shown(evaluated.detections, image_id)
         drawn = draw_detections(
-            Image.open(data_root / dataset.validation_images / pictures[image_id]),
+            Image.open(pictures.path(file_names[image_id])),
             [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
             [names[row["category_id"]] for row in rows],
             [row["score"] for row in rows],

@@ -18,6 +18,8 @@ from PIL import Image
 
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
+from pipelines.storage import Location
+from ray_jobs.data_files import ValidationPictures, local_file
 from schemas.manifest import DatasetManifest
 from schemas.training import TrainingSample
 
@@ -42,7 +44,7 @@ class ReportData:
     num_parameters: int
     model_bytes: int
     dataset: DatasetManifest
-    data_root: Path  # the dataset's paths are relative to it
+    data_root: Location  # the dataset's paths are relative to it
     metrics: LvisMetrics
     losses: Mapping[str, Sequence[tuple[int, float]]]
     detections: Mapping[int, Sequence[Mapping[str, Any]]]
@@ -100,7 +102,7 @@ def write_report(data: ReportData, path: Path) -> None:
     )
     environment.filters.update(points=_points, words=_words, duration=_duration)
     annotations = data.dataset.validation_annotations
-    ground_truth = json.loads((data.data_root / annotations.path).read_text()) if annotations else {}
+    ground_truth = json.loads(local_file(annotations, data_root=data.data_root).read_text()) if annotations else {}
     page = environment.get_template("report.html.jinja").render(
         data=data,
         trained_on=_trained_on(data.dataset),
@@ -141,7 +143,7 @@ def _pairs(data: ReportData) -> list[_Pair]:
     per_shard = math.ceil(NUM_PAIRS / len(split.shards))
     pairs = []
     for shard in split.shards[:NUM_PAIRS]:
-        with tarfile.open(data.data_root / shard.path) as tar:
+        with tarfile.open(local_file(shard, data_root=data.data_root)) as tar:
             names = [name for name in tar.getnames() if name.endswith(".json")][:per_shard]
             for name in names:
                 sample = TrainingSample.model_validate_json(_member(tar, name))
@@ -166,14 +168,14 @@ def _split_at_phrases(caption: str, phrases: Sequence[str]) -> list[str]:
 
 
 def _scenes(data: ReportData, ground_truth: Mapping[str, Any]) -> list[_Scene]:
-    folder = data.dataset.validation_images
     if not data.detections:
         return []
-    if not ground_truth or folder is None:
+    if not ground_truth or data.dataset.validation_images is None:
         raise ValueError(f"dataset {data.dataset.name!r} has no validation set to draw detections on")
     names = {category["id"]: _words(category["name"]) for category in ground_truth["categories"]}
     files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     novel = {_words(name) for name in data.metrics.novel_categories}
+    pictures = ValidationPictures(data.dataset, data_root=data.data_root)
     scenes = []
     for image_id, rows in data.detections.items():
         if image_id not in files:
@@ -183,7 +185,7 @@ def _scenes(data: ReportData, ground_truth: Mapping[str, Any]) -> list[_Scene]:
         shown = [row for row in rows if row["score"] >= data.min_score]
         labels = [names[row["category_id"]] for row in shown]
         boxes = [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in shown)]
-        image = Image.open(data.data_root / folder / files[image_id])
+        image = Image.open(pictures.path(files[image_id]))
         drawn = draw_detections(image, boxes, labels, [row["score"] for row in shown], highlight=novel)
         num_novel = sum(label in novel for label in labels)
         scenes.append(_Scene(picture=_data_uri(drawn), num_detections=len(shown), num_novel=num_novel))

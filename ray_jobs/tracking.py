@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipelines.storage import data_root
 from ray_jobs.job import JobConfig
 from schemas.manifest import DatasetManifest
 
@@ -77,10 +78,11 @@ class Tracker:
     def _log_data(self, run_id: str) -> None:
         """The versions of the data as dataset inputs whose digests lead back to the manifest."""
         # Under its digest the manifest stays, even when a dataset of this name is built anew.
-        versioned = self.job.data.resolve().with_name(f"{self.dataset.digest[:16]}.json")
+        manifest = data_root(self.job.data)
+        versioned = manifest.with_name(f"{self.dataset.digest[:16]}.json")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow registers the local source twice, and says so
-            source = resolve_dataset_source(str(versioned if versioned.is_file() else self.job.data.resolve()))
+            source = resolve_dataset_source(str(versioned if versioned.is_file() else manifest))
         used = [name for name in self.job.train.supervisions() if name in self.dataset.supervisions]
         contexts = used + (["validation"] if self.dataset.validation_annotations else [])
         mlflow.set_tracking_uri(self.uri)

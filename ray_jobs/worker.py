@@ -20,6 +20,7 @@ from detclipv2.data.loader import Shard, Stream
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state, save_state
 from detclipv2.training.loop import Training, train
+from pipelines.storage import Location
 from ray_jobs.job import JobConfig
 from ray_jobs.tracking import SYSTEM_METRICS_INTERVAL_S, last_logged_step, log_metrics
 from schemas.manifest import DatasetManifest, SupervisionSplit
@@ -31,7 +32,7 @@ class WorkerArgs:
 
     job: JobConfig
     dataset: DatasetManifest
-    data_root: Path  # resolved by the driver: a worker has another current folder
+    data_root: Location  # absolute, by the driver: a worker has another current folder
     tracking_uri: str
     run_id: str
     progress: Any  # handle of the progress board, an actor

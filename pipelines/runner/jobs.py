@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.source import BoxedImage, BoxedSource, ValidationSource
+from pipelines.stages.lazy_tables import LazyTables
 from pipelines.stages.shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.stages.statistics import STATISTICS_VERSION, phrase_statistics
@@ -147,13 +148,17 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
 
 
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
-    table = conform(pq.read_table(file.local()), stage.input_schema, where=file.name)
+    table = _read(file, stage.input_schema)
     return write_split(stage(table), folder, schema=stage.output_schema, where=f"{stage.name} of {file.name}")
 
 
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
-    tables = {s: conform(pq.read_table(file.local()), stage.input_schema, where=file.name) for s, file in files.items()}
+    tables = LazyTables({shard: partial(_read, file, stage.input_schema) for shard, file in files.items()})
     return write_parts(stage(tables).items(), folder, schema=stage.output_schema, where=stage.name)
+
+
+def _read(file: TableFile, schema: pa.Schema) -> pa.Table:
+    return conform(pq.read_table(file.local()), schema, where=file.name)
 
 
 def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: pa.Schema, where: str) -> Written:
@@ -171,7 +176,7 @@ def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: 
 
 def _write_statistics(files: dict[str, TableFile], folder: Path) -> Written:
     num_rows = sum(file.num_rows for file in files.values())
-    tables = (conform(pq.read_table(file.local()), PHRASES, where=file.name) for file in files.values())
+    tables = (_read(file, PHRASES) for file in files.values())
     statistics = phrase_statistics(tables)
     write_parquet(statistics.phrases, folder / PHRASE_COUNTS)
     write_parquet(statistics.heads, folder / HEAD_COUNTS)
@@ -180,7 +185,7 @@ def _write_statistics(files: dict[str, TableFile], folder: Path) -> Written:
 
 
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:
-    table = conform(pq.read_table(file.local()), PHRASES, where=file.name)
+    table = _read(file, PHRASES)
     entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
     num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
     return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)

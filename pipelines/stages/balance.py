@@ -41,17 +41,18 @@ class Balance:
     def config(self) -> dict[str, Any]:
         return {"max_count": self.max_count, "min_count": self.min_count}
 
-    def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    def __call__(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]:
         """For every shard its table with the phrases that are left and ``drop_reason``, in the order of its rows."""
         if not tables:
             return {}
         columns = ["key", "phrases", "phrase_starts", "phrase_ends"]
-        pairs = pa.concat_tables([table.select(columns) for table in tables.values()])
+        parts = [table.select(columns) for table in tables.values()]
+        pairs = pa.concat_tables(parts)
         pairs = pairs.append_column("row", pa.array(np.arange(len(pairs))))
         with connected(num_threads=self.num_threads) as database:
             database.register("pairs", pairs)
             balanced = database.sql(_BALANCED, params=self.config).to_arrow_table()
-        return split_by_table(balanced, tables, PHRASES)
+        return split_by_table(balanced, tables, PHRASES, num_rows=[len(part) for part in parts])
 
 
 _BALANCED = """

@@ -55,7 +55,7 @@ class Dedup:
     def config(self) -> dict[str, Any]:
         return {"max_distance": self.max_distance, "max_caption_count": self.max_caption_count}
 
-    def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    def __call__(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]:
         """For every shard its table with ``drop_reason``, in the order of its rows."""
         if not tables:
             return {}
@@ -77,7 +77,7 @@ class Dedup:
                 reasons = database.sql("SELECT drop_reason FROM pictures ORDER BY row")
             else:
                 reasons = database.sql(_CAPTIONS, params={"max_caption_count": self.max_caption_count})
-            return split_by_table(reasons.to_arrow_table(), tables, IMAGES)
+            return split_by_table(reasons.to_arrow_table(), tables, IMAGES, num_rows=[len(part) for part in parts])
 
     def _near_duplicates(self, database: "DuckDBPyConnection") -> list[int]:
         """Ranks of the hashes that are near an earlier kept hash."""

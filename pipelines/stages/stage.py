@@ -35,9 +35,10 @@ class Stage(Protocol):
 class GlobalStage(Protocol):
     """A stage whose verdict on a row depends on the rows of all shards.
 
-    It gets the kept table of every shard by the shard's name, and gives a table for each. The order of ``tables`` is the
-    order of age: a new shard comes last, and among equals the older one wins, so that growth disturbs the past as
-    little as it can.
+    It gets the kept table of every shard by the shard's name, and gives a table for each. Tables of both kinds may be made
+    when they are asked for (`pipelines.stages.lazy_tables.LazyTables`): of each a stage keeps only the columns that it
+    needs. The order of ``tables`` is the order of age: a new shard comes last, and among equals the older one wins, so that
+    growth disturbs the past as little as it can.
     """
 
     @property
@@ -55,4 +56,4 @@ class GlobalStage(Protocol):
     @property
     def config(self) -> dict[str, Any]: ...
 
-    def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]: ...
+    def __call__(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]: ...

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.detclipv2.conftest import text_folder, tiny_config, tiny_detector
+from tests.pipelines.conftest import bucket, cache_folder, s3_environment
+
+__all__ = ["bucket", "cache_folder", "s3_environment", "text_folder", "tiny_config", "tiny_detector"]
+
 ROOT = Path(__file__).parents[2]
 TINY_OPTIONS = (
     *("--train.num-steps", "12", "--train.log-every", "2", "--train.checkpoint-every", "3"),

@@ -1,0 +1,53 @@
+"""The files that a dataset names, on this machine: where they lie, or verified copies of what lies on an object store."""
+
+from pathlib import Path
+
+from pipelines.storage import Location, fetch
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest
+
+
+def local_file(entry: FileEntry, *, data_root: Location) -> Path:
+    """A file of a dataset manifest.
+
+    Raises:
+        ValueError: an object store has another content under its name.
+        FileNotFoundError: an object store does not have it.
+    """
+    return fetch(data_root / entry.path, sha256=entry.sha256)
+
+
+class ValidationPictures:
+    """The pictures of a dataset's validation set, by their file names."""
+
+    def __init__(self, dataset: DatasetManifest, *, data_root: Location) -> None:
+        """Read which pictures there are, where they lie on an object store.
+
+        Raises:
+            ValueError: there the validation set has no manifest.
+        """
+        assert dataset.validation_images is not None
+        self._folder = data_root / dataset.validation_images
+        self._sha256: dict[str, str] = {}
+        if isinstance(self._folder, Path):
+            return
+        path = self._folder.parent / MANIFEST_NAME
+        try:
+            manifest = Manifest.model_validate_json(path.read_text())
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"validation set {path} cannot be read: {error}; build the dataset again") from error
+        self._sha256 = {entry.path: entry.sha256 for entry in manifest.files}
+
+    def path(self, name: str) -> Path:
+        """A picture on this machine.
+
+        Raises:
+            ValueError: the validation set on an object store names no such picture, or it has another content there.
+            FileNotFoundError: it is gone from there.
+        """
+        picture = self._folder / name
+        if isinstance(picture, Path):
+            return picture
+        sha256 = self._sha256.get(f"{self._folder.name}/{name}")
+        if sha256 is None:
+            raise ValueError(f"validation picture {picture} is not in the validation set; build the dataset again")
+        return fetch(picture, sha256=sha256)

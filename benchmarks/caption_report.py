@@ -4,7 +4,7 @@ The figures of docs/data.md come from it. Pictures are not at hand: every row ha
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -39,7 +39,7 @@ def main(config: ReportConfig) -> None:
     """Run the stages in the order of the street and print."""
     tables = {source: _rows(source, captions) for source, captions in read_captions(config.data).items()}
     filters, dedup, noun_phrases = PRESETS["datacomp"].filters, PRESETS["filip"].dedup, NounPhrases()
-    steps: list[tuple[str, Callable[[dict[str, pa.Table]], dict[str, pa.Table]], pa.Schema]] = [
+    steps: list[tuple[str, Callable[[dict[str, pa.Table]], Mapping[str, pa.Table]], pa.Schema]] = [
         ("filters", lambda tables: {source: filters(table) for source, table in tables.items()}, filters.output_schema),
         ("dedup", dedup, dedup.output_schema),
         (
@@ -50,7 +50,7 @@ def main(config: ReportConfig) -> None:
     ]
     print("| stage | source | in | kept | dropped, by reason |\n|---|---|---|---|---|")
     for name, stage, schema in steps:
-        results = stage(tables)
+        results = dict(stage(tables))
         for source, table in results.items():
             tables[source], dropped = split(table, schema=schema, where=name)
             reasons = format_counts(count_reasons(dropped)) or "-"

@@ -150,28 +150,31 @@ def building(root: Path, *, pairs: int, pairs_per_shard: int) -> Iterator[psutil
 
 @dataclass(kw_only=True)
 class Peaks:
-    """Most memory that was seen of a process, in bytes that it shares with no other."""
+    """Largest resident sizes that were seen of a process, in bytes.
+
+    What a process shares with no other would be less, but it grows whenever another process that had the same libraries ends.
+    """
 
     driver: int = 0
     worker: int = 0  # of Ray's workers, with the process in which it decodes pictures
 
     def look(self, driver: psutil.Process) -> None:
         """Sample all processes of a build."""
-        self.driver = max(self.driver, unshared(driver))
+        self.driver = max(self.driver, resident(driver))
         for process in driver.children(recursive=True):
             try:
                 command = " ".join(process.cmdline())
                 if command.startswith("ray::"):
-                    size = unshared(process) + sum(map(unshared, process.children(recursive=True)))
+                    size = resident(process) + sum(map(resident, process.children(recursive=True)))
                     self.worker = max(self.worker, size)
             except psutil.Error:  # it has ended
                 continue
 
 
-def unshared(process: psutil.Process) -> int:
-    """Its unique set size; 0 where it has ended."""
+def resident(process: psutil.Process) -> int:
+    """Its size in memory; 0 where it has ended."""
     try:
-        return int(process.memory_full_info().uss)
+        return int(process.memory_info().rss)
     except psutil.Error:
         return 0
 
@@ -191,7 +194,7 @@ def measure_memory(root: Path, *, pairs: int, pairs_per_shard: int) -> None:
                 time.sleep(SAMPLE_INTERVAL_S)
         shutil.rmtree(root / str(scale))
         peaks.append(peak)
-    table = Table("peak memory, MiB", f"{pairs:,} pairs", f"{TIMES_MEMORY * pairs:,} pairs", "ratio")
+    table = Table("peak resident size, MiB", f"{pairs:,} pairs", f"{TIMES_MEMORY * pairs:,} pairs", "ratio")
     ratios = {}
     for label in ("driver", "worker"):
         small, large = (getattr(peak, label) for peak in peaks)

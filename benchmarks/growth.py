@@ -89,11 +89,11 @@ def measure_work(root: Path, *, pairs: int, pairs_per_shard: int) -> None:
     completed = {url for url, status in first.requests if status == 200 and not url.endswith("/robots.txt")}
     refetched = sorted(completed & {url for url, _ in grown.requests})
 
-    table = Table("asset", "reads", title=f"{pairs:,} pairs, then {GROWTH * pairs:,}", title_justify="left")
-    for column in ("rows of the build", "rows of growing it", "ratio"):
+    table = Table("asset", "reads", title=f"rows read: {pairs:,} pairs, then {GROWTH * pairs:,}", title_justify="left")
+    for column in ("build", "growth", "ratio"):
         table.add_column(column, justify="right")
     per_shard = [asset for asset in ASSETS_OF_PAIRS if asset not in OVER_ALL]
-    sums = {"sum, a shard at a time": per_shard, "sum, all pairs": OVER_ALL, "sum": ASSETS_OF_PAIRS}
+    sums = {"sum, new shards": per_shard, "sum, all pairs": OVER_ALL, "sum": ASSETS_OF_PAIRS}
     lines = {**{asset: [asset] for asset in ASSETS_OF_PAIRS}, **sums}
     ratios = {}
     for label, assets in lines.items():
@@ -105,7 +105,7 @@ def measure_work(root: Path, *, pairs: int, pairs_per_shard: int) -> None:
     console = Console()
     console.print(table)
     console.print(f"{len(completed):,} URLs were complete before; fetched again: {len(refetched)}", highlight=False)
-    over = [label for label in [*per_shard, "sum, a shard at a time"] if ratios[label] > MAX_WORK]
+    over = [label for label in [*per_shard, "sum, new shards"] if ratios[label] > MAX_WORK]
     if over or refetched:
         raise SystemExit(f"more than {MAX_WORK} times the work: {over}; fetched again: {refetched[:5]}")
 
@@ -150,28 +150,31 @@ def building(root: Path, *, pairs: int, pairs_per_shard: int) -> Iterator[psutil
 
 @dataclass(kw_only=True)
 class Peaks:
-    """Most memory that was seen of a process, in bytes that it shares with no other."""
+    """Largest resident sizes that were seen of a process, in bytes.
+
+    What a process shares with no other would be less, but it grows whenever another process that had the same libraries ends.
+    """
 
     driver: int = 0
     worker: int = 0  # of Ray's workers, with the process in which it decodes pictures
 
     def look(self, driver: psutil.Process) -> None:
         """Sample all processes of a build."""
-        self.driver = max(self.driver, unshared(driver))
+        self.driver = max(self.driver, resident(driver))
         for process in driver.children(recursive=True):
             try:
                 command = " ".join(process.cmdline())
                 if command.startswith("ray::"):
-                    size = unshared(process) + sum(map(unshared, process.children(recursive=True)))
+                    size = resident(process) + sum(map(resident, process.children(recursive=True)))
                     self.worker = max(self.worker, size)
             except psutil.Error:  # it has ended
                 continue
 
 
-def unshared(process: psutil.Process) -> int:
-    """Its unique set size; 0 where it has ended."""
+def resident(process: psutil.Process) -> int:
+    """Its size in memory; 0 where it has ended."""
     try:
-        return int(process.memory_full_info().uss)
+        return int(process.memory_info().rss)
     except psutil.Error:
         return 0
 
@@ -191,7 +194,7 @@ def measure_memory(root: Path, *, pairs: int, pairs_per_shard: int) -> None:
                 time.sleep(SAMPLE_INTERVAL_S)
         shutil.rmtree(root / str(scale))
         peaks.append(peak)
-    table = Table("peak memory, MiB", f"{pairs:,} pairs", f"{TIMES_MEMORY * pairs:,} pairs", "ratio")
+    table = Table("peak resident size, MiB", f"{pairs:,} pairs", f"{TIMES_MEMORY * pairs:,} pairs", "ratio")
     ratios = {}
     for label in ("driver", "worker"):
         small, large = (getattr(peak, label) for peak in peaks)

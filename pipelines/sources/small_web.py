@@ -90,8 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
             while answer.drips:
                 time.sleep(_DRIP_INTERVAL_S)
                 self.wfile.write(b"\0")
-        except ConnectionError:  # the client has had enough
+        except ConnectionError:  # the client has had enough; what is read of it from here on would look like a good end
             self.close_connection = True
+            return
         if answer.num_bytes_missing:
             self.close_connection = True
         elif self._is_taken():

@@ -137,6 +137,7 @@ def test_the_wheel_alone_says_what_it_lacks(found, monkeypatch, capsys: pytest.C
     )
 
 
+@pytest.mark.slow
 def test_in_an_object_store(run, bucket, tmp_path: Path) -> None:
     dataset = build(bucket / "data")
     location = f"s3://{bucket.name or bucket.path.strip('/')}/data/datasets/small"

@@ -225,6 +225,7 @@ def test_a_plan_runs_nothing(
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_ends: None) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -251,6 +252,7 @@ def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_an_outage_is_an_error_and_no_finished_shard(tmp_path: Path, ray_ends: None) -> None:
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1:1234/1.jpg,a small red apple\n")
     config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)

@@ -104,6 +104,8 @@ def main(*, pairs: int = 5000, kills: int = 30, seed: int = 0, folder: Path | No
         folder: where to build; a temporary one unless given.
     """
     console = Console()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         started = time.monotonic()
         outcome = kill_builds(Path(place), pairs=pairs, num_kills=kills, seed=seed, console=console)
@@ -287,7 +289,8 @@ class _Build:
         for path in (self.root / "datasets" / NAME / "due").glob("*.json"):
             with suppress(FileNotFoundError):  # it is done
                 due += [path.stem] if path.stat().st_mtime >= self._started_s else []
-        return min(due, key=list(ASSETS).index, default=None)
+        # A file that is being written has another name for a moment.
+        return min((name for name in due if name in ASSETS), key=list(ASSETS).index, default=None)
 
     def _victim(self, victim: Victim) -> tuple[psutil.Process, Victim]:
         """The process to kill: the driver where there is no such one now."""

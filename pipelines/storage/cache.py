@@ -15,6 +15,7 @@ from pipelines.storage.roots import TEMPORARY, Location, cache_folder, sha256_fi
 MAX_CACHE_BYTES = 64 * 2**30
 MIN_AGE_S = 3600.0
 ABANDONED_S = 24 * 3600.0
+_fetched_since_scan = MAX_CACHE_BYTES  # bytes; so many that a process scans after its first fetch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,17 @@ def fetch(source: Location, *, sha256: str) -> Path:
             temporary.rename(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    remove_oldest(max_bytes=MAX_CACHE_BYTES)
+    _make_room(target.stat().st_size)
     return target
+
+
+def _make_room(num_bytes: int) -> None:
+    """Remove old copies now and then: a scan of thousands after every small file would take longer than fetching it."""
+    global _fetched_since_scan
+    _fetched_since_scan += num_bytes
+    if _fetched_since_scan >= MAX_CACHE_BYTES // 64:
+        _fetched_since_scan = 0
+        remove_oldest(max_bytes=MAX_CACHE_BYTES)
 
 
 def cached_files() -> list[CachedFile]:

@@ -81,7 +81,10 @@ class LossConfig:
 class SupervisionConfig:
     """How one supervision type is batched."""
 
-    batch_size: int  # of one worker
+    batch_size: int  # samples that a worker puts through the network at a time
+    # Samples of a step over all workers, each of which takes its share in parts of batch_size, with the gradient of the whole
+    # (detclipv2/training/accumulation.py). None: batch_size of each worker.
+    global_batch_size: int | None = None
     image_size: int  # the longer side is at most this, in pixels
     shorter_size: int | None = (
         None  # the shorter side is at most this; None: as image_size, which gives a square canvas
@@ -99,10 +102,16 @@ class SupervisionConfig:
             raise ValueError(f"scale_jitter {self.scale_jitter}: two factors in (0, 1], the lower one first")
         if self.batch_size < 1 or self.image_size < 32:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
+        if self.global_batch_size is not None and self.global_batch_size < 1:
+            raise ValueError(f"global_batch_size {self.global_batch_size}: at least 1")
         if not 0 <= self.dictionary_share <= 1:
             raise ValueError(f"dictionary_share {self.dictionary_share}: from 0 to 1")
         if self.shorter_size is not None and not 32 <= self.shorter_size <= self.image_size:
             raise ValueError(f"shorter_size {self.shorter_size}: from 32 px to image_size, {self.image_size}")
+
+    def samples_per_worker(self, world_size: int) -> int:
+        """Samples of one worker in a step; the global batch is rounded up to what all workers can share evenly."""
+        return self.batch_size if self.global_batch_size is None else -(-self.global_batch_size // world_size)
 
     @property
     def sides_px(self) -> tuple[int, int]:
@@ -115,18 +124,25 @@ class OptimConfig:
     """AdamW with linear warm-up and cosine decay (Table 9 of arXiv:2304.04514)."""
 
     learning_rate: float = 2.8e-4
+    # Batch for which learning_rate holds: it grows with the square root of the boxed types' global batch (method, section 4).
+    # None: learning_rate as it is, whatever the number of workers.
+    reference_batch_size: int | None = None
     text_learning_rate_factor: float = 0.1  # of a trained text encoder
     backbone_learning_rate_factor: float = 1.0
     weight_decay: float = 0.05
     warmup_steps: int = 1000
     clip_grad_norm: float = 1.0
+    # Decay of an exponential moving average of the weights, which is then what is evaluated; None: there is none.
+    ema_decay: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training: how long, on what, with which losses."""
 
-    num_steps: int
+    # How long: one of the two. An epoch is one pass over every dataset.
+    num_steps: int | None = None
+    epochs: float | None = None
     seed: int = 0
     # Supervision types that take part, and how; a type without data is left out by the job.
     detection: SupervisionConfig | None
@@ -139,9 +155,19 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = 10
     checkpoint_every: int = 100
+    # Processes of each worker that read and decode; 0 has a thread of the worker do it, for where there are no cores to spare.
+    loader_workers: int = 0
+    prefetch_batches: int = 2  # batches made ahead by each of them
+    max_skipped_steps: int = 10  # steps in a row without a finite gradient after which training ends
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that contradict each other."""
+        if (self.num_steps is None) == (self.epochs is None):
+            raise ValueError(f"num_steps {self.num_steps}, epochs {self.epochs}: give one of the two")
+        if self.loader_workers < 0 or self.prefetch_batches < 1:
+            raise ValueError(
+                f"loader_workers {self.loader_workers}, prefetch_batches {self.prefetch_batches}: at least 0 and 1"
+            )
         if self.image_text is not None and self.image_text.shorter_size is not None:
             raise ValueError("image_text.shorter_size: image-text pictures are resized to a square; leave it out")
 

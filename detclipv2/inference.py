@@ -68,6 +68,7 @@ class Predictor:
         self.shorter_size = shorter_size
         self.device = torch.device(device)
         self._cache = cache
+        self.dictionary = dictionary
         self._enricher = Enricher(
             dictionary,
             prompt=prompt,

@@ -10,6 +10,7 @@ from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
 from pipelines.storage import DataRoot, Location, data_root
+from ray_jobs.run_storage import RunStorage
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
 
 
@@ -32,18 +33,51 @@ class JobConfig:
     """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
     outputs: Path = Path("outputs")
     """Runs, models and the MLflow database go below it."""
+    storage: DataRoot | None = None
+    """Where checkpoints go: a folder that all nodes share, or a URL such as s3://bucket/runs; below outputs unless given."""
     name: str | None = None
     """Name of the run; the recipe and a digest of configuration and data unless given. The same name continues a run."""
     num_workers: int = 2
     """Processes that train together."""
+    min_workers: int | None = None
+    """Fewest of them with which training goes on while machines are missing; it takes what there is up to num_workers, and
+    looks for more every minute. None: it waits for num_workers."""
     use_gpu: bool = False
     """Whether each of them gets a GPU."""
     max_failures: int = 3
-    """Worker failures from which training recovers by itself, from the last checkpoint."""
+    """Worker failures from which training recovers by itself, from the last checkpoint. Preempted machines are not counted."""
+    num_checkpoints: int = 2
+    """The newest checkpoints that are kept."""
+    validate_every: int | None = None
+    """Steps between two evaluations during training, on the validation set, beside the training: a multiple of
+    train.checkpoint_every. None: only at the end."""
+    validation_gpus: float = 0.0
+    """GPUs of the process that evaluates during training; it takes no CPU from the trainers."""
     tracking_uri: str | None = None
     """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else an SQLite file below outputs, unless given."""
     registered_model: str = "detclipv2"
     """Name under which the model is registered."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings that contradict each other."""
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers}: from 1 to num_workers, {self.num_workers}")
+        if self.num_checkpoints < 2:
+            raise ValueError(f"num_checkpoints {self.num_checkpoints}: at least 2, since the newest may be cut off")
+        if self.validate_every is not None and (
+            self.validate_every < 1 or self.validate_every % self.train.checkpoint_every
+        ):
+            raise ValueError(
+                f"validate_every {self.validate_every}: a multiple of train.checkpoint_every, {self.train.checkpoint_every}"
+            )
+
+    def run_storage(self, name: str) -> RunStorage:
+        """Where the run of that name keeps its checkpoints.
+
+        Raises:
+            ValueError: there is no client for URLs of this kind.
+        """
+        return RunStorage(root=data_root(self.storage or self.outputs / "runs"), name=name)
 
     def run_name(self, dataset: DatasetManifest) -> str:
         """The given name, or one that equal configurations on equal data share."""

@@ -9,29 +9,29 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.build import build_detector
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.training.checkpoint import TrainState, load_state
+from detclipv2.training.checkpoint import TrainState
 from pipelines.runner.execute import connect
 from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.progress import progress_of, start_board
 from ray_jobs.publish import evaluate_and_register
+from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
+from ray_jobs.validation import validate_checkpoint
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 DEFAULT_RECIPE = "demo:pretrain"
-NUM_CHECKPOINTS_KEPT = 2
-FINISHED_NAME = "FINISHED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,6 @@ class TrainedRun:
 
     name: str
     run_id: str
-    folder: Path
     state: TrainState
 
 
@@ -53,25 +52,21 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     """
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
-    name = job.run_name(dataset)
-    folder = job.outputs.resolve() / "runs" / name
-    finished = folder / FINISHED_NAME
-    if not finished.is_file():
+    storage = job.run_storage(job.run_name(dataset))
+    step = storage.finished_step()
+    if step is None:
         check_shards(dataset, job.data_root)
         # What is wrong with the model is said here, once, and not by every worker.
         job.enricher(HybridObjective(build_detector(job.model), job.train.loss).detector.text_encoder)
     tracker = Tracker(job, dataset)
     status = "FAILED"
     try:
-        if finished.is_file():
-            checkpoint = folder / finished.read_text().strip()
-            console.print(
-                f"training   up to date: run {name} reached its last step, {job.train.num_steps}", highlight=False
-            )
+        if step is None:
+            step = _fit(job, dataset, tracker, storage, console=console)
         else:
-            checkpoint = _fit(job, dataset, tracker, folder, console=console)
+            console.print(f"training   up to date: run {storage.name} reached its last step, {step}", highlight=False)
         status = "FINISHED"
-        return TrainedRun(name=name, run_id=tracker.run_id, folder=folder, state=load_state(checkpoint))
+        return TrainedRun(name=storage.name, run_id=tracker.run_id, state=storage.load(step))
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -108,46 +103,73 @@ def _num_bytes(path: Location) -> int | None:
         return None
 
 
-def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, folder: Path, *, console: Console) -> Path:
-    """Run Ray Train; return the last checkpoint's folder."""
+def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:
+    """Run Ray Train; return the last step."""
     connect()
     # Its wishes for the next version are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    storage.recover(num_to_keep=job.num_checkpoints)
+    steps = storage.steps()
     console.print(
-        f"training   run {folder.name}: {job.train.num_steps} steps on {job.num_workers} workers,"
-        f" {', '.join(job.train.supervisions())}",
+        f"training   run {storage.name}: {', '.join(job.train.supervisions())} on {_workers(job)}"
+        + (f", going on after step {steps[-1]}" if steps else ""),
         highlight=False,
     )
+    console.print(f"           {_links(tracker)}", highlight=False, soft_wrap=True)
     board = start_board()
+    args = WorkerArgs(
+        job=job,
+        dataset=dataset,
+        data_root=job.data_root,
+        storage=storage,
+        tracking_uri=tracker.uri,
+        run_id=tracker.run_id,
+        progress=board,
+    )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={
-            "args": WorkerArgs(
-                job=job,
-                dataset=dataset,
-                data_root=job.data_root,
-                tracking_uri=tracker.uri,
-                run_id=tracker.run_id,
-                progress=board,
-            )
-        },
-        scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=job.use_gpu),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            failure_config=FailureConfig(max_failures=job.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
+        train_loop_config={"args": args},
+        scaling_config=ScalingConfig(
+            num_workers=job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers),
+            use_gpu=job.use_gpu,
         ),
+        run_config=RunConfig(
+            **storage.ray_arguments(),
+            failure_config=FailureConfig(max_failures=job.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.num_checkpoints),
+        ),
+        validation_config=_validation(job, args),
     )
     try:
-        with progress_of(board, num_steps=job.train.num_steps, console=console):
+        with progress_of(board, console=console):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RuntimeError(f"run {folder.name} failed: {error}; its checkpoints are in {folder}") from error
-    assert result.checkpoint is not None
-    checkpoint = Path(result.checkpoint.path)
-    (folder / FINISHED_NAME).write_text(f"{checkpoint.name}\n")
-    return checkpoint
+        raise RuntimeError(f"run {storage.name} failed: {error}; its checkpoints are in {storage.folder}") from error
+    step = result.return_value
+    assert isinstance(step, int)
+    storage.finish(step)
+    return step
+
+
+def _validation(job: JobConfig, args: WorkerArgs) -> ValidationConfig | None:
+    """What evaluates a checkpoint during training, in a task of its own."""
+    if job.validate_every is None or args.dataset.validation_annotations is None:
+        return None
+    # It takes no CPU: on a machine that has none to spare it would wait for the end of the training.
+    resources = {"num_cpus": 0, "num_gpus": job.validation_gpus}
+    return ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
+
+
+def _workers(job: JobConfig) -> str:
+    workers = f"{job.num_workers} workers" if job.num_workers > 1 else "1 worker"
+    return workers if job.min_workers is None else f"{job.min_workers} to {workers}"
+
+
+def _links(tracker: Tracker) -> str:
+    """Where to look at the run while it goes on."""
+    dashboard = ray.get_runtime_context().gcs_address and ray.worker.get_dashboard_url()
+    runs = tracker.url() or "`make ui` shows its curves"
+    return runs + (f", Ray http://{dashboard}" if dashboard else "")
 
 
 def main(job: JobConfig) -> None:

@@ -1,33 +1,58 @@
 """The driver's view of a training that runs elsewhere: an actor that the first rank tells its step."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import ray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from detclipv2.config import Supervision
 
 POLL_S = 1.0
 PRINT_EVERY_S = 15.0  # where there is no terminal to redraw
+_FORGETTING = 0.05  # weight of the newest step in the mean time of its type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a training is: what the progress line says."""
+
+    step: int = 0
+    num_steps: int = 0
+    losses: Mapping[str, float] = field(default_factory=dict)  # the latest of each, by type and name
+    images_per_s: Mapping[str, float] = field(default_factory=dict)  # of the steps of each type
+    remaining_s: float | None = None
+
+    def words(self) -> str:
+        """Losses, images a second by type, and the time that is left."""
+        if not self.losses:
+            return "starting workers"
+        losses = "  ".join(f"{name.removeprefix('loss/')} {value:.2f}" for name, value in sorted(self.losses.items()))
+        rates = ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(self.images_per_s.items()))
+        left = "" if self.remaining_s is None else f"  left {timedelta(seconds=round(self.remaining_s))}"
+        return f"{losses}  images/s {rates}{left}"
 
 
 class ProgressBoard:
-    """The latest step and the latest value of every loss."""
+    """The latest status of a training."""
 
     def __init__(self) -> None:
-        self.step = 0
-        self.losses: dict[str, float] = {}
+        self.status = Status()
 
-    def update(self, step: int, losses: dict[str, float]) -> None:
+    def update(self, status: Status) -> None:
         """Called by the first rank after every step."""
-        self.step = step
-        self.losses |= losses
+        self.status = status
 
-    def read(self) -> tuple[int, dict[str, float]]:
-        """The step and the losses."""
-        return self.step, self.losses
+    def read(self) -> Status:
+        """The latest status."""
+        return self.status
 
 
 def start_board() -> Any:
@@ -35,15 +60,56 @@ def start_board() -> Any:
     return ray.remote(num_cpus=0)(ProgressBoard).remote()
 
 
-def _words(losses: Mapping[str, float]) -> str:
-    return "  ".join(f"{name.removeprefix('loss/')} {value:.2f}" for name, value in sorted(losses.items()))
+class Progress:
+    """The first rank's side of the board.
+
+    The time that is left is worked out from the steps of each type that are left and what such steps take in this attempt, so
+    that it is right after a resume, too, and when a type that takes long is still to come.
+    """
+
+    def __init__(self, *, board: Any, types: Sequence[Supervision], done: int) -> None:
+        self.board = board
+        self.num_steps = done + len(types)
+        self.done = done
+        self.types = types
+        self.left = Counter(types)
+        self.mean_s: dict[Supervision, float] = {}
+        self.losses: dict[str, float] = {}
+        self.rates: dict[str, float] = {}
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a finished step."""
+        kind = self.types[step - self.done - 1]
+        self.left[kind] -= 1
+        step_s = float(metrics["step_s"])
+        self.mean_s[kind] = self.mean_s.get(kind, step_s) * (1 - _FORGETTING) + step_s * _FORGETTING
+        self.losses |= {name: float(value) for name, value in metrics.items() if name.startswith("loss/")}
+        self.rates |= {
+            name.removeprefix("images_per_s/"): float(value)
+            for name, value in metrics.items()
+            if name.startswith("images_per_s/")
+        }
+        self.board.update.remote(
+            Status(
+                step=step,
+                num_steps=self.num_steps,
+                losses=dict(self.losses),
+                images_per_s=dict(self.rates),
+                remaining_s=self.remaining_s(),
+            )
+        )
+
+    def remaining_s(self) -> float:
+        """Seconds to the last step; a type that has not had its turn is taken to be as fast as the others."""
+        typical = sum(self.mean_s.values()) / len(self.mean_s)
+        return sum(count * self.mean_s.get(kind, typical) for kind, count in self.left.items())
 
 
 @contextmanager
-def progress_of(board: Any, *, num_steps: int, console: Console) -> Iterator[None]:
+def progress_of(board: Any, *, console: Console) -> Iterator[None]:
     """Draw the board's progress while the body runs: a bar on a terminal, a line now and then elsewhere."""
     done = threading.Event()
-    thread = threading.Thread(target=_draw, args=(board, num_steps, console, done), daemon=True)
+    thread = threading.Thread(target=_draw, args=(board, console, done), daemon=True)
     thread.start()
     try:
         yield
@@ -52,29 +118,29 @@ def progress_of(board: Any, *, num_steps: int, console: Console) -> Iterator[Non
         thread.join(timeout=10 * POLL_S)
 
 
-def _draw(board: Any, num_steps: int, console: Console, done: threading.Event) -> None:
+def _draw(board: Any, console: Console, done: threading.Event) -> None:
     columns = (
         TextColumn("training"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("[dim]{task.fields[losses]}"),
+        TextColumn("[dim]{task.fields[words]}"),
     )
-    since_print, printed = 0.0, -1
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=num_steps, losses="starting workers")
+    since_print, printed = 0.0, 0
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=None, words="starting workers")
         while True:
             finished = done.wait(POLL_S)
             try:
-                step, losses = ray.get(board.read.remote(), timeout=5 * POLL_S)
+                status: Status = ray.get(board.read.remote(), timeout=5 * POLL_S)
             except ray.exceptions.RayError:
                 return
-            bar.update(task, completed=step, losses=_words(losses) or "starting workers")
+            bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
             since_print += POLL_S
-            if not console.is_terminal and step != printed and (finished or since_print >= PRINT_EVERY_S):
-                console.print(f"step {step}/{num_steps}  {_words(losses)}", highlight=False)
-                since_print, printed = 0.0, step
+            if not console.is_terminal and status.step != printed and (finished or since_print >= PRINT_EVERY_S):
+                console.print(
+                    f"step {status.step}/{status.num_steps}  {status.words()}", highlight=False, soft_wrap=True
+                )
+                since_print, printed = 0.0, status.step
             if finished:
                 return

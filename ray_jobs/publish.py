@@ -24,7 +24,7 @@ from ray_jobs.data_files import ValidationPictures, local_file
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name, validation_names
 from ray_jobs.job import JobConfig
 from ray_jobs.report import ReportData, write_report
-from ray_jobs.tracking import Tracker
+from ray_jobs.tracking import Registry, Tracker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 NUM_DRAWN = 9
@@ -49,7 +49,8 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
         values = evaluated.metrics.to_dict()
         write_model_card(model_folder, metrics=values)
         tracker.log_metrics({f"val/{name}": value for name, value in values.items()}, step=state.step)
-        version = tracker.register(model_folder, metrics=values)
+        tags = {"data_digest": dataset.digest} | {name: f"{value:.4f}" for name, value in values.items()}
+        version = Registry(tracker.uri, job.registered_model).register(model_folder, run_id=tracker.run_id, tags=tags)
         report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
         tracker.log_files(report)
         tracker.log_files(
@@ -63,12 +64,17 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     return evaluated.metrics
 
 
-def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
+def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifest) -> Predictor:
+    """The detector of a state, with the names of the validation set; the averaged weights where training kept an average.
+
+    Raises:
+        ValueError: the state is of another model.
+    """
     objective = HybridObjective(build_detector(job.model), job.train.loss).eval()
     split = dataset.supervisions.get("detection")
     # By the encoder before it was trained, as the workers did.
     dictionary = job.enricher(objective.detector.text_encoder).resolved([] if split is None else split.vocabulary)
-    load_trained_state(objective, state.model)
+    load_trained_state(objective, state.model if state.ema is None else state.ema)
     largest = max(job.train.supervisions().values(), key=lambda settings: settings.image_size)
     predictor = Predictor(
         objective.detector,
@@ -80,15 +86,20 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
     names = validation_names(dataset, data_root=job.data_root) or dataset.boxed_concepts
     if names:
         predictor.set_vocabulary(names)
+    return predictor
+
+
+def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
+    predictor = trained_predictor(job, state, dataset)
     save_pretrained(
         folder,
-        objective.detector,
+        predictor.detector,
         config=job.model,
-        image_size=largest.image_size,
-        shorter_size=largest.shorter_size,
+        image_size=predictor.image_size,
+        shorter_size=predictor.shorter_size,
         data_digest=dataset.digest,
         vocabulary=predictor.vocabulary,
-        dictionary=dictionary,
+        dictionary=predictor.dictionary,
     )
     return Predictor.from_pretrained(folder)
 

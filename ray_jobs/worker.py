@@ -1,29 +1,33 @@
-"""What runs in each Ray Train worker: streams, model, and the hooks of the loop."""
+"""What runs in each Ray Train worker: streams, model, and the loop."""
 
+import json
+import logging
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import mlflow
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from mlflow.tracking import MlflowClient
+from torch import nn
 
 from detclipv2.build import build_detector
 from detclipv2.config import Supervision
 from detclipv2.data.loader import Shard, Stream
+from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.training.checkpoint import TrainState, load_state, save_state
-from detclipv2.training.loop import Training, train
+from detclipv2.training.checkpoint import TrainState
+from detclipv2.training.loop import Training, schedule_of, train
 from pipelines.storage import Location
+from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
-from ray_jobs.tracking import SYSTEM_METRICS_INTERVAL_S, last_logged_step, log_metrics
+from ray_jobs.run_storage import RunStorage
+from ray_jobs.tracking import Books
 from schemas.manifest import DatasetManifest, SupervisionSplit
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,35 +37,85 @@ class WorkerArgs:
     job: JobConfig
     dataset: DatasetManifest
     data_root: Location  # absolute, by the driver: a worker has another current folder
+    storage: RunStorage
     tracking_uri: str
     run_id: str
     progress: Any  # handle of the progress board, an actor
 
 
-def train_worker(config: dict[str, WorkerArgs]) -> None:
-    """Train on this worker, from the latest checkpoint if there is one."""
+def train_worker(config: dict[str, WorkerArgs]) -> int:
+    """Train on this worker, from the newest whole checkpoint if there is one; return the last step."""
     args = config["args"]
-    job = args.job
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    training = build_training(
+        args.job,
+        args.dataset,
+        data_root=args.data_root,
+        rank=rank,
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
+        wrap=lambda model: ray.train.torch.prepare_model(
+            model, parallel_strategy_kwargs={"find_unused_parameters": True}
+        ),
+    )
+    state = resume_state(args.storage, rank=rank)
+    books = Books(args.tracking_uri, args.run_id)
+    return train(training, _hooks(args, training, state, books, rank=rank), resume=state)
+
+
+def _hooks(args: WorkerArgs, training: Training, state: TrainState | None, books: Books, *, rank: int) -> WorkerHooks:
+    if rank > 0:
+        return WorkerHooks(args.job, books, rank=rank)
+    waiting = None if state is None else args.storage.side_file(state.step, WAITING_NAME)
+    return RankZeroHooks(
+        args.job,
+        books,
+        progress=args.progress,
+        types=schedule_of(training, state).types,
+        done=0 if state is None else state.step,
+        waiting={} if waiting is None else json.loads(waiting),
+    )
+
+
+def build_training(
+    job: JobConfig,
+    dataset: DatasetManifest,
+    *,
+    data_root: Location,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module],
+) -> Training:
+    """One rank's training of a job: the objective and its streams.
+
+    Args:
+        job: the job.
+        dataset: what it trains on.
+        data_root: what the paths of the manifest are relative to.
+        rank: of this process.
+        world_size: processes that train together.
+        device: of this process.
+        wrap: moves the objective to the device and makes it train with the other ranks.
+    """
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
     encoder = objective.detector.text_encoder
-    splits = {name: args.dataset.supervisions[name] for name in job.train.supervisions()}
+    splits = {name: dataset.supervisions[name] for name in job.train.supervisions()}
     categories = splits["detection"].vocabulary if "detection" in splits else []
     phrases = splits["grounding"].vocabulary if "grounding" in splits else []
     # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
     enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
     encoder.centre(sorted({*enriched.values(), *phrases}))
-    # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
-    wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {
         supervision: Stream(
             supervision=supervision,
             shards=[
-                Shard(url=str(args.data_root / entry.path), num_samples=entry.num_rows)
-                for entry in args.dataset.supervisions[supervision].shards
+                Shard(url=str(data_root / entry.path), num_samples=entry.num_rows)
+                for entry in splits[supervision].shards
             ],
             config=settings,
             vocabulary=splits[supervision].vocabulary,
@@ -74,11 +128,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
         )
         for supervision, settings in job.train.supervisions().items()
     }
-    training = Training(
-        objective=objective, wrapped=wrapped, streams=streams, config=job.train, device=ray.train.torch.get_device()
-    )
-    hooks = RankZeroHooks(args) if rank == 0 else OtherRankHooks()
-    train(training, hooks, resume=latest_state())
+    return Training(objective=objective, wrapped=wrap(objective), streams=streams, config=job.train, device=device)
 
 
 def concepts_of(job: JobConfig, splits: Mapping[Supervision, SupervisionSplit]) -> list[str]:
@@ -92,55 +142,12 @@ def concepts_of(job: JobConfig, splits: Mapping[Supervision, SupervisionSplit]) 
     return [*captions, *([] if dictionary is None else dictionary.definitions)]
 
 
-def latest_state() -> TrainState | None:
-    """The state in the run's latest checkpoint, or None at the beginning."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return load_state(Path(folder))
-
-
-class OtherRankHooks:
-    """Ranks other than the first only meet the barrier of a checkpoint."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: the first rank's losses are representative, and its books are the only ones."""
-
-    def save(self, step: int, state: TrainState) -> None:
-        """Meet the first rank at the barrier."""
-        ray.train.report({"step": step})
-
-
-class RankZeroHooks:
-    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board."""
-
-    def __init__(self, args: WorkerArgs) -> None:
-        self.args = args
-        self.client = MlflowClient(args.tracking_uri)
-        self.logged = last_logged_step(self.client, args.run_id, "learning_rate")
-        self.waiting: dict[str, list[float]] = {}
-        mlflow.set_tracking_uri(args.tracking_uri)
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
-        mlflow.start_run(run_id=args.run_id, log_system_metrics=True)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means over ``log_every`` steps go on the books, once, however often a resumed run repeats them."""
-        for name, value in metrics.items():
-            self.waiting.setdefault(name, []).append(value)
-        losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
-        self.args.progress.update.remote(step, losses)
-        if step % self.args.job.train.log_every == 0:
-            if step > self.logged:
-                means = {name: sum(values) / len(values) for name, values in self.waiting.items()}
-                log_metrics(self.client, self.args.run_id, means, step=step)
-            self.waiting.clear()
-
-    def save(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint and hand it to Ray Train."""
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            save_state(state, Path(folder))
-            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        if step == self.args.job.train.num_steps:
-            # The last sample of the machine's load; the driver says how the run ended.
-            mlflow.end_run()
+def resume_state(storage: RunStorage, *, rank: int) -> TrainState | None:
+    """The newest whole checkpoint of the run, the same on every rank; None at the beginning."""
+    state: TrainState | None = None
+    if rank == 0:
+        state, problems = storage.newest()
+        for problem in problems:
+            logger.warning("%s; going on from an earlier checkpoint", problem)
+    step = gather_objects(None if state is None else state.step)[0]
+    return storage.load(step) if rank > 0 and step is not None else state

@@ -1,8 +1,9 @@
-"""All that speaks to MLflow: one run a training, from its first attempt to its last."""
+"""The driver's side of a training on the books: one run, from its first attempt to its last."""
 
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,7 +14,6 @@ import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
@@ -21,24 +21,23 @@ from ray_jobs.job import JobConfig
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
-ALIAS = "candidate"
 _NAME_TAG = "detclipv2.run_name"
+_OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is on the books
 _MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
 _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
-SYSTEM_METRICS_INTERVAL_S = 5
 
 # Schema migrations and the like are no news to a person who trains.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 
-def tracking_uri(job: JobConfig) -> str:
+def tracking_uri(given: str | None, outputs: Path) -> str:
     """The given tracking server, else MLFLOW_TRACKING_URI's, else the SQLite database of the outputs folder."""
-    given = job.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if given:
-        return given
-    job.outputs.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{job.outputs.resolve() / 'mlflow.db'}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    outputs.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
 
 
 class Tracker:
@@ -51,7 +50,7 @@ class Tracker:
     def __init__(self, job: JobConfig, dataset: DatasetManifest) -> None:
         self.job = job
         self.dataset = dataset
-        self.uri = tracking_uri(job)
+        self.uri = tracking_uri(job.tracking_uri, job.outputs)
         self.client = MlflowClient(self.uri)
         self.run_name = job.run_name(dataset)
         self.run_id = self._open()
@@ -67,12 +66,15 @@ class Tracker:
         if earlier:
             run_id: str = earlier[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
-            return run_id
-        tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
-        run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
+            if _OPENED_TAG in earlier[0].data.tags:
+                return run_id
+        else:
+            tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
+            run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
         self.client.log_batch(run_id, params=[Param(key, value) for key, value in _flat_params(self.job).items()])
         self.client.log_dict(run_id, _json_config(self.job), "config.json")
         self._log_data(run_id)
+        self.client.set_tag(run_id, _OPENED_TAG, "yes")
         return run_id
 
     def _log_data(self, run_id: str) -> None:
@@ -97,7 +99,9 @@ class Tracker:
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Metrics of the finished training, such as AP."""
-        log_metrics(self.client, self.run_id, metrics, step=step)
+        now = time.time_ns() // 1_000_000
+        entries = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=entries)
 
     def log_files(self, *paths: Path, folder: str | None = None) -> None:
         """Files as artifacts of the run."""
@@ -119,40 +123,16 @@ class Tracker:
         means = self.client.get_metric_history(self.run_id, "step_s")
         return self.job.train.log_every * sum(metric.value for metric in means)
 
-    def register(self, folder: Path, *, metrics: Mapping[str, float]) -> str:
-        """A version of the registered model for a model folder, with the alias ``candidate``; return the version."""
-        name = self.job.registered_model
-        try:
-            self.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = folder.resolve().as_uri()
-        for known in self.client.search_model_versions(f"name = '{name}'"):
-            if known.run_id == self.run_id and known.source == source:
-                return str(known.version)
-        tags = {"data_digest": self.dataset.digest} | {key: f"{value:.4f}" for key, value in metrics.items()}
-        version = self.client.create_model_version(name, source=source, run_id=self.run_id, tags=tags)
-        self.client.set_registered_model_alias(name, ALIAS, version.version)
-        return str(version.version)
+    def url(self) -> str | None:
+        """Page of the run on the tracking server; None where there is only a database."""
+        if not self.uri.startswith("http"):
+            return None
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
-
-
-def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
-    """One batch of metrics; its time is MLflow's."""
-    now = mlflow.utils.time.get_current_time_millis()
-    client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
-
-
-def last_logged_step(client: MlflowClient, run_id: str, metric: str) -> int:
-    """Highest step of a metric: what a resumed training repeats up to there is on the books already."""
-    try:
-        return max((entry.step for entry in client.get_metric_history(run_id, metric)), default=0)
-    except MlflowException:
-        return 0
 
 
 def _json_config(job: JobConfig) -> dict[str, Any]:

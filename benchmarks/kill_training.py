@@ -1,0 +1,390 @@
+"""A training that is killed again and again: does it end as if nothing had happened?
+
+    python -m benchmarks.kill_training --kills 20 --workers 1
+    python -m benchmarks.kill_training --kills 20 --workers 2
+
+A short training runs undisturbed, then once more under kills: with SIGKILL, at random, a rank, the driver or the node's raylet,
+while a rank waits for data, in a step, while a checkpoint is written or uploaded. After a driver or a raylet the same command
+runs again; a rank is replaced by Ray Train. In the end everything is compared: the weights, the samples of every batch that any
+attempt read, the losses on the books, the number of runs.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import psutil
+import torch
+import tyro
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+from rich.table import Table
+
+Victim = Literal["rank", "driver", "raylet"]
+Moment = Literal["data", "step", "save", "upload"]
+NAME = "killed"
+MAX_DIFFERENCE = 1e-4  # of weights, on several ranks
+RUN_TIMEOUT_S = 300.0
+_POLL_S = 0.001
+_ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished training left behind."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    batches: dict[str, list[list[str]]]  # keys that any attempt read, by rank, type and number of the batch
+    losses: dict[str, list[tuple[int, float]]]
+    statuses: list[str]  # of the runs on the books
+
+
+@dataclass(kw_only=True)
+class Kills:
+    """What was killed, and what the runs of the command said that ended badly by themselves."""
+
+    done: list[tuple[Victim, Moment]] = field(default_factory=list)
+    num_runs: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def main(*, kills: int = 20, workers: int = 1, steps: int = 60, seed: int = 0, run: Path | None = None) -> None:
+    """Kill, compare, print a table, and fail where anything differs.
+
+    Args:
+        kills: so many.
+        workers: ranks.
+        steps: of the training.
+        seed: of whom and when.
+        run: train into this folder, and measure nothing; a run of this script that another one watches.
+    """
+    if run is not None:
+        _train(run, workers=workers, steps=steps)
+        return
+    console = Console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run(
+            [sys.executable, "ray_jobs/build_dataset.py", "--scale", "tiny", "--root", str(folder / "data")],
+            **_process(),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        started = time.monotonic()
+        undisturbed = _Training(folder / "undisturbed", data=folder / "data", workers=workers, steps=steps)
+        undisturbed.finish()
+        console.print(f"undisturbed: {time.monotonic() - started:.0f} s", highlight=False)
+        killed = _Training(folder / "killed", data=folder / "data", workers=workers, steps=steps)
+        started = time.monotonic()
+        for number, (victim, moment) in enumerate(_plan(kills, random.Random(seed)), start=1):
+            killed.kill(victim, moment, rng=random.Random(f"{seed}-{number}"))
+            console.print(f"kill {number}: {victim} in {moment}, {killed.where()}", highlight=False)
+        killed.finish()
+        table, problems = compare(undisturbed.outcome(), killed.outcome(), killed.kills, workers=workers)
+        table.title = f"{len(killed.kills.done)} kills, {workers} worker(s), {time.monotonic() - started:.0f} s"
+        console.print(table)
+    for problem in problems:
+        console.print(problem, soft_wrap=True, highlight=False)
+    if problems:
+        raise SystemExit(1)
+
+
+def _plan(count: int, rng: random.Random) -> list[tuple[Victim, Moment]]:
+    """Every pair of victim and moment as often as any other, give or take one, in random order."""
+    pairs = [(victim, moment) for victim in get_args(Victim) for moment in get_args(Moment)]
+    plan = [pairs[number % len(pairs)] for number in range(count)]
+    rng.shuffle(plan)
+    return plan
+
+
+def compare(expected: Outcome, found: Outcome, kills: Kills, *, workers: int) -> tuple[Table, list[str]]:
+    """A table of what was compared, and what is not as it should be."""
+    difference = max(float((value - found.weights[name]).abs().max()) for name, value in expected.weights.items())
+    different_batches = [
+        place
+        for place, attempts in found.batches.items()
+        if any(keys != expected.batches.get(place, [None])[0] for keys in attempts)
+    ]
+    missing = expected.batches.keys() - found.batches.keys()
+    repeated = sum(len(attempts) - 1 for attempts in found.batches.values())
+    twice = [name for name, values in found.losses.items() if len({step for step, _ in values}) != len(values)]
+    different_losses = [
+        name for name, values in expected.losses.items() if not _close(values, found.losses.get(name, []))
+    ]
+    limit = 0.0 if workers == 1 else MAX_DIFFERENCE
+    rows = [
+        ("last step", f"{found.step}", found.step == expected.step),
+        (f"largest difference of a weight (limit {limit:g})", f"{difference:.2g}", difference <= limit),
+        ("batches", f"{len(found.batches):,}", not missing),
+        ("batches that were read again after a kill", f"{repeated:,}", True),
+        ("batches with other samples", f"{len(different_batches)}", not different_batches),
+        ("losses that differ or are missing on the books", f"{len(different_losses)}", not different_losses),
+        ("metrics with a step twice", f"{len(twice)}", not twice),
+        ("runs on the books", ", ".join(found.statuses), found.statuses == ["FINISHED"]),
+        ("runs of the command", f"{kills.num_runs}", True),
+        ("runs that failed by themselves", f"{len(kills.errors)}", not kills.errors),
+    ]
+    table = Table("what", "figure", "", title_justify="left")
+    for victim in get_args(Victim):
+        counts = Counter(moment for who, moment in kills.done if who == victim)
+        table.add_row(f"kills of the {victim}", ", ".join(f"{moment} {n}" for moment, n in sorted(counts.items())), "")
+    for what, figure, is_right in rows:
+        table.add_row(what, figure, "" if is_right else "WRONG")
+    return table, [f"{what}: {figure}" for what, figure, is_right in rows if not is_right] + kills.errors
+
+
+def _close(expected: list[tuple[int, float]], found: list[tuple[int, float]]) -> bool:
+    return len(expected) == len(found) and all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= MAX_DIFFERENCE * max(1.0, abs(a[1]))
+        for a, b in zip(expected, found, strict=True)
+    )
+
+
+class _Training:
+    """One training, and the command that runs it, as often as it takes."""
+
+    def __init__(self, folder: Path, *, data: Path, workers: int, steps: int) -> None:
+        folder.mkdir()
+        (folder / "data").symlink_to(data)
+        self.folder = folder
+        self.kills = Kills()
+        self._command = [
+            *(sys.executable, "-m", "benchmarks.kill_training", "--run", str(folder)),
+            *("--workers", str(workers), "--steps", str(steps)),
+        ]
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._is_hurt = False
+
+    def kill(self, victim: Victim, moment: Moment, *, rng: random.Random) -> None:
+        """Wait for the moment, then for a random part of a step, and kill.
+
+        Raises:
+            RuntimeError: the training ended, or a run failed by itself.
+        """
+        self._run()
+        end = time.monotonic() + RUN_TIMEOUT_S
+        seen = self.where()  # of an earlier kill
+        while True:
+            while not self._is_now(moment) or self.where() == seen:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"no {moment} within {RUN_TIMEOUT_S:.0f} s; see {self.folder / 'log'}")
+                if not self._is_running():
+                    self._take_status()
+                    if self._is_done() or self.kills.errors:
+                        raise RuntimeError(f"it ended before the kill: {self.kills.errors or 'give it more steps'}")
+                    self._run()
+                time.sleep(_POLL_S)
+            time.sleep(rng.random() * {"data": 0.01, "step": 0.1, "save": 0.02, "upload": 0.005}[moment])
+            with suppress(psutil.NoSuchProcess):
+                self._process_of(victim, rng).kill()
+                break
+        self.kills.done.append((victim, moment))
+        if victim != "rank":
+            self._is_hurt = True
+            self._wait()
+
+    def where(self) -> str:
+        """What the first rank said last of where it is."""
+        with suppress(FileNotFoundError):
+            return (self.folder / "moment").read_text()
+        return ""
+
+    def finish(self) -> None:
+        """Run to the end, and end what killed drivers have left running."""
+        while not self._is_done() and not self.kills.errors:
+            self._run()
+            self._wait()
+
+    def outcome(self) -> Outcome:
+        """What the finished training left."""
+        if self.kills.errors:
+            raise SystemExit(self.kills.errors[0])
+        result = torch.load(self.folder / "result.pt", weights_only=True)
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("detclipv2")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        losses = {
+            name: [(m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, name)]
+            for name in runs[0].data.metrics
+            if name.startswith("loss/")
+        }
+        batches: dict[str, list[list[str]]] = {}
+        for path in sorted(self.folder.glob("batches-*.jsonl")):
+            for line in path.read_text().splitlines():
+                with suppress(json.JSONDecodeError):  # cut off by a kill
+                    place, keys = json.loads(line)
+                    batches.setdefault(place, []).append(keys)
+        return Outcome(
+            step=result["step"],
+            weights=result["weights"],
+            batches=batches,
+            losses=losses,
+            statuses=[run.info.status for run in runs],
+        )
+
+    def _is_now(self, moment: Moment) -> bool:
+        if moment != "upload":
+            return self.where().startswith(moment)
+        newest = max((self.folder / "runs" / NAME).glob("step_*"), default=None)
+        return newest is not None and not (newest / "train_state.pt").is_file()
+
+    def _process_of(self, victim: Victim, rng: random.Random) -> psutil.Process:
+        assert self._driver is not None
+        driver = psutil.Process(self._driver.pid)
+        if victim == "driver":
+            return driver
+        found = []
+        for process in driver.children(recursive=True):
+            with suppress(psutil.Error):
+                is_rank = "RayTrainWorker" in " ".join(process.cmdline())
+                found += [process] if (is_rank if victim == "rank" else process.name() == "raylet") else []
+        if not found:
+            raise psutil.NoSuchProcess(0)
+        return rng.choice(found)
+
+    def _run(self) -> None:
+        if self._is_running() or self._is_done():
+            return
+        self._take_status()
+        with (self.folder / "log").open("ab") as log:
+            self._driver = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, **_process())
+        self.kills.num_runs += 1
+        self._is_hurt = False
+
+    def _wait(self) -> None:
+        """Until this run ends; then end what it leaves behind."""
+        assert self._driver is not None
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self._driver.pid).children(recursive=True)
+        try:
+            self._driver.wait(RUN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kills.errors.append(f"a run did not end within {RUN_TIMEOUT_S:.0f} s: {self._log()}")
+            self._driver.kill()
+            self._driver.wait()
+        self._take_status()
+        for process in children:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(children, timeout=30)
+
+    def _take_status(self) -> None:
+        if self._driver is not None and self._driver.poll() not in (None, 0) and not self._is_hurt:
+            self.kills.errors.append(self._log())
+
+    def _log(self) -> str:
+        return (self.folder / "log").read_text()[-4000:]
+
+    def _is_running(self) -> bool:
+        return self._driver is not None and self._driver.poll() is None
+
+    def _is_done(self) -> bool:
+        return (self.folder / "result.pt").is_file() and not self._is_running()
+
+
+def _process() -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    return {"cwd": _ROOT, "env": {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}}
+
+
+def _train(folder: Path, *, workers: int, steps: int) -> None:
+    """The training itself: `pretrain` with a worker function that says where it is and writes down what it reads."""
+    from dataclasses import replace
+
+    from ray_jobs import pretrain
+    from ray_jobs.job import load_recipe
+
+    job = load_recipe("demo:pretrain")
+    small = {
+        name: replace(settings, batch_size=2, image_size=64) for name, settings in job.train.supervisions().items()
+    }
+    job = replace(
+        job,
+        name=NAME,
+        data=folder / "data/datasets/tiny/MANIFEST.json",
+        outputs=folder,
+        num_workers=workers,
+        max_failures=100,
+        train=replace(job.train, num_steps=steps, image_text_after=3, log_every=2, checkpoint_every=3, **small),
+        model=replace(job.model, drop_path=0.1),
+    )
+    pretrain.train_worker = watched_worker  # type: ignore[assignment]
+    run = pretrain.pretrain(job, console=Console())
+    torch.save({"step": run.state.step, "weights": run.state.model}, folder / ".result.pt")
+    (folder / ".result.pt").replace(folder / "result.pt")
+
+
+def watched_worker(config: dict[str, Any]) -> int:
+    """`train_worker`, whose streams and hooks write down where it is."""
+    from ray_jobs import worker
+
+    folder = config["args"].job.outputs
+    build = worker.build_training
+
+    def build_watched(*args: Any, **kwargs: Any) -> Any:
+        from dataclasses import replace
+
+        training = build(*args, **kwargs)
+        streams = {name: _Watched(stream, folder, kwargs["rank"]) for name, stream in training.streams.items()}
+        return replace(training, streams=streams)
+
+    worker.build_training = build_watched
+    worker.RankZeroHooks = _watched_hooks(worker.RankZeroHooks, folder)  # type: ignore[misc]
+    return worker.train_worker(config)
+
+
+def _say(folder: Path, moment: str) -> None:
+    (folder / f".moment-{os.getpid()}").write_text(f"{moment} {os.getpid()} {time.time_ns()}")
+    (folder / f".moment-{os.getpid()}").replace(folder / "moment")
+
+
+class _Watched:
+    """A stream that writes down the keys of every batch."""
+
+    def __init__(self, stream: Any, folder: Path, rank: int) -> None:
+        self._stream = stream
+        self._folder = folder
+        self._rank = rank
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def batches(self, history: Any = (), done: int = 0) -> Iterator[Any]:
+        """The stream's batches."""
+        batches = self._stream.batches(history, done)
+        path = self._folder / f"batches-{self._rank}-{self._stream.supervision}.jsonl"
+        for number in range(done, 2**62):
+            if self._rank == 0:
+                _say(self._folder, "data")
+            batch = next(batches)
+            with path.open("a") as log:
+                log.write(json.dumps([f"{self._rank} {self._stream.supervision} {number}", batch.keys]) + "\n")
+            if self._rank == 0:
+                _say(self._folder, "step")
+            yield batch
+
+
+def _watched_hooks(base: Any, folder: Path) -> Any:
+    class Hooks(base):
+        def save(self, step: int, state: Any) -> None:
+            _say(folder, "save")
+            super().save(step, state)
+
+    return Hooks
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

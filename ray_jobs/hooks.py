@@ -1,0 +1,117 @@
+"""The loop's door to the outside: books, checkpoints, preemption notices, the progress board."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import CheckpointUploadMode
+
+from detclipv2.config import Supervision
+from detclipv2.training.checkpoint import TrainState, save_state
+from detclipv2.training.loop import SkippedStep
+from ray_jobs.job import JobConfig
+from ray_jobs.progress import Progress
+from ray_jobs.run_storage import RunStorage
+from ray_jobs.tracking import Books
+
+WAITING_NAME = "waiting_metrics.json"  # beside a checkpoint: metrics of steps that no mean on the books covers yet
+# Asking whether a machine is about to go is a barrier over all workers: now and then is often enough for notices of a minute.
+STEPS_BETWEEN_NOTICES = 10
+
+
+class WorkerHooks:
+    """What every rank does; all of it happens at the same steps on all ranks."""
+
+    def __init__(self, job: JobConfig, books: Books, *, rank: int) -> None:
+        self.job = job
+        self.books = books
+        self.rank = rank
+        self._answered = False
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: the first rank's losses are representative, and its books are the only ones."""
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Meet the first rank at the barrier."""
+        ray.train.report({"step": step}, checkpoint_dir_name=RunStorage.checkpoint_name(step))
+
+    def skipped(self, step: int, skipped: SkippedStep) -> None:
+        """Keep which samples this rank had in a step whose gradient was not finite."""
+        record = {
+            "step": step,
+            "rank": self.rank,
+            "supervision": skipped.supervision,
+            "keys": skipped.keys,
+            "losses": {name: repr(value) for name, value in skipped.losses.items()},
+            "grad_norm": repr(skipped.norm),
+        }
+        self.books.log_record(record, f"skipped_steps/step_{step:09d}_rank_{self.rank}.json")
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether a machine is about to be taken away, and this is the first step that knows."""
+        if self._answered or step % STEPS_BETWEEN_NOTICES:
+            return False
+        self._answered = ray.train.get_preemption_info() is not None
+        return self._answered
+
+
+class RankZeroHooks(WorkerHooks):
+    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board."""
+
+    def __init__(
+        self,
+        job: JobConfig,
+        books: Books,
+        *,
+        progress: Any,  # handle of the progress board, an actor
+        types: Sequence[Supervision],
+        done: int,
+        waiting: Mapping[str, list[float]],
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            job: the job.
+            books: of its run.
+            progress: the board.
+            types: supervision type of each step from ``done + 1`` to the last.
+            done: steps that an earlier attempt made.
+            waiting: metrics that were waiting at its last checkpoint.
+        """
+        super().__init__(job, books, rank=0)
+        self.num_steps = done + len(types)
+        self.progress = Progress(board=progress, types=types, done=done)
+        self.logged = books.last_step("grad_norm")
+        self.waiting = {name: list(values) for name, values in waiting.items()}
+        books.watch_system()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Means over ``log_every`` steps go on the books, once, however often a resumed run repeats them."""
+        for name, value in metrics.items():
+            self.waiting.setdefault(name, []).append(float(value))
+        self.progress.step(step, metrics)
+        if step % self.job.train.log_every == 0:
+            if step > self.logged:
+                self.books.log({name: sum(values) / len(values) for name, values in self.waiting.items()}, step=step)
+            self.waiting.clear()
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Write a checkpoint to this machine; Ray Train uploads it while training goes on."""
+        self.books.flush()
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # removed when it is uploaded
+        save_state(state(), folder)
+        (folder / WAITING_NAME).write_text(json.dumps(self.waiting))
+        is_last = step == self.num_steps
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=RunStorage.checkpoint_name(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            # The last one is evaluated by the driver.
+            validation=self.job.validate_every is not None and step % self.job.validate_every == 0 and not is_last,
+        )
+        if is_last:
+            self.books.end_watch()

@@ -1,0 +1,108 @@
+"""Compare a version of the registered model with the champion, and make it the champion if it is better.
+
+``python ray_jobs/promote.py --data outputs/data/datasets/demo/MANIFEST.json --metric novel_ap50``
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from detclipv2.inference import Predictor
+from pipelines.storage import DataRoot
+from pipelines.storage import data_root as root_of
+from ray_jobs.cli import run_cli
+from ray_jobs.evaluate import evaluate
+from ray_jobs.tracking import CANDIDATE, CHAMPION, Registry, Version, tracking_uri
+from schemas.manifest import DatasetManifest, read_dataset_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteConfig:
+    """Measure a version and the champion on the same pictures; the better one is the champion from then on.
+
+    Both are measured anew: figures of the past may come from other data. The comparison is kept as a file of the version's run.
+    """
+
+    data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
+    """Manifest of the dataset whose validation set decides: a path, or a URL such as s3://..."""
+    version: str = CANDIDATE
+    """Number or alias of the version."""
+    metric: str = "fixed_ap_10000"
+    """What decides, larger being better: any of the metrics that evaluation gives."""
+    min_gain: float = 0.0
+    """By how much it has to be better."""
+    registered_model: str = "detclipv2"
+    """Name of the registered model."""
+    outputs: Path = Path("outputs")
+    """Where the MLflow database lies."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else the database below outputs, unless given."""
+
+
+def promote(config: PromoteConfig, *, console: Console) -> bool:
+    """Compare, record, and promote if better; return whether the version is the champion now.
+
+    Raises:
+        ValueError: there is no such version or metric, its model folder is gone, or the dataset has no validation set.
+    """
+    dataset = read_dataset_manifest(config.data)
+    registry = Registry(tracking_uri(config.tracking_uri, config.outputs), config.registered_model)
+    version, champion = registry.version(config.version), registry.version(CHAMPION)
+    if version is None:
+        raise ValueError(
+            f"{config.registered_model} has no version {config.version!r}: train one, or look with `make ui`"
+        )
+    if champion is not None and champion.number == version.number:
+        console.print(f"version {version.number} of {config.registered_model} is the champion already", highlight=False)
+        return True
+    measured = {one.number: _measure(one, dataset, config, console) for one in (version, champion) if one is not None}
+    mine = measured[version.number]
+    theirs = None if champion is None else measured[champion.number]
+    promoted = theirs is None or mine > theirs + config.min_gain
+    record = {
+        "metric": config.metric,
+        "candidate": version.number,
+        "champion": None if champion is None else champion.number,
+        "values": measured,
+        "min_gain": config.min_gain,
+        "data": dataset.name,
+        "data_digest": dataset.digest,
+        "promoted": promoted,
+    }
+    registry.record_comparison(version, record, promoted=promoted)
+    console.print(_table(config, version, champion, measured))
+    verdict = (
+        "is the champion now" if promoted else f"stays a candidate; version {champion and champion.number} is champion"
+    )
+    console.print(f"version {version.number} {verdict}; the comparison is with its run", highlight=False)
+    return promoted
+
+
+def _measure(version: Version, dataset: DatasetManifest, config: PromoteConfig, console: Console) -> float:
+    data_root = root_of(config.data).parent.parent.parent
+    predictor = Predictor.from_pretrained(version.folder)
+    metrics = evaluate(predictor, dataset, data_root=data_root, console=console).metrics.to_dict()
+    if config.metric not in metrics:
+        raise ValueError(f"no metric {config.metric!r}: there are {', '.join(sorted(metrics))}")
+    return metrics[config.metric]
+
+
+def _table(config: PromoteConfig, version: Version, champion: Version | None, measured: dict[str, float]) -> Table:
+    table = Table(
+        "version", "role", "run", config.metric, title=f"on the validation set of {config.data}", title_justify="left"
+    )
+    for one, role in ((version, "candidate"), (champion, "champion")):
+        if one is not None:
+            table.add_row(one.number, role, one.run_id, f"{measured[one.number]:.4f}")
+    return table
+
+
+def main(config: PromoteConfig) -> None:
+    """Promote from the command line."""
+    promote(config, console=Console())
+
+
+if __name__ == "__main__":
+    run_cli(PromoteConfig, main)

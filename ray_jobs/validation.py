@@ -1,0 +1,34 @@
+"""Evaluation during training: a task beside the trainers, which go on meanwhile."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from rich.console import Console
+
+from detclipv2.training.checkpoint import load_state
+from ray_jobs.evaluate import evaluate
+from ray_jobs.publish import sample_pictures, trained_predictor
+from ray_jobs.tracking import Books
+from ray_jobs.worker import WorkerArgs
+
+
+def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -> dict[str, Any]:
+    """LVIS AP and Fixed AP of a checkpoint on the books, and the same pictures each time with what it finds in them.
+
+    Returns:
+        The metrics, which Ray Train keeps with the checkpoint.
+    """
+    with checkpoint.as_directory() as folder:
+        state = load_state(Path(folder))
+    predictor = trained_predictor(args.job, state, args.dataset)
+    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
+    metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
+    books = Books(args.tracking_uri, args.run_id)
+    books.log(metrics, step=state.step)
+    with tempfile.TemporaryDirectory() as name:
+        pictures = sample_pictures(args.dataset, evaluated, args.data_root, folder=Path(name))
+        books.log_files(*pictures, folder=f"detections/step_{state.step:09d}")
+    books.flush()
+    return metrics

@@ -17,15 +17,17 @@ from pipelines.runner import Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.jobs import CONCEPTS, boxed_jobs, validation_job
 from pipelines.sources.emoji_scenes.source import EmojiScenes
-from pipelines.storage import Location, locks
+from pipelines.storage import Location, data_root, locks
 from pipelines.storage.cache import cached_files, remove_oldest
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
 from ray_jobs.publish import sample_pictures
 from ray_jobs.report import ReportData, write_report
+from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
+from tests.ray_jobs.conftest import TINY_OPTIONS, run_job
 
 CONSOLE = Console(file=io.StringIO())
 NUM_PICTURES = 3
@@ -69,6 +71,27 @@ def predictor(tiny_detector: Callable[..., DetCLIPv2]) -> Predictor:
 
 def evaluated(predictor: Predictor, dataset: DatasetManifest, root: Location) -> Evaluated:
     return evaluate(predictor, dataset, data_root=root, console=CONSOLE, max_detections=5)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_training_whose_data_and_checkpoints_are_in_an_object_store(
+    bucket: UPath, tiny_data: Path, tmp_path: Path
+) -> None:
+    bucket.fs.put(str(tiny_data.parents[2]), f"{bucket.path}/data", recursive=True)
+    data = str(bucket / "data/datasets/tiny" / MANIFEST_NAME)
+    options = ("--data", data, "--storage", str(bucket / "runs"), "--name", "mine", "--outputs", str(tmp_path))
+
+    job = run_job("ray_jobs/pretrain.py", *options, *TINY_OPTIONS)
+    assert job.returncode == 0, job.stdout + job.stderr
+    again = run_job("ray_jobs/pretrain.py", *options, *TINY_OPTIONS)
+
+    assert "novel concepts" in job.stdout
+    assert "up to date" in again.stdout
+    storage = RunStorage(root=data_root(bucket / "runs"), name="mine")
+    assert storage.steps() == [9, 12], "the newest two are kept"
+    assert storage.load(12).step == 12
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_job_finds_the_root_of_its_data(bucket: UPath, dataset: DatasetManifest, tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one training on this machine leaves behind."""
     folder = tmp_path_factory.mktemp("outputs")
     data = os.path.relpath(tiny_data, ROOT)  # as the default is: relative to the driver's folder
-    job = run_job("ray_jobs/pretrain.py", "--data", data, "--outputs", str(folder), *TINY_OPTIONS)
+    options = ("--data", data, "--outputs", str(folder), "--validate-every", "6", *TINY_OPTIONS)
+    job = run_job("ray_jobs/pretrain.py", *options)
     assert job.returncode == 0, job.stdout + job.stderr
     return folder
 
@@ -134,13 +135,13 @@ def test_a_submitted_job_survives_the_loss_of_a_worker(submitted: tuple[Path, st
     assert "novel concepts" in log
     client, run = only_run(folder)
     assert run.info.status == "FINISHED"
-    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12], "every step once, none missing"
+    assert logged_steps(client, run, "grad_norm") == [2, 4, 6, 8, 10, 12], "every step once, none missing"
 
 
 def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: Path) -> None:
     client, run = only_run(outputs)
     assert run.info.status == "FINISHED"
-    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
+    assert logged_steps(client, run, "grad_norm") == [2, 4, 6, 8, 10, 12]
     dataset = read_dataset_manifest(tiny_data)
     inputs = {
         tag.value: entry
@@ -157,8 +158,21 @@ def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: P
     assert run.data.params["model.backbone"] == "tf_efficientnet_lite0"
     assert any(name.startswith("system/") for name in run.data.metrics)
     assert {"val/novel_ap50", "val/base_ap50", "val/lvis_ap_300", "val/fixed_ap_10000"} <= run.data.metrics.keys()
+    assert logged_steps(client, run, "val/fixed_ap_10000") == [6, 12], "during training, and at the end"
+    during = [Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "detections/step_000000006")]
+    after = [Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "detections")]
+    assert during
+    assert set(during) <= set(after), "the same pictures each time"
     artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"config.json", "dataset_manifest.json", "report.html", "detections"} <= artifacts
+
+
+def test_what_a_week_of_training_is_watched_by(outputs: Path) -> None:
+    _, run = only_run(outputs)
+    wanted = {"step_s", "data_wait_share", "memory_bytes", "skipped_steps", "tflops_per_s"}
+    wanted |= {f"images_per_s/{kind}" for kind in ("detection", "grounding", "image_text")}
+    assert wanted <= run.data.metrics.keys()
+    assert run.data.metrics["skipped_steps"] == 0
 
 
 def test_registered_model_version_has_an_alias_and_can_be_used(outputs: Path, tmp_path: Path) -> None:
@@ -182,7 +196,26 @@ def test_the_same_job_again_trains_nothing_and_leaves_one_run(outputs: Path, tin
     assert "up to date" in again.stdout
     client, run = only_run(outputs)
     assert run.info.status == "FINISHED"
-    assert logged_steps(client, run, "learning_rate") == [2, 4, 6, 8, 10, 12]
+    assert logged_steps(client, run, "grad_norm") == [2, 4, 6, 8, 10, 12]
+
+
+def test_only_a_recorded_comparison_makes_a_champion(outputs: Path, tiny_data: Path) -> None:
+    client, run = only_run(outputs)
+    command = ("ray_jobs/promote.py", "--data", str(tiny_data), "--outputs", str(outputs), "--metric", "lvis_ap_300")
+    assert "champion" not in client.get_registered_model("detclipv2").aliases
+
+    first = run_job(*command)
+    again = run_job(*command)
+    unknown = run_job(*command, "--version", "77")
+
+    assert first.returncode == 0, first.stderr
+    assert "version 1 is the champion now" in first.stdout
+    assert "champion already" in again.stdout
+    assert client.get_registered_model("detclipv2").aliases["champion"] == "1"
+    comparisons = [entry.path for entry in client.list_artifacts(run.info.run_id, "comparisons")]
+    assert comparisons == ["comparisons/detclipv2-1-with-none.json"]
+    assert unknown.returncode == 2
+    assert "has no version '77'" in unknown.stderr
 
 
 def test_a_shard_cut_in_half_is_named_before_anything_starts(tiny_data: Path, tmp_path: Path) -> None:

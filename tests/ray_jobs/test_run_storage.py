@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from upath import UPath
 
 from detclipv2.training.checkpoint import CHECKPOINT_NAME, TrainState, save_state
-from pipelines.storage import Location, data_root
+from pipelines.storage import data_root
 from ray_jobs.run_storage import RAY_RECORD_NAME, RunStorage
 
 
@@ -99,8 +100,8 @@ def test_the_end_is_noted(storage: RunStorage) -> None:
     assert storage.finished_step() == 7
 
 
-def test_on_an_object_store(bucket: str, cache_folder: Path, tmp_path: Path) -> None:
-    root: Location = data_root(f"{bucket}/runs")
+def test_on_an_object_store(bucket: UPath, cache_folder: Path, tmp_path: Path) -> None:
+    root = data_root(bucket / "runs")
     storage = RunStorage(root=root, name="run")
     for step in (2, 4):
         save_state(state(step), tmp_path / str(step))

@@ -1,8 +1,9 @@
 """What runs in each Ray Train worker: streams, model, and the hooks of the loop."""
 
+import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from detclipv2.data.loader import Shard, Stream
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state, save_state
 from detclipv2.training.loop import Training, train
+from detclipv2.training.metrics import SkippedStep
 from pipelines.storage import Location
 from ray_jobs.job import JobConfig
 from ray_jobs.tracking import SYSTEM_METRICS_INTERVAL_S, last_logged_step, log_metrics
 from schemas.manifest import DatasetManifest, SupervisionSplit
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +111,17 @@ class OtherRankHooks:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing: the first rank's losses are representative, and its books are the only ones."""
 
-    def save(self, step: int, state: TrainState) -> None:
+    def skipped(self, step: int, skipped: SkippedStep) -> None:
+        """Say which of this rank's samples were in a step that changed nothing."""
+        _logger.warning("step %d was skipped: %s", step, skipped)
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
         """Meet the first rank at the barrier."""
         ray.train.report({"step": step})
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Never besides the usual ones."""
+        return False
 
 
 class RankZeroHooks:
@@ -136,10 +148,18 @@ class RankZeroHooks:
                 log_metrics(self.client, self.args.run_id, means, step=step)
             self.waiting.clear()
 
-    def save(self, step: int, state: TrainState) -> None:
+    def skipped(self, step: int, skipped: SkippedStep) -> None:
+        """Say which of this rank's samples were in a step that changed nothing."""
+        _logger.warning("step %d was skipped: %s", step, skipped)
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Never besides the usual ones."""
+        return False
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
         """Write a checkpoint and hand it to Ray Train."""
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            save_state(state, Path(folder))
+            save_state(state(), Path(folder))
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         if step == self.args.job.train.num_steps:
             # The last sample of the machine's load; the driver says how the run ended.

@@ -308,7 +308,7 @@ def _train(folder: Path, *, workers: int, steps: int) -> None:
     from ray_jobs.job import load_recipe
 
     job = load_recipe("demo:pretrain")
-    small = {
+    small: dict[str, Any] = {
         name: replace(settings, batch_size=2, image_size=64) for name, settings in job.train.supervisions().items()
     }
     job = replace(
@@ -321,7 +321,7 @@ def _train(folder: Path, *, workers: int, steps: int) -> None:
         train=replace(job.train, num_steps=steps, image_text_after=3, log_every=2, checkpoint_every=3, **small),
         model=replace(job.model, drop_path=0.1),
     )
-    pretrain.train_worker = watched_worker  # type: ignore[assignment]
+    pretrain.train_worker = watched_worker
     run = pretrain.pretrain(job, console=Console())
     torch.save({"step": run.state.step, "weights": run.state.model}, folder / ".result.pt")
     (folder / ".result.pt").replace(folder / "result.pt")
@@ -338,7 +338,7 @@ def watched_worker(config: dict[str, Any]) -> int:
         from dataclasses import replace
 
         training = build(*args, **kwargs)
-        streams = {name: _Watched(stream, folder, kwargs["rank"]) for name, stream in training.streams.items()}
+        streams: Any = {name: _Watched(stream, folder, kwargs["rank"]) for name, stream in training.streams.items()}
         return replace(training, streams=streams)
 
     worker.build_training = build_watched

@@ -166,7 +166,7 @@ def timed_worker(config: dict[str, Any]) -> int:
     from ray_jobs import worker
 
     make = worker.RankZeroHooks
-    worker.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))  # type: ignore[assignment,misc]
+    worker.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))  # type: ignore[assignment]
     return worker.train_worker(config)
 
 

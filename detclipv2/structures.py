@@ -53,6 +53,22 @@ class Batch:
             labels=[labels.to(device) for labels in self.labels],
         )
 
+    def split(self, size: int) -> list["Batch"]:
+        """Parts of ``size`` pictures each, the last of which may have fewer; all keep the canvas of the whole."""
+        parts = [slice(start, start + size) for start in range(0, len(self.keys), size)]
+        return [
+            replace(
+                self,
+                keys=self.keys[part],
+                pixels=self.pixels[part],
+                image_sizes_hw=self.image_sizes_hw[part],
+                boxes_xyxy=self.boxes_xyxy[part],
+                labels=self.labels[part],
+                concepts=self.concepts[part],
+            )
+            for part in parts
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:

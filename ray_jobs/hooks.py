@@ -2,16 +2,16 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train import CheckpointUploadMode
 
-from detclipv2.config import Supervision
 from detclipv2.training.checkpoint import TrainState, save_state
-from detclipv2.training.loop import SkippedStep
+from detclipv2.training.metrics import SkippedStep
+from detclipv2.training.schedule import Schedule
 from ray_jobs.job import JobConfig
 from ray_jobs.progress import Progress
 from ray_jobs.run_storage import RunStorage
@@ -45,8 +45,8 @@ class WorkerHooks:
             "rank": self.rank,
             "supervision": skipped.supervision,
             "keys": skipped.keys,
-            "losses": {name: repr(value) for name, value in skipped.losses.items()},
-            "grad_norm": repr(skipped.norm),
+            "losses": {name: str(value) for name, value in skipped.losses.items()},  # JSON has no infinity
+            "grad_norm": str(skipped.norm),
         }
         self.books.log_record(record, f"skipped_steps/step_{step:09d}_rank_{self.rank}.json")
 
@@ -67,8 +67,7 @@ class RankZeroHooks(WorkerHooks):
         books: Books,
         *,
         progress: Any,  # handle of the progress board, an actor
-        types: Sequence[Supervision],
-        done: int,
+        schedule: Schedule,
         waiting: Mapping[str, list[float]],
     ) -> None:
         """Begin to watch.
@@ -77,13 +76,12 @@ class RankZeroHooks(WorkerHooks):
             job: the job.
             books: of its run.
             progress: the board.
-            types: supervision type of each step from ``done + 1`` to the last.
-            done: steps that an earlier attempt made.
+            schedule: of the training, from where this attempt begins.
             waiting: metrics that were waiting at its last checkpoint.
         """
         super().__init__(job, books, rank=0)
-        self.num_steps = done + len(types)
-        self.progress = Progress(board=progress, types=types, done=done)
+        self.num_steps = schedule.num_steps
+        self.progress = Progress(board=progress, types=schedule.types_left, done=schedule.done)
         self.logged = books.last_step("grad_norm")
         self.waiting = {name: list(values) for name, values in waiting.items()}
         books.watch_system()

@@ -10,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
@@ -105,7 +106,7 @@ def _num_bytes(path: Location) -> int | None:
 
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:
     """Run Ray Train; return the last step."""
-    connect()
+    dashboard = connect()
     # Its wishes for the next version are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     storage.recover(num_to_keep=job.num_checkpoints)
@@ -115,7 +116,8 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         + (f", going on after step {steps[-1]}" if steps else ""),
         highlight=False,
     )
-    console.print(f"           {_links(tracker)}", highlight=False, soft_wrap=True)
+    links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
+    console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
     board = start_board()
     args = WorkerArgs(
         job=job,
@@ -126,13 +128,12 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         run_id=tracker.run_id,
         progress=board,
     )
-    trainer = TorchTrainer(
+    num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
+    make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train
+    trainer = make_trainer(
         train_worker,
         train_loop_config={"args": args},
-        scaling_config=ScalingConfig(
-            num_workers=job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers),
-            use_gpu=job.use_gpu,
-        ),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=job.use_gpu),
         run_config=RunConfig(
             **storage.ray_arguments(),
             failure_config=FailureConfig(max_failures=job.max_failures),
@@ -145,8 +146,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RuntimeError(f"run {storage.name} failed: {error}; its checkpoints are in {storage.folder}") from error
-    step = result.return_value
-    assert isinstance(step, int)
+    step: int = result.return_value
     storage.finish(step)
     return step
 
@@ -163,13 +163,6 @@ def _validation(job: JobConfig, args: WorkerArgs) -> ValidationConfig | None:
 def _workers(job: JobConfig) -> str:
     workers = f"{job.num_workers} workers" if job.num_workers > 1 else "1 worker"
     return workers if job.min_workers is None else f"{job.min_workers} to {workers}"
-
-
-def _links(tracker: Tracker) -> str:
-    """Where to look at the run while it goes on."""
-    dashboard = ray.get_runtime_context().gcs_address and ray.worker.get_dashboard_url()
-    runs = tracker.url() or "`make ui` shows its curves"
-    return runs + (f", Ray http://{dashboard}" if dashboard else "")
 
 
 def main(job: JobConfig) -> None:

@@ -17,8 +17,7 @@ from detclipv2.evaluation.lvis import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.training.checkpoint import TrainState
-from detclipv2.training.loop import load_trained_state
+from detclipv2.training.checkpoint import TrainState, load_trained_state
 from pipelines.storage import Location
 from ray_jobs.data_files import ValidationPictures, local_file
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name, validation_names
@@ -74,7 +73,7 @@ def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifes
     split = dataset.supervisions.get("detection")
     # By the encoder before it was trained, as the workers did.
     dictionary = job.enricher(objective.detector.text_encoder).resolved([] if split is None else split.vocabulary)
-    load_trained_state(objective, state.model if state.ema is None else state.ema)
+    load_trained_state(objective, state.weights)
     largest = max(job.train.supervisions().values(), key=lambda settings: settings.image_size)
     predictor = Predictor(
         objective.detector,

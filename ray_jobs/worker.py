@@ -19,7 +19,8 @@ from detclipv2.data.loader import Shard, Stream
 from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
-from detclipv2.training.loop import Training, schedule_of, train
+from detclipv2.training.loop import Training, train
+from detclipv2.training.schedule import Schedule
 from pipelines.storage import Location
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
@@ -62,11 +63,13 @@ def train_worker(config: dict[str, WorkerArgs]) -> int:
         ),
     )
     state = resume_state(args.storage, rank=rank)
+    schedule = training.schedule(() if state is None else state.segments)
     books = Books(args.tracking_uri, args.run_id)
-    return train(training, _hooks(args, training, state, books, rank=rank), resume=state)
+    train(training, _hooks(args, schedule, state, books, rank=rank), resume=state)
+    return schedule.num_steps
 
 
-def _hooks(args: WorkerArgs, training: Training, state: TrainState | None, books: Books, *, rank: int) -> WorkerHooks:
+def _hooks(args: WorkerArgs, schedule: Schedule, state: TrainState | None, books: Books, *, rank: int) -> WorkerHooks:
     if rank > 0:
         return WorkerHooks(args.job, books, rank=rank)
     waiting = None if state is None else args.storage.side_file(state.step, WAITING_NAME)
@@ -74,8 +77,7 @@ def _hooks(args: WorkerArgs, training: Training, state: TrainState | None, books
         args.job,
         books,
         progress=args.progress,
-        types=schedule_of(training, state).types,
-        done=0 if state is None else state.step,
+        schedule=schedule,
         waiting={} if waiting is None else json.loads(waiting),
     )
 

@@ -14,6 +14,7 @@ def alternation(
     num_steps: int,
     seed: int,
     image_text_after: int = 0,
+    segment: int = 0,
 ) -> list[Supervision]:
     """The supervision type of each step.
 
@@ -27,6 +28,7 @@ def alternation(
         seed: shuffles.
         image_text_after: steps at the beginning without image-text pairs, while regions say nothing yet. An epoch that falls
             into them has the other types alone. Differs from the paper, whose schedule is long enough not to need it.
+        segment: number of the part of the training that these steps make (``data/order.py``): each is shuffled anew.
 
     Raises:
         ValueError: no type has samples.
@@ -44,12 +46,12 @@ def alternation(
             )
         )
     schedule: list[Supervision] = []
-    epoch = 0
+    epoch, name_of_segment = 0, f"-{segment}" if segment else ""
     while len(schedule) < num_steps:
         shuffled = (
             [name for name in tokens if name != "image_text"] if len(schedule) < image_text_after else list(tokens)
         )
-        random.Random(f"alternation-{seed}-{epoch}").shuffle(shuffled)
+        random.Random(f"alternation-{seed}-{epoch}{name_of_segment}").shuffle(shuffled)
         end = image_text_after if len(schedule) < image_text_after else num_steps
         schedule += shuffled[: end - len(schedule)]
         epoch += 1

@@ -17,6 +17,7 @@ from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import decode_sample
 from detclipv2.data.opener import opened
+from detclipv2.data.order import Segment
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 from detclipv2.text.dictionary import normalise
@@ -49,8 +50,12 @@ class Stream:
     texts: Mapping[str, str] = field(default_factory=dict)
     dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Batches from number ``start`` on; skipped samples are not decoded.
+    def batches(self, history: Sequence[Segment] = (), done: int = 0) -> Iterator[Batch]:
+        """Batches of this rank after the first ``done`` of the present segment; skipped samples are not decoded.
+
+        Args:
+            history: earlier segments of the training.
+            done: batches of this type that each worker took in the present segment.
 
         Raises:
             ValueError: there are fewer samples than ranks, or a record cannot be decoded.
@@ -61,10 +66,11 @@ class Stream:
                 f"{self.supervision}: {num_samples} sample(s) in {len(self.shards)} shard(s) for {self.world_size} worker(s);"
                 " every worker needs one: add data, or train with fewer workers"
             )
-        position = start * self.config.batch_size
+        size = self.config.samples_per_worker(self.world_size)
+        position = done * size
         records = self._records(position)
-        for first in itertools.count(position, self.config.batch_size):
-            numbered = zip(range(first, first + self.config.batch_size), records, strict=False)
+        for first in itertools.count(position, size):
+            numbered = zip(range(first, first + size), records, strict=False)
             yield self._batch([self._sample(number, record) for number, record in numbered])
 
     @cached_property

@@ -3,37 +3,26 @@
 Shapes: B images, K anchors, M_B distinct concepts of the global batch, P positive anchors over the images, D width.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from detclipv2.boxes.atss import assign, centerness_target
 from detclipv2.boxes.coder import decode
 from detclipv2.boxes.iou import paired_iou
 from detclipv2.config import LossConfig
-from detclipv2.distributed import gather_objects, gather_with_grad, mean_over_ranks, rank, world_size
 from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
 from detclipv2.losses.contrastive import word_region_loss
+from detclipv2.losses.pool import ConceptPool, concept_pool
+from detclipv2.losses.targets import BoxTargets, box_targets
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.proposals import largest_proposal, region_scores, select_proposals
+from detclipv2.models.proposals import Proposals, largest_proposal, region_scores, select_proposals
 from detclipv2.structures import Batch, HeadOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Positives:
-    """Positive anchors of a batch, image after image."""
-
-    images: Tensor  # [P]
-    anchors: Tensor  # [P]
-    concepts: Tensor  # [P], index into the global concepts
-    boxes_xyxy: Tensor  # [P, 4]
 
 
 class HybridObjective(nn.Module):
     """A detector and the losses that train it; what distributed data parallelism wraps.
+
+    ``forward`` takes a batch through all of it at once. ``training/accumulation.py`` calls the pieces one by one.
 
     Raises:
         ValueError: the losses want what the head does not predict, or the caption that the concepts leave out.
@@ -52,82 +41,54 @@ class HybridObjective(nn.Module):
         """Weighted losses by name; their sum is what to minimise."""
         output = self.detector(batch.pixels, batch.image_sizes_hw)
         with torch.autocast(batch.pixels.device.type, enabled=False):
+            pool = concept_pool(batch)
+            texts = pool.gathered(self.detector.text_encoder(pool.mine))
             if batch.supervision == "image_text":
-                return self._image_text(batch, output)
-            return self._boxed(batch, output)
+                return self.image_text_losses(self.proposals(output, texts, pool), texts, pool)
+            return self.boxed_losses(output, texts, self.targets(batch, output, pool))
 
-    def _global_texts(self, concepts: list[list[str]]) -> tuple[list[list[list[str]]], dict[str, int], Tensor]:
-        """Concepts of all ranks, the index of each distinct one, and the embeddings [M_B, D] of these.
-
-        Each rank encodes its share of the distinct texts, and all gather the result.
-        """
-        everyone = gather_objects(concepts)
-        texts = sorted({text for images in everyone for image in images for text in image})
-        if not texts:
-            raise ValueError("a batch without any concept: every sample needs a category, a phrase or a caption")
-        share = math.ceil(len(texts) / world_size())
-        padded = texts + [texts[-1]] * (share * world_size() - len(texts))
-        mine = padded[rank() * share : (rank() + 1) * share]
-        embeddings = gather_with_grad(self.detector.text_encoder(mine))[: len(texts)]
-        return everyone, {text: index for index, text in enumerate(texts)}, embeddings
-
-    def _positives(self, batch: Batch, output: HeadOutput, index: dict[str, int]) -> _Positives:
-        images, anchors, concepts, boxes = [], [], [], []
-        for image, (gt_boxes, labels) in enumerate(zip(batch.boxes_xyxy, batch.labels, strict=True)):
-            assignment = assign(
-                gt_boxes,
-                output.anchors_xyxy,
-                num_anchors=output.num_anchors,
-                valid=output.valid[image],
-                topk=self.config.assignment_topk,
-            )
-            to_global = torch.tensor(
-                [index[text] for text in batch.concepts[image]], dtype=torch.long, device=labels.device
-            )
-            images.append(torch.full_like(assignment.anchors, image))
-            anchors.append(assignment.anchors)
-            concepts.append(to_global[labels[assignment.boxes]])
-            boxes.append(gt_boxes[assignment.boxes])
-        return _Positives(
-            images=torch.cat(images),
-            anchors=torch.cat(anchors),
-            concepts=torch.cat(concepts),
-            boxes_xyxy=torch.cat(boxes),
+    def targets(self, batch: Batch, output: HeadOutput, pool: ConceptPool) -> BoxTargets:
+        """Targets of a boxed batch, and its normalisers over all ranks; of ``output`` only the anchors are looked at."""
+        return box_targets(
+            batch,
+            pool.own,
+            anchors_xyxy=output.anchors_xyxy,
+            num_anchors=output.num_anchors,
+            topk=self.config.assignment_topk,
         )
 
-    def _boxed(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
-        """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate."""
-        config = self.config
-        _, index, texts = self._global_texts(batch.concepts)
-        positives = self._positives(batch, output, index)
-        num_positives = mean_over_ranks(torch.tensor(float(len(positives.images)), device=texts.device))
+    def boxed_losses(self, output: HeadOutput, texts: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
+        """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate.
+
+        Args:
+            output: of the images that the targets are of.
+            texts: [M_B, D].
+            targets: of a whole batch or of some of its images; the losses of the parts of a batch add up to those of the whole.
+        """
         losses = {
             "align": alignment_loss(
                 output.embeddings,
                 texts,
                 self.detector.head.logit_bias,
-                image_index=positives.images,
-                anchor_index=positives.anchors,
-                concept_index=positives.concepts,
+                image_index=targets.images,
+                anchor_index=targets.anchors,
+                concept_index=targets.concepts,
                 valid=output.valid,
-                num_positives=num_positives,
-                alpha=config.focal_alpha,
-                gamma=config.focal_gamma,
+                num_positives=targets.num_positives,
+                alpha=self.config.focal_alpha,
+                gamma=self.config.focal_gamma,
             )
         }
-        if batch.supervision == "detection":
-            losses |= self._localisation(output, positives, num_positives)
+        if targets.centerness is not None:
+            losses |= self._localisation(output, targets, targets.centerness)
         return losses
 
-    def _localisation(self, output: HeadOutput, positives: _Positives, num_positives: Tensor) -> dict[str, Tensor]:
-        config, at = self.config, (positives.images, positives.anchors)
-        anchors = output.anchors_xyxy[positives.anchors]
-        boxes = decode(output.box_deltas[at], anchors)
-        centerness = centerness_target(anchors, positives.boxes_xyxy)
-        centerness_sum = mean_over_ranks(centerness.sum())
+    def _localisation(self, output: HeadOutput, targets: BoxTargets, centerness: Tensor) -> dict[str, Tensor]:
+        config, at, num_positives = self.config, (targets.images, targets.anchors), targets.num_positives
+        boxes = decode(output.box_deltas[at], output.anchors_xyxy[targets.anchors])
         losses = {
             "box": config.box_weight
-            * box_loss(boxes, positives.boxes_xyxy, centerness=centerness, centerness_sum=centerness_sum),
+            * box_loss(boxes, targets.boxes_xyxy, centerness=centerness, centerness_sum=targets.centerness_sum),
             "centerness": config.centerness_weight
             * centerness_loss(output.centerness[at], centerness, num_positives=num_positives),
         }
@@ -137,32 +98,34 @@ class HybridObjective(nn.Module):
                 output.objectness, is_positive, valid=output.valid, num_positives=num_positives
             )
         elif output.objectness is not None and config.proposal_score == "iou":
-            ious = paired_iou(boxes.detach(), positives.boxes_xyxy)
+            ious = paired_iou(boxes.detach(), targets.boxes_xyxy)
             losses["objectness"] = centerness_loss(output.objectness[at], ious, num_positives=num_positives)
         return losses
 
-    def _image_text(self, batch: Batch, output: HeadOutput) -> dict[str, Tensor]:
+    def proposals(
+        self, output: HeadOutput, texts: Tensor, pool: ConceptPool, *, images: slice = slice(None)
+    ) -> Proposals:
+        """The regions that stand for image-text pairs.
+
+        Args:
+            output: of the images.
+            texts: [M_B, D].
+            pool: concepts of the whole batch: a region is scored against all of the process's pairs.
+            images: which of the process's images ``output`` is of.
+        """
         config = self.config
-        wordless = [key for key, concepts in zip(batch.keys, batch.concepts, strict=True) if not concepts]
-        if wordless:
-            raise ValueError(
-                f"image-text pairs {wordless} have no concept: a pair needs a phrase, or its caption as one"
-            )
-        everyone, index, texts = self._global_texts(batch.concepts)
-        own = [[index[text] for text in image] for image in batch.concepts]
-        scores = region_scores(output, texts, own, score=config.proposal_score)
-        proposals = select_proposals(
-            output, scores, num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou
-        )
-        captions = [[index[text] for text in image] for images in everyone for image in images]
-        if config.matching == "max_box":
-            proposals = largest_proposal(proposals)
-            captions = [concepts[-1:] for concepts in captions]
+        scores = region_scores(output, texts, pool.own[images], score=config.proposal_score, pool=pool.local)
+        chosen = select_proposals(output, scores, num_proposals=config.num_proposals, nms_iou=config.proposal_nms_iou)
+        return largest_proposal(chosen) if config.matching == "max_box" else chosen
+
+    def image_text_losses(self, proposals: Proposals, texts: Tensor, pool: ConceptPool) -> dict[str, Tensor]:
+        """The contrastive loss of all of this process's pairs against the global batch; each process calls it."""
+        config = self.config
         loss = word_region_loss(
             texts,
             proposals.embeddings,
             proposals.mask,
-            captions,
+            [concepts[-1:] for concepts in pool.everyone] if config.matching == "max_box" else pool.everyone,
             matching="soft" if config.matching == "soft" else "hard",
             direction=config.direction,
             soft_temperature=config.soft_temperature,

@@ -3,7 +3,7 @@
 Shapes: B images, K anchors, M texts, D width, k proposals of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,20 +25,27 @@ class Proposals:
     embeddings: Tensor  # [B, k, D], with gradient
     boxes_xyxy: Tensor  # [B, k, 4], without gradient
     mask: Tensor  # [B, k] bool, False on padding
+    anchors: Tensor  # [B, k], which regions of the head's output they are; any on padding
 
 
 @torch.no_grad()
 def region_scores(
-    output: HeadOutput, texts: Tensor, concepts: Sequence[Sequence[int]], *, score: ProposalScore
+    output: HeadOutput,
+    texts: Tensor,
+    concepts: Sequence[Sequence[int]],
+    *,
+    score: ProposalScore,
+    pool: Collection[int] | None = None,
 ) -> Tensor:
     """What chooses the regions of image-text pairs [B, K]: one of the six of Table 2a.
 
     Args:
         output: of the detector.
         texts: embeddings [M, D].
-        concepts: for each image the rows of ``texts`` that are its own; all together are the concepts of this process's batch.
+        concepts: for each image the rows of ``texts`` that are its own.
         score: "text_batch" is the highest similarity to any concept of the process's batch, the paper's best; "text_sample" to
             any of the image's own; "text_batch_centerness" is the first times the centerness; the others know no text.
+        pool: rows of the concepts of this process's batch; None where the batch has no other images than these.
 
     Raises:
         ValueError: the score needs an objectness that the head does not have.
@@ -55,7 +62,8 @@ def region_scores(
             for regions, own in zip(output.embeddings, concepts, strict=True)
         ]
         return torch.stack(best)
-    everyone = torch.tensor(sorted({text for own in concepts for text in own}), device=texts.device)
+    rows = {text for own in concepts for text in own} if pool is None else set(pool)
+    everyone = torch.tensor(sorted(rows), device=texts.device)
     similarity = _best_similarity(output.embeddings.flatten(0, 1), texts[everyone]).view(output.centerness.shape)
     return similarity if score == "text_batch" else similarity.sigmoid() * output.centerness.sigmoid()
 
@@ -89,7 +97,7 @@ def select_proposals(output: HeadOutput, scores: Tensor, *, num_proposals: int, 
         mask = torch.zeros_like(index, dtype=torch.bool)
         mask[images[kept], place] = True
     rows = torch.arange(num_images, device=boxes.device)[:, None]
-    return Proposals(embeddings=output.embeddings[rows, index], boxes_xyxy=boxes[rows, index], mask=mask)
+    return Proposals(embeddings=output.embeddings[rows, index], boxes_xyxy=boxes[rows, index], mask=mask, anchors=index)
 
 
 def largest_proposal(proposals: Proposals) -> Proposals:
@@ -101,4 +109,5 @@ def largest_proposal(proposals: Proposals) -> Proposals:
         embeddings=proposals.embeddings[rows, index],
         boxes_xyxy=proposals.boxes_xyxy[rows, index],
         mask=proposals.mask[rows, index],
+        anchors=proposals.anchors[rows, index],
     )

@@ -1,32 +1,51 @@
 """The training loop: one supervision type a step, the same on every rank."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch import nn
 
 from detclipv2.config import Supervision, TrainConfig
-from detclipv2.data.alternation import alternation
 from detclipv2.data.loader import Stream
+from detclipv2.data.order import Segment
 from detclipv2.distributed import world_size
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.structures import Batch
 from detclipv2.training.checkpoint import TrainState
-from detclipv2.training.optim import build_optimizer, build_schedule
+from detclipv2.training.learner import Learner
+from detclipv2.training.metrics import Metrics, Moment, SkippedStep
+from detclipv2.training.schedule import Schedule
 
 
 class TrainHooks(Protocol):
-    """The loop's only door to the outside. Every rank calls both at the same steps."""
+    """The loop's only door to the outside. Every rank calls each of them at the same steps, which are counted from 1."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a finished step (counted from 1)."""
+        """Take the metrics of a finished step.
+
+        On an accelerator the steps since the last one that was logged come together: every ``log_every`` steps, and before
+        a checkpoint.
+        """
         ...
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Keep the state after a finished step."""
+    def skipped(self, step: int, skipped: SkippedStep) -> None:
+        """Take note of a step that changed nothing, before its metrics come."""
+        ...
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Keep the state after a finished step, which ``state`` makes."""
+        ...
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether to keep the state after this step besides the usual ones: when the machine is about to be taken away.
+
+        It is asked after every step, and must give all ranks the same answer.
+        """
         ...
 
 
@@ -39,96 +58,70 @@ class Training:
     streams: Mapping[Supervision, Stream]
     config: TrainConfig
     device: torch.device
+    # Floating-point operations of a training step for an image, and what the device can do in a second: for the metrics.
+    flops_per_image: Mapping[Supervision, float] = field(default_factory=dict)
+    peak_flops_per_s: float | None = None
 
-
-def schedule_of(training: Training) -> list[Supervision]:
-    """The supervision type of each step of a training."""
-    return alternation(
-        {name: sum(shard.num_samples for shard in stream.shards) for name, stream in training.streams.items()},
-        {name: stream.config.batch_size * world_size() for name, stream in training.streams.items()},
-        num_steps=training.config.num_steps,
-        seed=training.config.seed,
-        image_text_after=training.config.image_text_after,
-    )
-
-
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict less the parameters that are not trained: those come with the configuration."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
-
-
-def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what ``trained_state`` gave into a model of the same configuration.
-
-    Raises:
-        ValueError: a trained weight is missing, or there is one that the model does not have.
-    """
-    wanted = trained_state(model).keys()
-    if wanted != state.keys():
-        odd = sorted(wanted ^ state.keys())
-        raise ValueError(
-            f"the checkpoint is of another model: {len(odd)} weights differ, first {odd[0]!r}; use another name"
-        )
-    model.load_state_dict(state, strict=False)
+    def schedule(self, segments: Sequence[Segment] = ()) -> Schedule:
+        """The steps of the training on as many ranks as there are now, after what was done already."""
+        num_samples = {name: sum(shard.num_samples for shard in s.shards) for name, s in self.streams.items()}
+        return Schedule(config=self.config, num_samples=num_samples, world_size=world_size(), segments=segments)
 
 
 def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = None) -> None:
-    """Train to ``config.num_steps``, from the beginning or from a saved state.
+    """Train to the last step, from the beginning or from a saved state, on whatever number of ranks that was saved.
 
     Raises:
-        FloatingPointError: a loss or a gradient is not finite; the message names the step and the batch's keys.
+        ValueError: the state is not of this training.
+        FloatingPointError: ``max_skipped_steps`` steps in a row had a loss or a gradient that is not finite.
     """
-    config, objective = training.config, training.objective
-    torch.manual_seed(config.seed)
-    optimizer = build_optimizer(objective, config.optim)
-    learning_rates = build_schedule(optimizer, config.optim, num_steps=config.num_steps)
-    done = 0
-    if resume is not None:
-        load_trained_state(objective, resume.model)
-        optimizer.load_state_dict(resume.optimizer)
-        learning_rates.load_state_dict(resume.schedule)
-        torch.set_rng_state(resume.rng)
-        done = resume.step
-    types = schedule_of(training)
-    batches = {name: stream.batches(types[:done].count(name)) for name, stream in training.streams.items()}
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    training.wrapped.train()
-    for step in range(done + 1, config.num_steps + 1):
-        started = time.perf_counter()
-        batch = next(batches[types[step - 1]]).to(training.device)
-        loaded = time.perf_counter()
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses = training.wrapped(batch)
-        total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"step {step}: losses {losses} on {batch.supervision} batch {batch.keys}")
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = clip_grad_norm_(trained, config.optim.clip_grad_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"step {step}: gradient norm {norm} on {batch.supervision} batch {batch.keys}")
-        optimizer.step()
-        rate = float(max(learning_rates.get_last_lr()))
-        learning_rates.step()
-        elapsed = time.perf_counter() - started
-        metrics = {f"loss/{batch.supervision}/{name}": float(value) for name, value in losses.items()}
-        metrics |= {
-            "grad_norm": float(norm),
-            "learning_rate": rate,
-            "step_s": elapsed,
-            "data_wait_share": (loaded - started) / elapsed,
-            f"images_per_s/{batch.supervision}": len(batch.keys) * world_size() / elapsed,
-        }
-        hooks.log(step, metrics)
-        if step % config.checkpoint_every == 0 or step == config.num_steps:
-            hooks.save(
-                step,
-                TrainState(
-                    step=step,
-                    model=trained_state(objective),
-                    optimizer=optimizer.state_dict(),
-                    schedule=learning_rates.state_dict(),
-                    rng=torch.get_rng_state(),
-                ),
+    config = training.config
+    schedule = training.schedule(() if resume is None else resume.segments)
+    learner = Learner(training.objective, training.wrapped, config=config, device=training.device, resume=resume)
+    metrics = Metrics(
+        training.device,
+        world_size=world_size(),
+        flops_per_image=training.flops_per_image,
+        peak_flops_per_s=training.peak_flops_per_s,
+    )
+    with _open_batches(training, schedule) as batches:
+        for step in range(schedule.done + 1, schedule.num_steps + 1):
+            begin, asked = Moment(training.device), time.perf_counter()
+            batch = next(batches[schedule.supervision(step)])
+            wait_s = time.perf_counter() - asked
+            rate = schedule.learning_rate * schedule.rate_factor(step)
+            metrics.add(learner.step(step, batch, rate=rate, begin=begin, wait_s=wait_s))
+            is_last = step == schedule.num_steps
+            saves = hooks.wants_checkpoint(step) or is_last or step % config.checkpoint_every == 0
+            if saves or step % config.log_every == 0 or training.device.type == "cpu":
+                _tell(metrics, hooks, max_skipped=config.max_skipped_steps)
+            if saves:
+                hooks.save(step, partial(learner.state, step, schedule.segments_after(step)))
+
+
+def _tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
+    """Hand the finished steps to the hooks; raise FloatingPointError where too many in a row were skipped."""
+    for record, numbers in metrics.read():
+        skipped = record.skipped()
+        if skipped is not None:
+            hooks.skipped(record.step, skipped)
+        hooks.log(record.step, numbers)
+        if skipped is not None and metrics.num_skipped_in_a_row >= max_skipped:
+            raise FloatingPointError(
+                f"step {record.step}: losses {dict(skipped.losses)}, gradient norm {skipped.norm} on {record.supervision}"
+                f" batch {record.keys}; {metrics.num_skipped_in_a_row} step(s) in a row were not finite (max_skipped_steps)"
             )
+
+
+@contextmanager
+def _open_batches(training: Training, schedule: Schedule) -> Iterator[Mapping[Supervision, Iterator[Batch]]]:
+    """Batches of each type from where the training stands; what reads them ahead is ended at the end."""
+    taken = schedule.segments_after(schedule.done)[-1].num_batches
+    batches = {name: stream.batches(schedule.history, taken.get(name, 0)) for name, stream in training.streams.items()}
+    try:
+        yield batches
+    finally:
+        for iterator in batches.values():
+            close: Any = getattr(iterator, "close", None)
+            if close is not None:
+                close()

@@ -1,10 +1,11 @@
-"""AdamW with parameter groups, linear warm-up and cosine decay (Table 9 of arXiv:2304.04514)."""
+"""AdamW with parameter groups (Table 9 of arXiv:2304.04514), and an average of the weights over the steps."""
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from detclipv2.config import OptimConfig
 
@@ -13,39 +14,89 @@ POSITION_TABLES = ("relative_position", "positional_embedding", "position_embedd
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW over the parameters that are trained.
+    """AdamW over the parameters that are trained, in groups whose ``name`` is the part of the model.
 
-    Backbone and text encoder have learning rates of their own. Vectors (biases, norms, scales) and tables of positions have no
-    weight decay: Swin's relative position biases, and the positional embeddings of either transformer.
+    Backbone and text encoder have learning rates of their own: ``rate_factor`` of a group. Vectors (biases, norms, scales) and
+    tables of positions have no weight decay: Swin's relative position biases, and the positional embeddings of either
+    transformer.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    factors = {
+        "backbone": config.backbone_learning_rate_factor,
+        "text_encoder": config.text_learning_rate_factor,
+        "head": 1.0,
+    }
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = 1.0
+        part = "head"
         if "backbone." in name:
-            factor = config.backbone_learning_rate_factor
+            part = "backbone"
         elif "text_encoder.transformer." in name:
-            factor = config.text_learning_rate_factor
+            part = "text_encoder"
         is_table = any(part in name for part in POSITION_TABLES)
         decay = config.weight_decay if parameter.ndim > 1 and not is_table else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
+        groups.setdefault((part, decay), []).append(parameter)
     return AdamW(
         [
-            {"params": parameters, "lr": config.learning_rate * factor, "weight_decay": decay}
-            for (factor, decay), parameters in groups.items()
+            {
+                "params": parameters,
+                "lr": config.learning_rate * factors[part],
+                "weight_decay": decay,
+                "name": part,
+                "rate_factor": factors[part],
+            }
+            for (part, decay), parameters in groups.items()
         ],
         fused=True,
     )
 
 
-def build_schedule(optimizer: AdamW, config: OptimConfig, *, num_steps: int) -> LambdaLR:
-    """Linear warm-up over ``warmup_steps`` (at most a tenth of the run), then cosine to zero at ``num_steps``."""
-    warmup = max(1, min(config.warmup_steps, num_steps // 10))
+def set_learning_rates(optimizer: AdamW, rate: float) -> dict[str, float]:
+    """Give every group its share of a rate; returns the rates by the groups' names."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
-    return LambdaLR(optimizer, factor)
+def guarded_step(optimizer: AdamW, is_finite: Tensor) -> None:
+    """A step that changes neither parameters nor moments where ``is_finite``, a bool [] on their device, is false.
+
+    The decision stays on the device: it is what the fused optimizers offer to ``torch.amp.GradScaler``.
+    """
+    flag: Any = optimizer
+    flag.found_inf = is_finite.logical_not().float()
+    optimizer.step()
+
+
+class WeightAverage:
+    """An exponential moving average of a model's trained weights.
+
+    The first steps weigh more than ``decay`` says, ``(1 + step) / (10 + step)`` being the most that is kept, so that the random
+    weights of the beginning are soon forgotten. No number of updates has to be saved: the decay follows from the step.
+
+    Args:
+        weights: what is averaged: a state dict, whose tensors must stay those of the model; the average begins with them.
+        decay: share of the average that a step keeps.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], *, decay: float) -> None:
+        self.decay = decay
+        self._weights = {name: value.detach() for name, value in weights.items() if value.is_floating_point()}
+        self._average = {name: value.clone() for name, value in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self, step: int, is_finite: Tensor) -> None:
+        """Take in the weights after a step, unless ``is_finite``, a bool [] on their device, is false."""
+        share = (1 - min(self.decay, (1 + step) / (10 + step))) * is_finite.float()
+        for name, average in self._average.items():
+            average.lerp_(self._weights[name], share.to(average.dtype))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name."""
+        return dict(self._average)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state_dict`` gave for a model of the same configuration."""
+        for name, value in self._average.items():
+            value.copy_(state[name])

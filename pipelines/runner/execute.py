@@ -89,15 +89,18 @@ class _LostTasks(logging.Handler):
         super().close()
 
 
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start one on this machine, once."""
+def connect() -> str | None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start one on this machine, once.
+
+    Returns:
+        Address of its dashboard, where this call has joined a cluster that has one.
+    """
     import ray
 
     if ray.is_initialized():
-        return
+        return None
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        return
+        return ray.init(log_to_driver=False, logging_level=logging.WARNING).dashboard_url or None
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # A token of its own: Ray would leave one in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
@@ -113,6 +116,7 @@ def connect() -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": import_path}},
     )
+    return None
 
 
 def _run_row(jobs: Sequence[Job], root: Location, lease: str, row: dict[str, int]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _stream(shards: Shards, *, batch_size: int = 3, rank: int = 0, world_size: i
 
 
 def _take(stream: Stream, count: int, *, start: int = 0) -> list[Batch]:
-    return list(itertools.islice(stream.batches(start), count))
+    return list(itertools.islice(stream.batches(done=start), count))
 
 
 def _keys(batches: list[Batch]) -> list[str]:

@@ -162,8 +162,11 @@ def test_the_largest_proposal() -> None:
     embeddings = torch.arange(12.0).reshape(2, 3, 2)
     mask = torch.tensor([[True, True, False], [False] * 3])
 
-    found = largest_proposal(Proposals(embeddings=embeddings, boxes_xyxy=boxes, mask=mask))
+    anchors = torch.tensor([[7, 5, 3], [0, 0, 0]])
+
+    found = largest_proposal(Proposals(embeddings=embeddings, boxes_xyxy=boxes, mask=mask, anchors=anchors))
 
     assert found.embeddings[0].tolist() == [[2.0, 3.0]]
+    assert found.anchors[0].tolist() == [5]
     assert found.boxes_xyxy[0].tolist() == [[0, 0, 4, 30]]
     assert found.mask.tolist() == [[True], [False]]

@@ -1,18 +1,22 @@
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detclipv2.config import LossConfig, OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.order import Segment
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.training.checkpoint import TrainState, load_state, save_state
-from detclipv2.training.loop import Training, schedule_of, train
+from detclipv2.structures import Batch
+from detclipv2.training.checkpoint import TrainState, load_state, save_state, trained_state
+from detclipv2.training.loop import Training, train
+from detclipv2.training.metrics import SkippedStep
 
 VOCABULARY = ["apple", "cat", "dog", "kite", "owl", "red car"]
 
@@ -24,15 +28,27 @@ class Recorder:
         self.folder = folder
         self.metrics: dict[int, Mapping[str, float]] = {}
         self.saved: list[int] = []
+        self.skips: dict[int, SkippedStep] = {}
+        self.wanted: set[int] = set()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         assert step not in self.metrics
         self.metrics[step] = metrics
 
-    def save(self, step: int, state: TrainState) -> None:
-        assert state.step == step
-        save_state(state, self.folder / str(step))
+    def skipped(self, step: int, skipped: SkippedStep) -> None:
+        assert step not in self.metrics
+        self.skips[step] = skipped
+
+    def wants_checkpoint(self, step: int) -> bool:
+        return step in self.wanted
+
+    def save(self, step: int, state: Callable[[], TrainState]) -> None:
+        assert state().step == step
+        save_state(state(), self.folder / str(step))
         self.saved.append(step)
+
+    def keys_of(self, training: Training, supervision: Any) -> list[str]:
+        return next(training.streams[supervision].batches((), 0)).keys
 
     def losses(self, name: str) -> list[float]:
         return [metrics[name] for metrics in self.metrics.values() if name in metrics]
@@ -105,7 +121,7 @@ def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> N
 def test_books_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
     run = training()
-    types = schedule_of(run)
+    types = run.schedule().types
 
     train(run, hooks)
 
@@ -125,7 +141,8 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     training: Callable[..., Training], tmp_path: Path
 ) -> None:
     model = {"drop_path": 0.2, "backbone": "tf_efficientnet_lite0"}  # drop path draws from the random generator
-    undisturbed, resumed = training(model), training(model)
+    optim = OptimConfig(learning_rate=2e-3, warmup_steps=3, ema_decay=0.9)
+    undisturbed, resumed = training(model, optim=optim), training(model, optim=optim)
 
     whole, rest = Recorder(tmp_path / "whole"), Recorder(tmp_path / "rest")
     train(undisturbed, whole)
@@ -137,8 +154,10 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
         assert {n: v for n, v in metrics.items() if n.startswith(("loss", "learning", "grad"))} == {
             n: v for n, v in wanted.items() if n.startswith(("loss", "learning", "grad"))
         }
-    found = _weights(resumed)
-    assert [name for name, value in _weights(undisturbed).items() if not torch.equal(value, found[name])] == []
+    wanted, found = load_state(tmp_path / "whole" / "10"), load_state(tmp_path / "rest" / "10")
+    assert [name for name, value in wanted.weights.items() if not torch.equal(value, found.weights[name])] == []
+    assert wanted.model.keys() == found.weights.keys()
+    assert wanted.segments == found.segments
 
 
 def test_the_same_seed_gives_the_same_weights(training: Callable[..., Training], tmp_path: Path) -> None:
@@ -155,22 +174,152 @@ def test_the_same_seed_gives_the_same_weights(training: Callable[..., Training],
     assert all(torch.equal(before[name], found[name]) for name in frozen)
 
 
-@pytest.mark.parametrize("name", ["head.logit_bias", "head.regression_tower.0.0.weight"])
-def test_a_loss_that_is_not_finite_names_the_batch(
-    training: Callable[..., Training], tmp_path: Path, name: str
+class Spoiled:
+    """A stream whose batches of some numbers have a picture of huge pixels, which give a loss that is not finite."""
+
+    def __init__(self, stream: Stream, *numbers: int) -> None:
+        self.stream, self.numbers, self.shards = stream, numbers, stream.shards
+        self.closed = False
+
+    def batches(self, history: Sequence[Segment], done: int) -> Iterator[Batch]:
+        try:
+            for number, batch in enumerate(self.stream.batches(history, done), start=done + 1):
+                yield replace(batch, pixels=batch.pixels * 1e38) if number in self.numbers else batch
+        finally:
+            self.closed = True
+
+
+def _spoil(training: Training, *numbers: int) -> Training:
+    streams: Any = {name: Spoiled(stream, *numbers) for name, stream in training.streams.items()}
+    return replace(training, streams=streams)
+
+
+@pytest.mark.parametrize("supervision", ["detection", "image_text"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_that_is_not_finite_changes_nothing(
+    training: Callable[..., Training], tmp_path: Path, supervision: str, parts: int
 ) -> None:
-    run = training(image_text=None)
-    with torch.no_grad():
-        run.objective.detector.get_parameter(name).fill_(torch.nan)
-    keys = next(run.streams["detection"].batches()).keys
+    other = {"detection": "image_text", "image_text": "detection"}[supervision]
+    settings = SupervisionConfig(batch_size=2 // parts, global_batch_size=2, image_size=64, num_concepts=4)
+    changes: dict[str, Any] = {
+        other: None,
+        supervision: settings,
+        "optim": OptimConfig(learning_rate=2e-3, ema_decay=0.5),
+    }
+    run = _spoil(training(num_steps=3, checkpoint_every=1, **changes), 2)
+    hooks = Recorder(tmp_path)
+
+    train(run, hooks)
+
+    assert list(hooks.skips) == [2]
+    skip = hooks.skips[2]
+    assert (skip.supervision, sorted(skip.keys)) == (supervision, sorted(hooks.keys_of(run, supervision)))
+    assert not all(math.isfinite(value) for value in [*skip.losses.values(), skip.norm])
+    assert [hooks.metrics[step]["skipped_steps"] for step in (1, 2, 3)] == [0, 1, 1]
+    before, after, last = (load_state(tmp_path / str(step)) for step in (1, 2, 3))
+    assert before.ema is not None and after.ema is not None and last.ema is not None
+    for wanted, found in ((before.model, after.model), (before.ema, after.ema)):
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    for index, moments in before.optimizer["state"].items():
+        assert all(torch.equal(value, after.optimizer["state"][index][name]) for name, value in moments.items())
+    for wanted, found in ((before.model, last.model), (before.ema, last.ema)):
+        assert not all(torch.equal(value, found[name]) for name, value in wanted.items())
+    assert all(bool(value.isfinite().all()) for value in last.model.values())
+
+
+def test_a_loss_that_is_not_finite_and_leaves_no_gradient(training: Callable[..., Training], tmp_path: Path) -> None:
+    run = training(num_steps=1, image_text=None)
+
+    class Endless(nn.Module):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            return run.objective(batch) | {"endless": torch.tensor(torch.inf)}
+
+    hooks = Recorder(tmp_path)
     before = _weights(run)
 
-    with pytest.raises(FloatingPointError, match="step 1: losses .*nan.* on detection batch") as error:
-        train(run, Recorder(tmp_path))
+    train(replace(run, wrapped=Endless()), hooks)
 
-    assert str(keys) in str(error.value)
+    assert math.isfinite(hooks.skips[1].norm)
+    assert math.isinf(hooks.skips[1].losses["endless"])
     after = _weights(run)
-    assert all(torch.equal(value, after[key]) for key, value in before.items() if not key.endswith(name))
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["head.logit_bias", "head.regression_tower.0.0.weight"])
+def test_too_many_skipped_steps_end_the_training(training: Callable[..., Training], tmp_path: Path, name: str) -> None:
+    run = training(image_text=None, max_skipped_steps=3)
+    run = _spoil(run)
+    with torch.no_grad():
+        run.objective.detector.get_parameter(name).fill_(torch.nan)
+    hooks = Recorder(tmp_path)
+
+    with pytest.raises(FloatingPointError, match=r"step 3: losses .*nan.* on detection batch \['.*3 step.* in a row"):
+        train(run, hooks)
+
+    assert list(hooks.skips) == [1, 2, 3]
+    stream: Any = run.streams["detection"]
+    assert stream.closed
+
+
+def test_steps_that_are_not_finite_now_and_then_do_not_end_it(
+    training: Callable[..., Training], tmp_path: Path
+) -> None:
+    hooks = Recorder(tmp_path)
+
+    train(_spoil(training(image_text=None, max_skipped_steps=3), 1, 2, 4, 5, 7), hooks)
+
+    assert list(hooks.skips) == [1, 2, 4, 5, 7]
+    assert hooks.saved == [4, 8, 10]
+
+
+def test_a_checkpoint_that_is_asked_for(training: Callable[..., Training], tmp_path: Path) -> None:
+    hooks = Recorder(tmp_path)
+    hooks.wanted = {3, 8}
+
+    train(training(), hooks)
+
+    assert hooks.saved == [3, 4, 8, 10]
+
+
+def test_what_the_hardware_does(training: Callable[..., Training], tmp_path: Path) -> None:
+    hooks = Recorder(tmp_path)
+    run = replace(training(num_steps=4), flops_per_image={"detection": 3e9}, peak_flops_per_s=2e12)
+
+    train(run, hooks)
+
+    for kind, metrics in zip(run.schedule().types, hooks.metrics.values(), strict=True):
+        assert metrics["memory_bytes"] > 2**25
+        assert ("mfu" in metrics) == ("tflops_per_s" in metrics) == (kind == "detection")
+        if kind == "detection":
+            assert metrics["tflops_per_s"] == pytest.approx(3e-3 * metrics["images_per_s/detection"])
+            assert metrics["mfu"] == pytest.approx(metrics["tflops_per_s"] / 2)
+
+
+def test_learning_rates_of_the_groups(training: Callable[..., Training], tmp_path: Path) -> None:
+    hooks = Recorder(tmp_path)
+    optim = OptimConfig(learning_rate=2e-3, warmup_steps=3, backbone_learning_rate_factor=0.25, reference_batch_size=8)
+
+    train(training(num_steps=2, optim=optim), hooks)
+
+    # The warm-up takes one step; a quarter of the reference's batch takes half of its rate.
+    assert hooks.metrics[1]["learning_rate"] == hooks.metrics[1]["learning_rate/head"] == pytest.approx(1e-3)
+    assert hooks.metrics[1]["learning_rate/backbone"] == pytest.approx(2.5e-4)
+    assert "learning_rate/text_encoder" not in hooks.metrics[1]
+
+
+def test_the_average_follows_the_weights(training: Callable[..., Training], tmp_path: Path) -> None:
+    hooks = Recorder(tmp_path)
+    run = training(num_steps=2, checkpoint_every=1, optim=OptimConfig(learning_rate=2e-3, ema_decay=0.9))
+    average = {name: value.clone() for name, value in trained_state(run.objective).items()}
+
+    train(run, hooks)
+
+    for step, decay in ((1, 2 / 11), (2, 3 / 12)):
+        state = load_state(tmp_path / str(step))
+        assert state.ema is not None
+        average = {name: decay * value + (1 - decay) * state.model[name] for name, value in average.items()}
+        for name, value in state.ema.items():
+            torch.testing.assert_close(value, average[name], msg=f"{step} {name}")
 
 
 def test_bfloat16_trains_too(training: Callable[..., Training], tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 from detclipv2.config import OptimConfig
 from detclipv2.models.backbone import Backbone
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.training.optim import build_optimizer, build_schedule
+from detclipv2.training.optim import WeightAverage, build_optimizer, guarded_step, set_learning_rates
 
 CONFIG = OptimConfig(
     learning_rate=1e-3,
@@ -65,34 +64,6 @@ def test_tables_of_positions_do_not_decay_and_token_embeddings_do() -> None:
         assert found[name] == 0.05, name
 
 
-def _rates(config: OptimConfig, *, num_steps: int) -> list[float]:
-    optimizer = build_optimizer(nn.Linear(1, 1), config)
-    schedule = build_schedule(optimizer, config, num_steps=num_steps)
-    rates = []
-    for _ in range(num_steps + 1):
-        rates.append(float(schedule.get_last_lr()[0]) / config.learning_rate)
-        optimizer.step()
-        schedule.step()
-    return rates
-
-
-def test_warmup_then_cosine() -> None:
-    rates = _rates(CONFIG, num_steps=44)
-
-    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    # 40 steps of cosine: a quarter, half and three quarters of the way.
-    assert rates[14] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
-    assert rates[24] == pytest.approx(0.5)
-    assert rates[34] == pytest.approx(0.5 * (1 - math.sqrt(0.5)))
-    assert rates[44] == pytest.approx(0.0)
-    assert all(rate > 0 for rate in rates[:44])
-
-
-def test_warmup_takes_a_tenth_of_a_short_run_at_most() -> None:
-    assert _rates(OptimConfig(warmup_steps=1000), num_steps=20)[:3] == pytest.approx([0.5, 1.0, 1.0])
-    assert _rates(OptimConfig(warmup_steps=1000), num_steps=1) == pytest.approx([1.0, 1.0])
-
-
 def test_a_frozen_model_has_nothing_to_train() -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), CONFIG)
@@ -109,3 +80,33 @@ def test_decay_shrinks_matrices_alone() -> None:
 
     torch.testing.assert_close(layer.weight.detach(), before[0] * (1 - 1e-3 * 0.05))
     assert torch.equal(layer.bias, before[1])
+
+
+def test_rates_of_the_groups(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+    optimizer = build_optimizer(tiny_detector(text_training="trained"), CONFIG)
+
+    found = set_learning_rates(optimizer, 2e-4)
+
+    assert found == pytest.approx({"backbone": 1e-4, "text_encoder": 2e-5, "head": 2e-4})
+    assert all(group["lr"] == found[group["name"]] for group in optimizer.param_groups)
+
+
+def test_a_guarded_step_that_is_not_finite_leaves_all_as_it_was() -> None:
+    layer = nn.Linear(2, 2)
+    optimizer = build_optimizer(layer, CONFIG)
+    average = WeightAverage(layer.state_dict(), decay=0.9)
+    kept = []
+    for step, (gradient, is_finite) in enumerate([(1.0, True), (torch.nan, False), (1.0, True)], start=1):
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        guarded_step(optimizer, torch.tensor(is_finite))
+        average.update(step, torch.tensor(is_finite))
+        moments = [value.clone() for state in optimizer.state.values() for value in state.values()]
+        kept.append(
+            [p.detach().clone() for p in layer.parameters()]
+            + list(map(torch.clone, average.state_dict().values()))
+            + moments
+        )
+
+    assert all(torch.equal(one, other) for one, other in zip(kept[0], kept[1], strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(kept[1][:4], kept[2][:4], strict=True))

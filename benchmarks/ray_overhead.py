@@ -157,7 +157,7 @@ def _train_on_ray(folder: Path, steps: int, workers: int) -> None:
     """The training as `ray_jobs/pretrain.py` runs it, with all its books."""
     from ray_jobs import pretrain
 
-    pretrain.train_worker = timed_worker  # type: ignore[assignment]
+    pretrain.train_worker = timed_worker
     pretrain.pretrain(_job(folder, steps, workers), console=Console())
 
 
@@ -166,7 +166,7 @@ def timed_worker(config: dict[str, Any]) -> int:
     from ray_jobs import worker
 
     make = worker.RankZeroHooks
-    worker.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))  # type: ignore[assignment]
+    worker.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))  # type: ignore[misc]
     return worker.train_worker(config)
 
 

@@ -16,7 +16,8 @@ from mlflow.tracking import MlflowClient
 
 from detclipv2.build import build_detector
 from detclipv2.config import Supervision
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
+from detclipv2.data.shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_state, save_state
 from detclipv2.training.loop import Training, train

@@ -91,7 +91,7 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
         torch.set_rng_state(resume.rng)
         done = resume.step
     types = schedule_of(training)
-    batches = {name: stream.batches(types[:done].count(name)) for name, stream in training.streams.items()}
+    batches = {name: stream.batches(done=types[:done].count(name)) for name, stream in training.streams.items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     training.wrapped.train()
     for step in range(done + 1, config.num_steps + 1):

@@ -166,7 +166,8 @@ def timed_worker(config: dict[str, Any]) -> int:
     from ray_jobs import worker
 
     make = worker.RankZeroHooks
-    worker.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))  # type: ignore[misc]
+    door: Any = worker
+    door.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))
     return worker.train_worker(config)
 
 

@@ -92,14 +92,17 @@ class SupervisionConfig:
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other pictures.
     dictionary_share: float = 1.0
-    flip: float = 0.5  # probability of a horizontal flip; captions and phrases that say left or right are never flipped
-    # The picture's longer side is image_size times a factor drawn from this range, which does not exceed 1.
+    flip: float = (
+        0.5  # probability of a horizontal flip; left and right change places in texts, or else there is no flip
+    )
+    # Both sides of a picture with boxes are a factor from this range times what they may be at most; of one that becomes larger
+    # than that a random part is taken (0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter).
     scale_jitter: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no batch can be made with."""
-        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1] <= 1:
-            raise ValueError(f"scale_jitter {self.scale_jitter}: two factors in (0, 1], the lower one first")
+        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise ValueError(f"scale_jitter {self.scale_jitter}: two factors above 0, the lower one first")
         if self.batch_size < 1 or self.image_size < 32:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
         if self.global_batch_size is not None and self.global_batch_size < 1:

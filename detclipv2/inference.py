@@ -25,7 +25,7 @@ from detclipv2.data.pictures import upright_rgb
 from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
-from detclipv2.structures import Detections
+from detclipv2.structures import Detections, float_pixels
 from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
@@ -199,7 +199,8 @@ class Predictor:
         size_hw = fitted_size((height, width), longer=longer, shorter=shorter)
         resized = F.resize(picture, list(size_hw), antialias=True)
         # The canvas of training: group normalisation sees the padding too.
-        pixels = pad_to_canvas([resized], canvas_size(size_hw, longer=longer, shorter=shorter)).to(self.device)
+        canvas = pad_to_canvas([resized], canvas_size(size_hw, longer=longer, shorter=shorter))
+        pixels = float_pixels(canvas.to(self.device))
         found = postprocess(
             self.detector(pixels, [size_hw]),
             texts,

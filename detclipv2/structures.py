@@ -4,6 +4,7 @@ Shapes: B images, K anchors of an image over all levels, D embedding width, N bo
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ class Batch:
 
     supervision: Supervision
     keys: list[str]
-    pixels: Tensor  # [B, 3, H, W] float in [0, 1], padded with zeros at the right and the bottom
+    # [B, 3, H, W], padded with zeros at the right and the bottom: uint8 from the loader, float in [0, 1] for the network
+    pixels: Tensor
     image_sizes_hw: list[tuple[int, int]]  # before padding
     boxes_xyxy: list[Tensor]  # B x [N, 4] in pixels
     labels: list[Tensor]  # B x [N], index into concepts of the image
@@ -33,7 +35,7 @@ class Batch:
             return
         for index, key in enumerate(self.keys):
             where = f"{self.supervision} sample {key!r}"
-            if not torch.isfinite(self.pixels[index]).all():
+            if self.pixels.is_floating_point() and not torch.isfinite(self.pixels[index]).all():
                 raise ValueError(f"{where}: a pixel is not finite; leave the picture out")
             if not torch.isfinite(self.boxes_xyxy[index]).all():
                 raise ValueError(f"{where}: a box is not finite; leave it out")
@@ -45,12 +47,12 @@ class Batch:
                 raise ValueError(f"{where}: concept number {[bool(t.strip()) for t in concepts].index(False)} is empty")
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on ``device``, pixels as float in [0, 1]: a quarter of the bytes go there."""
         return replace(
             self,
-            pixels=self.pixels.to(device, non_blocking=True),
-            boxes_xyxy=[boxes.to(device) for boxes in self.boxes_xyxy],
-            labels=[labels.to(device) for labels in self.labels],
+            pixels=float_pixels(self.pixels.to(device, non_blocking=True)),
+            boxes_xyxy=[boxes.to(device, non_blocking=True) for boxes in self.boxes_xyxy],
+            labels=[labels.to(device, non_blocking=True) for labels in self.labels],
         )
 
     def split(self, size: int) -> list["Batch"]:
@@ -68,6 +70,26 @@ class Batch:
             )
             for part in parts
         ]
+
+    def pin_memory(self) -> "Batch":
+        """The same batch with pixels that a GPU can fetch while the processor goes on."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Boxes and labels as arrays: PyTorch would send each between processes in a file of shared memory of its own."""
+        arrays = {name: [tensor.numpy() for tensor in getattr(self, name)] for name in ("boxes_xyxy", "labels")}
+        return vars(self) | arrays
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors = {name: [torch.from_numpy(array) for array in state[name]] for name in ("boxes_xyxy", "labels")}
+        self.__dict__.update(state | tensors)
+
+
+def float_pixels(pixels: Tensor) -> Tensor:
+    """uint8 pixels [B, 3, H, W] as contiguous float in [0, 1]; float ones as they are."""
+    if pixels.is_floating_point():
+        return pixels
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from detclipv2.data.shards import ShardIndex
 from pipelines.storage import Location, fetch
+from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest
+from schemas.shards import SHARD_INDEX
 
 
 def local_file(entry: FileEntry, *, data_root: Location) -> Path:
@@ -14,6 +20,25 @@ def local_file(entry: FileEntry, *, data_root: Location) -> Path:
         FileNotFoundError: an object store does not have it.
     """
     return fetch(data_root / entry.path, sha256=entry.sha256)
+
+
+def shard_index(entry: FileEntry, *, data_root: Location) -> ShardIndex:
+    """The index of a shard, from `SupervisionSplit.indexes` of a dataset manifest.
+
+    Raises:
+        ValueError: it is damaged, or has other columns; or an object store has another content under its name.
+        FileNotFoundError: it is gone.
+    """
+    path = local_file(entry, data_root=data_root)
+    try:
+        table = conform(pq.read_table(path), SHARD_INDEX, where="its index")
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"shard index {path} cannot be read: {error}; build the dataset again") from error
+    return ShardIndex(
+        offsets=table["offset"].to_numpy(),
+        num_bytes=table["num_bytes"].to_numpy(),
+        is_standing=table["height"].to_numpy() > table["width"].to_numpy(),
+    )
 
 
 class ValidationPictures:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,13 +16,15 @@ from torch import nn
 
 from detclipv2.build import build_detector
 from detclipv2.config import Supervision
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
+from detclipv2.data.shards import Shard
 from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from detclipv2.training.schedule import Schedule
 from pipelines.storage import Location
+from ray_jobs.data_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
 from ray_jobs.run_storage import RunStorage
@@ -115,15 +118,14 @@ def build_training(
     streams = {
         supervision: Stream(
             supervision=supervision,
-            shards=[
-                Shard(url=str(data_root / entry.path), num_samples=entry.num_rows)
-                for entry in splits[supervision].shards
-            ],
+            shards=shards_of(splits[supervision], data_root=data_root),
             config=settings,
             vocabulary=splits[supervision].vocabulary,
             seed=job.train.seed,
             rank=rank,
             world_size=world_size,
+            loader_workers=job.train.loader_workers,
+            prefetch_batches=job.train.prefetch_batches,
             caption_as_concept=job.train.loss.caption_as_concept,
             texts=enriched if supervision == "detection" else {},
             dictionary=concepts_of(job, splits) if supervision == "grounding" else [],
@@ -131,6 +133,19 @@ def build_training(
         for supervision, settings in job.train.supervisions().items()
     }
     return Training(objective=objective, wrapped=wrap(objective), streams=streams, config=job.train, device=device)
+
+
+def shards_of(split: SupervisionSplit, *, data_root: Location) -> list[Shard]:
+    """The shards of a supervision type, each with its index where the dataset has one."""
+    indexes = split.indexes or [None] * len(split.shards)
+    return [
+        Shard(
+            url=str(data_root / entry.path),
+            num_samples=entry.num_rows,
+            index=None if index is None else partial(shard_index, index, data_root=data_root),
+        )
+        for entry, index in zip(split.shards, indexes, strict=True)
+    ]
 
 
 def concepts_of(job: JobConfig, splits: Mapping[Supervision, SupervisionSplit]) -> list[str]:

@@ -1,14 +1,18 @@
-"""One WebDataset record to one sample."""
+"""One WebDataset record to one sample; its picture is decoded no larger than it is needed."""
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from detclipv2.config import Supervision
+from detclipv2.data.shards import MEND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,51 @@ class Sample:
     caption: str | None
 
 
-def decode_sample(record: dict[str, Any]) -> Sample:
-    """Decode ``<key>.jpg`` and ``<key>.json`` of a shard.
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample:
+    """A sample whose picture is still encoded."""
+
+    where: str  # shard and key, for messages
+    key: str
+    supervision: Supervision
+    jpeg: bytes
+    size_hw: tuple[int, int]
+    boxes_xyxy: Tensor  # [N, 4] in pixels of the stored picture
+    labels: Tensor  # [N], index into concepts
+    concepts: list[str]
+    caption: str | None
+
+    def decode(self, *, least_hw: tuple[int, int] | None = None) -> Sample:
+        """Decode the picture, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
+
+        libjpeg computes the smaller picture from the coefficients of the larger one, which takes less time than to decode and
+        resize it; boxes are scaled with it.
+
+        Args:
+            least_hw: the size that is needed at least; None: that of the stored picture.
+
+        Raises:
+            ValueError: the picture cannot be read; the message names the shard and the key.
+        """
+        try:
+            image = _decoded(self.jpeg, size_hw=self.size_hw, least_hw=least_hw or self.size_hw)
+        except (ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
+            raise _undecodable(self.where, error) from error
+        height, width = image.shape[-2:]
+        scale = torch.tensor([width / self.size_hw[1], height / self.size_hw[0]]).repeat(2)
+        return Sample(
+            key=self.key,
+            supervision=self.supervision,
+            image=image,
+            boxes_xyxy=self.boxes_xyxy * scale,
+            labels=self.labels,
+            concepts=self.concepts,
+            caption=self.caption,
+        )
+
+
+def parse_sample(record: dict[str, Any]) -> EncodedSample:
+    """Read ``<key>.json`` of a record, and the size in the header of ``<key>.jpg``.
 
     Raises:
         ValueError: a member is missing or cannot be read; the message names the shard and the key.
@@ -33,19 +80,34 @@ def decode_sample(record: dict[str, Any]) -> Sample:
     where = f"{record.get('__url__', 'shard')}, key {record.get('__key__')!r}"
     missing = [suffix for suffix in ("jpg", "json") if suffix not in record]
     if missing:
-        raise ValueError(
-            f"{where}: member(s) {missing} missing; `verify_shard` in pipelines/stages/shards.py checks a shard"
-        )
+        raise ValueError(f"{where}: member(s) {missing} missing; {MEND}")
     try:
         annotation = json.loads(record["json"])
-        return Sample(
+        width, height = Image.open(io.BytesIO(record["jpg"])).size
+        return EncodedSample(
+            where=where,
             key=record["__key__"],
             supervision=annotation["supervision"],
-            image=decode_image(torch.frombuffer(bytearray(record["jpg"]), dtype=torch.uint8), mode=ImageReadMode.RGB),
+            jpeg=record["jpg"],
+            size_hw=(height, width),
             boxes_xyxy=torch.tensor(annotation["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor(annotation["labels"], dtype=torch.long),
             concepts=annotation["concepts"],
             caption=annotation["caption"],
         )
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, Image.DecompressionBombError) as error:
+        raise _undecodable(where, error) from error
+
+
+def _decoded(jpeg: bytes, *, size_hw: tuple[int, int], least_hw: tuple[int, int]) -> Tensor:
+    """Pixels [3, H, W], colours lying side by side in memory, as torchvision resizes fastest."""
+    if size_hw[0] < 2 * least_hw[0] or size_hw[1] < 2 * least_hw[1]:
+        return decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    # torchvision decodes faster, but to the full size alone.
+    picture = Image.open(io.BytesIO(jpeg))
+    picture.draft("RGB", (least_hw[1], least_hw[0]))
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def _undecodable(where: str, error: Exception) -> ValueError:
+    return ValueError(f"{where}: cannot be decoded: {type(error).__name__}: {error}")

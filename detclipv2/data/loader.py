@@ -1,37 +1,33 @@
 """An endless, deterministic stream of batches of one supervision type, from WebDataset shards.
 
-What a rank reads depends on the seed, the rank and the position alone, so that a resumed run goes on where it stopped.
+What a worker reads depends on the seed and on what was read alone (``order.py``), so that a resumed run goes on where it
+stopped, with as many workers as before or others; how a sample is flipped, scaled and given negatives, on its epoch.
 """
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Literal
 
-import webdataset as wds
-from webdataset.tariterators import group_by_keys, tar_file_expander
+import numpy as np
+from numpy.typing import NDArray
 
 from detclipv2.config import Supervision, SupervisionConfig
+from detclipv2.data.ahead import ahead_in_processes, ahead_in_thread
 from detclipv2.data.concepts import NegativePool, concept_list
-from detclipv2.data.decode import decode_sample
-from detclipv2.data.opener import opened
-from detclipv2.data.order import Segment
+from detclipv2.data.decode import Sample, parse_sample
+from detclipv2.data.epochs import Epochs
+from detclipv2.data.order import Order, Segment, merged_segments
+from detclipv2.data.reading import ReadAhead, Record, SampleReader
+from detclipv2.data.shards import Shard
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 from detclipv2.text.dictionary import normalise
 
-# Encoded samples held for shuffling: some tens of MiB at web-image sizes.
-SHUFFLE_BUFFER = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """A tar file (a path, or a URL that fsspec opens) and how many samples it holds."""
-
-    url: str
-    num_samples: int
+# What a lane shuffles: some tens of MiB of stored pictures.
+SAMPLES_PER_RANGE: Mapping[Supervision, int] = {"detection": 512, "grounding": 512, "image_text": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +41,42 @@ class Stream:
     seed: int
     rank: int
     world_size: int
+    loader_workers: int = 0  # processes that make the batches; 0: a thread of this one
+    prefetch_batches: int = 2  # made ahead by each
     caption_as_concept: Literal["on", "off"] = "on"
     # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
     texts: Mapping[str, str] = field(default_factory=dict)
     dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding
 
-    def batches(self, history: Sequence[Segment] = (), done: int = 0) -> Iterator[Batch]:
-        """Batches of this rank after the first ``done`` of the present segment; skipped samples are not decoded.
+    def batches(self, history: Sequence[Segment] = (), done: int = 0) -> Generator[Batch, None, None]:
+        """Batches of ``config.samples_per_worker(world_size)`` samples without end; closing it ends its thread or processes.
 
         Args:
-            history: earlier segments of the training.
-            done: batches of this type that each worker took in the present segment.
+            history: what earlier numbers of workers took.
+            done: batches of this type that each worker took since; they are not read again.
 
         Raises:
-            ValueError: there are fewer samples than ranks, or a record cannot be decoded.
+            ValueError: there are no samples, a shard is damaged, or a record cannot be decoded.
+            OSError: a shard cannot be read.
         """
-        num_samples = sum(shard.num_samples for shard in self.shards)
-        if num_samples < self.world_size:
+        if not any(shard.num_samples for shard in self.shards):
             raise ValueError(
-                f"{self.supervision}: {num_samples} sample(s) in {len(self.shards)} shard(s) for {self.world_size} worker(s);"
-                " every worker needs one: add data, or train with fewer workers"
+                f"{self.supervision}: no sample in {len(self.shards)} shard(s): build a dataset that has some, or train"
+                f" without {self.supervision}"
             )
-        size = self.config.samples_per_worker(self.world_size)
-        position = done * size
-        records = self._records(position)
-        for first in itertools.count(position, size):
-            numbered = zip(range(first, first + size), records, strict=False)
-            yield self._batch([self._sample(number, record) for number, record in numbered])
+        present = Segment(
+            world_size=self.world_size, loader_workers=self.loader_workers, num_batches={self.supervision: done}
+        )
+        segments = merged_segments([*history, present], supervision=self.supervision)
+        _ = self._negatives, self._dictionary  # before there are processes, which then share them
+        if self.loader_workers == 0:
+            return ahead_in_thread(self._lane(segments, 0), num_ahead=self.prefetch_batches)
+        return ahead_in_processes(
+            partial(self._lane, segments),
+            num_lanes=self.loader_workers,
+            first_lane=segments[-1].num_batches[self.supervision] % self.loader_workers,
+            num_ahead=self.prefetch_batches,
+        )
 
     @cached_property
     def _negatives(self) -> NegativePool:
@@ -82,39 +87,45 @@ class Stream:
         known = {normalise(text) for text in self.vocabulary}
         return NegativePool(text for text in self.dictionary if normalise(text) not in known)
 
-    def _records(self, skip: int) -> Iterator[dict[str, Any]]:
-        """Encoded records of epoch after epoch, less the first ``skip``."""
-        for epoch in itertools.count():
-            mine, by_sample = self._my_shards(epoch)
-            count = sum(shard.num_samples for shard in mine)
-            if by_sample:
-                count = len(range(self.rank, count, self.world_size))
-            if skip >= count > 0:
-                skip -= count
-                continue
-            yield from itertools.islice(self._epoch(epoch, mine, by_sample), skip, None)
-            skip = 0
-
-    def _my_shards(self, epoch: int) -> tuple[list[Shard], bool]:
-        """Shards of this rank in an epoch; shuffled before they are split, so that ranks meet all data over the epochs.
-
-        With fewer shards than ranks every rank reads all of them and keeps every n-th sample.
-        """
+    def _lane(self, segments: Sequence[Segment], lane: int) -> Generator[Batch, None, None]:
+        """The batches of one lane of this rank."""
         shards = sorted(self.shards, key=lambda shard: shard.url.rsplit("/", 1)[-1])
-        random.Random(f"shards-{self.seed}-{self.supervision}-{epoch}").shuffle(shards)
-        by_sample = len(shards) < self.world_size
-        return (shards if by_sample else shards[self.rank :: self.world_size]), by_sample
+        epochs = Epochs(num_samples=[shard.num_samples for shard in shards], seed=f"{self.seed}-{self.supervision}")
+        reader = SampleReader(shards, supervision=self.supervision)
+        order = Order(
+            supervision=self.supervision,
+            length=epochs.length,
+            seed=self.seed,
+            samples_per_range=SAMPLES_PER_RANGE[self.supervision],
+            batch_size=self.config.samples_per_worker,
+            is_standing=None
+            if self.supervision == "image_text"  # all become squares
+            else lambda positions: reader.is_standing(epochs.places(positions)),
+        )
+        try:
+            started: deque[tuple[NDArray[np.int64], ReadAhead]] = deque()
+            for positions in order.ranges(segments, rank=self.rank, lane=lane):
+                started.append((positions, reader.start(epochs.places(positions.ravel()))))
+                if len(started) > 1:  # while this one is used, the next is on its way
+                    yield from self._batches_of(*started.popleft())
+        finally:
+            reader.close()
 
-    def _epoch(self, epoch: int, shards: list[Shard], by_sample: bool) -> Iterator[dict[str, Any]]:
-        records = group_by_keys(tar_file_expander(opened(shard.url for shard in shards)))
-        if by_sample:
-            records = itertools.islice(records, self.rank, None, self.world_size)
-        rng = random.Random(f"samples-{self.seed}-{self.supervision}-{epoch}-{self.rank}")
-        return iter(wds.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)(records))
+    def _batches_of(self, positions: NDArray[np.int64], read: ReadAhead) -> Iterator[Batch]:
+        """The batches of a range.
 
-    def _sample(self, number: int, record: dict[str, Any]) -> tuple[Any, list[str]]:
-        rng = random.Random(f"sample-{self.seed}-{self.supervision}-{self.rank}-{number}")
-        sample = fit(decode_sample(record), self.config, rng=rng)
+        Args:
+            positions: [num_batches, batch_size].
+            read: its samples, in the same order.
+        """
+        for first, batch in zip(range(0, positions.size, positions.shape[1]), positions.tolist(), strict=True):
+            records = read.records(first, first + len(batch))
+            yield self._batch([self._sample(at, record) for at, record in zip(batch, records, strict=True)])
+
+    def _sample(self, position: int, record: Record) -> tuple[Sample, list[str]]:
+        """A sample as it is at a position, whichever worker reads it, and its texts."""
+        rng = random.Random(f"sample-{self.seed}-{self.supervision}-{position}")
+        sample = fit(parse_sample(record), self.config, rng=rng)
         concepts = concept_list(
             sample,
             negatives=self._negatives,
@@ -126,7 +137,7 @@ class Stream:
         )
         return sample, [self.texts.get(concept, concept) for concept in concepts]
 
-    def _batch(self, samples: list[tuple[Any, list[str]]]) -> Batch:
+    def _batch(self, samples: list[tuple[Sample, list[str]]]) -> Batch:
         longer, shorter = self.config.sides_px
         sizes_hw = [(sample.image.shape[1], sample.image.shape[2]) for sample, _ in samples]
         canvases = [canvas_size(size, longer=longer, shorter=shorter) for size in sizes_hw]

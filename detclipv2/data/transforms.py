@@ -1,38 +1,28 @@
-"""Geometry of training pictures: flip, resize, pad to a square canvas."""
+"""Geometry of training pictures: flip, resize, crop, pad to a common canvas."""
 
 import random
-import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_area, clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.decode import Sample
+from detclipv2.data.decode import EncodedSample, Sample
+from detclipv2.data.sides import mirrored_text
 
-# A flip would make these words untrue.
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-
-
-def names_a_side(sample: Sample) -> bool:
-    """Whether a text of the sample says left or right."""
-    return any(_SIDES.search(text) for text in [*sample.concepts, sample.caption or ""])
+# Of a box's area: where a crop leaves less, what is left of the object may not tell what it is.
+MIN_VISIBLE_SHARE = 0.25
 
 
-def _resized(sample: Sample, size_hw: tuple[int, int]) -> Sample:
-    height, width = sample.image.shape[-2:]
-    factor = torch.tensor([size_hw[1] / width, size_hw[0] / height]).repeat(2)
-    image = F.resize(sample.image, list(size_hw), antialias=True)
-    return replace(sample, image=image, boxes_xyxy=sample.boxes_xyxy * factor)
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What becomes of a picture: resized, then cropped where it is larger than its canvas."""
 
-
-def flipped(sample: Sample) -> Sample:
-    """The sample mirrored left to right."""
-    boxes = BoundingBoxes(sample.boxes_xyxy, format=BoundingBoxFormat.XYXY, canvas_size=tuple(sample.image.shape[-2:]))
-    mirrored = F.horizontal_flip(boxes).as_subclass(Tensor)
-    return replace(sample, image=F.horizontal_flip(sample.image), boxes_xyxy=mirrored)
+    resized_hw: tuple[int, int]
+    cropped_hw: tuple[int, int]  # no larger
+    place: tuple[float, float] = (0.0, 0.0)  # of the crop, from 0 (top, left) to 1 (bottom, right)
 
 
 def fitted_size(size_hw: tuple[int, int], *, longer: float, shorter: float) -> tuple[int, int]:
@@ -49,25 +39,106 @@ def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple
     return (longer, shorter) if size_hw[0] > size_hw[1] else (shorter, longer)
 
 
-def fit(sample: Sample, config: SupervisionConfig, *, rng: random.Random) -> Sample:
-    """Flip and resize for training.
+def draw_geometry(size_hw: tuple[int, int], config: SupervisionConfig, *, rng: random.Random) -> Geometry:
+    """Scale and crop of a picture with boxes, which keeps its aspect ratio: large-scale jitter (arXiv:2012.07177).
 
-    Image-text pictures are resized to a square outright, since a crop could lose what the caption names (method U14);
-    pictures with boxes keep their aspect ratio.
+    Args:
+        size_hw: of the stored picture.
+        config: with ``scale_jitter``; above 1 the picture outgrows its canvas, and a part of it is taken.
+        rng: draws.
     """
-    if rng.random() < config.flip and not names_a_side(sample):
-        sample = flipped(sample)
-    if sample.supervision == "image_text":
-        return _resized(sample, (config.image_size, config.image_size))
     factor = rng.uniform(*config.scale_jitter)
-    height, width = sample.image.shape[-2:]
     longer, shorter = config.sides_px
-    return _resized(sample, fitted_size((height, width), longer=longer * factor, shorter=shorter * factor))
+    resized = fitted_size(size_hw, longer=longer * factor, shorter=shorter * factor)
+    canvas = canvas_size(size_hw, longer=longer, shorter=shorter)
+    return Geometry(
+        resized_hw=resized,
+        cropped_hw=(min(resized[0], canvas[0]), min(resized[1], canvas[1])),
+        place=(rng.random(), rng.random()),
+    )
+
+
+def fit(sample: EncodedSample, config: SupervisionConfig, *, rng: random.Random) -> Sample:
+    """Decode, resize and flip for training.
+
+    Image-text pictures are resized to a square outright, since a crop could lose what the caption names (method U14).
+    A picture is flipped only where its texts can be told to be true of the mirrored one (``sides.py``).
+
+    Raises:
+        ValueError: the picture cannot be decoded.
+    """
+    flip = rng.random() < config.flip
+    if sample.supervision == "image_text":
+        size = (config.image_size, config.image_size)
+        geometry = Geometry(resized_hw=size, cropped_hw=size)
+    else:
+        geometry = draw_geometry(sample.size_hw, config, rng=rng)
+    fitted = resized(sample.decode(least_hw=geometry.resized_hw), geometry)
+    return (flipped(fitted) or fitted) if flip else fitted
+
+
+def resized(sample: Sample, geometry: Geometry) -> Sample:
+    """Crop and resize in one go.
+
+    Boxes are cut off where the picture is; those of which too little is left go, with the concepts that only they had.
+    """
+    height, width = sample.image.shape[-2:]
+    # The crop in pixels of the picture as it is; boxes go by the rounded numbers.
+    crop_h = max(1, round(height * geometry.cropped_hw[0] / geometry.resized_hw[0]))
+    crop_w = max(1, round(width * geometry.cropped_hw[1] / geometry.resized_hw[1]))
+    top, left = round(geometry.place[0] * (height - crop_h)), round(geometry.place[1] * (width - crop_w))
+    image = sample.image[:, top : top + crop_h, left : left + crop_w]
+    scale = torch.tensor([geometry.cropped_hw[1] / crop_w, geometry.cropped_hw[0] / crop_h]).repeat(2)
+    boxes = (sample.boxes_xyxy - torch.tensor([left, top]).repeat(2)) * scale
+    image = F.resize(image, list(geometry.cropped_hw), antialias=True)
+    if (crop_h, crop_w) == (height, width):
+        return replace(sample, image=image, boxes_xyxy=boxes)
+    visible = clip_boxes_to_image(boxes, geometry.cropped_hw)
+    seen = box_area(visible) > MIN_VISIBLE_SHARE * box_area(boxes)
+    return replace(_with_boxes(sample, seen), image=image, boxes_xyxy=visible[seen])
+
+
+def flipped(sample: Sample) -> Sample | None:
+    """The sample mirrored left to right, or None where it cannot be told what its texts would have to say."""
+    *concepts, caption = (mirrored_text(text) for text in [*sample.concepts, sample.caption or ""])
+    known = [text for text in concepts if text is not None]
+    if caption is None or len(known) < len(concepts):
+        return None
+    width = sample.image.shape[-1]
+    x1, y1, x2, y2 = sample.boxes_xyxy.unbind(-1)
+    return replace(
+        sample,
+        image=F.horizontal_flip(sample.image),
+        boxes_xyxy=torch.stack([width - x2, y1, width - x1, y2], dim=-1),
+        concepts=known,
+        caption=caption if sample.caption is not None else None,
+    )
 
 
 def pad_to_canvas(images: list[Tensor], canvas_hw: tuple[int, int]) -> Tensor:
-    """Pictures [3, h, w], none larger than the canvas, as one float tensor [B, 3, H, W] in 0..1, zeros around."""
-    canvas = torch.zeros(len(images), 3, *canvas_hw)
+    """Pictures [3, h, w] (uint8), none larger than the canvas, as one tensor [B, 3, H, W] (uint8), zeros around.
+
+    Colours lie side by side in memory, as in the pictures: they are copied row by row.
+    """
+    canvas = torch.zeros(len(images), *canvas_hw, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     for slot, image in zip(canvas, images, strict=True):
-        slot[:, : image.shape[1], : image.shape[2]] = image.float() / 255
+        slot[:, : image.shape[1], : image.shape[2]] = image
     return canvas
+
+
+def _with_boxes(sample: Sample, kept: Tensor) -> Sample:
+    """Less some boxes, and less the concepts that had those alone.
+
+    Args:
+        sample: its boxes are not looked at.
+        kept: [N] bool.
+    """
+    labels = sample.labels.tolist()
+    lost = set(labels) - set(sample.labels[kept].tolist())
+    numbers = [number for number in range(len(sample.concepts)) if number not in lost]
+    new = {number: position for position, number in enumerate(numbers)}
+    return replace(
+        sample,
+        labels=torch.tensor([new[number] for number in sample.labels[kept].tolist()], dtype=torch.long),
+        concepts=[sample.concepts[number] for number in numbers],
+    )

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pipelines.inspect.dataset import BuiltDataset
+from pipelines.stages.shards import index_figures
 from pipelines.stages.tars import TarSample, read_tar, tar_extents
 from pipelines.storage import Location, PublishedTable, sha256_file, verify_content
 from schemas.conform import conform
@@ -70,7 +71,7 @@ class _Content:
 
     def __init__(self, path: Path, *, supervision: str) -> None:
         self.problems: list[str] = []
-        self._counts: list[tuple[int, int]] = []
+        self._figures: list[dict[str, int]] = []
         previous = ""
         try:
             for sample in read_tar(path):
@@ -83,26 +84,19 @@ class _Content:
 
     @property
     def num_samples(self) -> int:
-        return len(self._counts)
+        return len(self._figures)
 
     def index_rows(self, path: Path) -> list[dict[str, object]]:
         """What the index should hold."""
         return [
-            {
-                "key": extent.key,
-                "offset": extent.offset,
-                "num_bytes": extent.num_bytes,
-                "num_boxes": num_boxes,
-                "num_concepts": num_concepts,
-            }
-            for extent, (num_boxes, num_concepts) in zip(tar_extents(path), self._counts, strict=True)
+            {"key": extent.key, "offset": extent.offset, "num_bytes": extent.num_bytes} | figures
+            for extent, figures in zip(tar_extents(path), self._figures, strict=True)
         ]
 
     def _read(self, sample: TarSample, supervision: str) -> None:
         annotation, problems = read_sample(sample, supervision=supervision)
         self.problems += [f"sample {sample.key}: {problem}" for problem in problems]
-        counts = (0, 0) if annotation is None else (len(annotation.boxes_xyxy), len(annotation.concepts))
-        self._counts.append(counts)
+        self._figures.append({} if annotation is None else index_figures(annotation))
 
 
 def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample | None, list[str]]:

@@ -67,6 +67,16 @@ def verify_shard(path: Path) -> int:
     return num_samples
 
 
+def index_figures(sample: TrainingSample) -> dict[str, int]:
+    """What the index of a shard tells of a sample, besides where it lies."""
+    return {
+        "num_boxes": len(sample.boxes_xyxy),
+        "num_concepts": len(sample.concepts),
+        "width": sample.width,
+        "height": sample.height,
+    }
+
+
 def _image_text_pictures(table: pa.Table, images_tar: Path) -> Iterator[_Picture]:
     """Both sides ascend by key, so one pass over the tar meets every row."""
     rows = iter(table.select(["key", "caption", "width", "height", "phrases"]).sort_by("key").to_pylist())
@@ -92,12 +102,12 @@ def _image_text_pictures(table: pa.Table, images_tar: Path) -> Iterator[_Picture
 
 
 def _write_shard(path: Path, pictures: Iterable[_Picture]) -> FileEntry:
-    num_boxes, num_concepts = list[int](), list[int]()
+    figures: dict[str, list[int]] = {name: [] for name in ("num_boxes", "num_concepts", "width", "height")}
 
     def samples() -> Iterator[TarSample]:
         for picture in pictures:
-            num_boxes.append(len(picture.sample.boxes_xyxy))
-            num_concepts.append(len(picture.sample.concepts))
+            for name, figure in index_figures(picture.sample).items():
+                figures[name].append(figure)
             members = {"jpg": picture.jpeg, "json": picture.sample.model_dump_json().encode()}
             yield TarSample(key=picture.key, members=members)
 
@@ -107,8 +117,6 @@ def _write_shard(path: Path, pictures: Iterable[_Picture]) -> FileEntry:
         "key": [extent.key for extent in extents],
         "offset": [extent.offset for extent in extents],
         "num_bytes": [extent.num_bytes for extent in extents],
-        "num_boxes": num_boxes,
-        "num_concepts": num_concepts,
-    }
+    } | figures
     write_parquet(pa.table(columns, schema=SHARD_INDEX), path.with_name(index_name(path.name)))
     return entry

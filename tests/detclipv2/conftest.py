@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision
-from detclipv2.data.loader import Shard
+from detclipv2.data.shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import SentenceEncoder, packaged_minilm
@@ -113,13 +113,14 @@ def write_shard(tmp_path: Path) -> Callable[..., Shard]:
         path = tmp_path / f"{name}.tar"
         with tarfile.open(path, "w") as tar:
             for key, annotation in samples.items():
+                sized = {"width": size[0], "height": size[1]} | annotation
                 image = Image.new("RGB", size, (40, 80, 120))
                 for box in annotation["boxes_xyxy"]:
                     x1, y1, x2, y2 = (int(value) for value in box)
                     image.paste((255, 255, 255), (x1, y1, x2, y2))
                 jpeg = io.BytesIO()
                 image.save(jpeg, "JPEG", quality=95)
-                for suffix, content in (("jpg", jpeg.getvalue()), ("json", json.dumps(annotation).encode())):
+                for suffix, content in (("jpg", jpeg.getvalue()), ("json", json.dumps(sized).encode())):
                     member = tarfile.TarInfo(f"{key}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))

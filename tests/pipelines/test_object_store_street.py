@@ -11,7 +11,8 @@ import pytest
 from upath import UPath
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
+from detclipv2.data.shards import Shard
 from pipelines.inspect.dataset import BuiltDataset, open_dataset
 from pipelines.storage import PublishedTable, verify_content
 from schemas.manifest import Manifest

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
+from detclipv2.data.shards import Shard
 from detclipv2.structures import Batch
 
 Shards = list[Shard]

@@ -9,8 +9,9 @@ import fsspec
 import pytest
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
 from detclipv2.data.opener import open_shard, opened
+from detclipv2.data.shards import Shard
 
 
 def test_a_path_and_urls(tmp_path: Path) -> None:

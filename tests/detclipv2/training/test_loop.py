@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from detclipv2.config import LossConfig, OptimConfig, SupervisionConfig, TrainConfig
-from detclipv2.data.loader import Shard, Stream
+from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
+from detclipv2.data.shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Batch

@@ -93,8 +93,16 @@ def test_the_index_tells_what_lies_where(tmp_path, phrases, images_tar):
     index = pq.read_table(tmp_path / "a.index.parquet")
     assert index.schema == SHARD_INDEX
     assert index.to_pylist() == [
-        {"key": "key1", "offset": 0, "num_bytes": 2048, "num_boxes": 0, "num_concepts": 2},
-        {"key": "key3", "offset": 2048, "num_bytes": 2048, "num_boxes": 0, "num_concepts": 1},
+        {"key": "key1", "offset": 0, "num_bytes": 2048, "num_boxes": 0, "num_concepts": 2, "width": 20, "height": 10},
+        {
+            "key": "key3",
+            "offset": 2048,
+            "num_bytes": 2048,
+            "num_boxes": 0,
+            "num_concepts": 1,
+            "width": 320,
+            "height": 320,
+        },
     ]
     (sample,) = read_tar(tmp_path / "a.tar", offset=2048)
     assert sample.key == "key3"

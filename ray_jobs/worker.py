@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Books
-from schemas.manifest import DatasetManifest, SupervisionSplit
+from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def build_training(
 
 def shards_of(split: SupervisionSplit, *, data_root: Location) -> list[Shard]:
     """The shards of a supervision type, each with its index where the dataset has one."""
-    indexes = split.indexes or [None] * len(split.shards)
+    indexes: Sequence[FileEntry | None] = split.indexes or [None] * len(split.shards)
     return [
         Shard(
             url=str(data_root / entry.path),

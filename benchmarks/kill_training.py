@@ -9,6 +9,7 @@ runs again; a rank is replaced by Ray Train. In the end everything is compared: 
 attempt read, the losses on the books, the number of runs.
 """
 
+import itertools
 import json
 import os
 import random
@@ -102,10 +103,9 @@ def main(*, kills: int = 20, workers: int = 1, steps: int = 60, seed: int = 0, r
 
 def _plan(count: int, rng: random.Random) -> list[tuple[Victim, Moment]]:
     """Every pair of victim and moment as often as any other, give or take one, in random order."""
-    pairs = [(victim, moment) for victim in get_args(Victim) for moment in get_args(Moment)]
-    plan = [pairs[number % len(pairs)] for number in range(count)]
-    rng.shuffle(plan)
-    return plan
+    pairs: list[tuple[Victim, Moment]] = list(itertools.product(get_args(Victim), get_args(Moment)))
+    rounds = (rng.sample(pairs, len(pairs)) for _ in itertools.count())
+    return list(itertools.islice(itertools.chain.from_iterable(rounds), count))
 
 
 def compare(expected: Outcome, found: Outcome, kills: Kills, *, workers: int) -> tuple[Table, list[str]]:
@@ -125,7 +125,7 @@ def compare(expected: Outcome, found: Outcome, kills: Kills, *, workers: int) ->
     limit = 0.0 if workers == 1 else MAX_DIFFERENCE
     rows = [
         ("last step", f"{found.step}", found.step == expected.step),
-        (f"largest difference of a weight (limit {limit:g})", f"{difference:.2g}", difference <= limit),
+        (f"largest difference of a weight, limit {limit:g}", f"{difference:.2g}", difference <= limit),
         ("batches", f"{len(found.batches):,}", not missing),
         ("batches that were read again after a kill", f"{repeated:,}", True),
         ("batches with other samples", f"{len(different_batches)}", not different_batches),

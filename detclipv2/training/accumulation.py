@@ -12,9 +12,10 @@ arranged around what its parts share.
   keeps their embeddings, from which the loss of the global batch follows, with a gradient for each. A second pass runs each
   part again, from the same random state, and carries the gradients of the same regions on into the network.
 
-What is equal: losses and gradients are those of ``HybridObjective.forward`` of the whole batch, but for rounding, if nothing is
-drawn at random in the network. Dropout and drop path draw for each part and each chunk of texts from a generator that is seeded
-for it; then they are those of the whole batch computed in one graph, whose network went over these parts and chunks.
+What is equal: losses and gradients are those of ``HybridObjective.forward`` of the whole batch, but for rounding (which decides
+what NMS keeps of two regions whose overlap is just its threshold), if nothing is drawn at random in the network. Dropout and
+drop path draw for each part and each chunk of texts from a generator that is seeded for it; then they are those of the whole
+batch computed in one graph, whose network went over these parts and chunks.
 
 Shapes: B images of this process, M_B distinct concepts of the global batch, k proposals of an image, D width.
 """

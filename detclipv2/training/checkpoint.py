@@ -109,7 +109,7 @@ def _digest(content: Any) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
             sha256.update(f"{value.dtype} {tuple(value.shape)};".encode())
-            sha256.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+            sha256.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(value, dict):
             sha256.update(f"{{{len(value)};".encode())
             for key, part in value.items():

@@ -101,12 +101,9 @@ def test_a_guarded_step_that_is_not_finite_leaves_all_as_it_was() -> None:
             parameter.grad = torch.full_like(parameter, gradient)
         guarded_step(optimizer, torch.tensor(is_finite))
         average.update(step, torch.tensor(is_finite))
-        moments = [value.clone() for state in optimizer.state.values() for value in state.values()]
-        kept.append(
-            [p.detach().clone() for p in layer.parameters()]
-            + list(map(torch.clone, average.state_dict().values()))
-            + moments
-        )
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        everything = [*layer.parameters(), *average.state_dict().values(), *moments]
+        kept.append([tensor.detach().clone() for tensor in everything])
 
     assert all(torch.equal(one, other) for one, other in zip(kept[0], kept[1], strict=True))
     assert not any(torch.equal(one, other) for one, other in zip(kept[1][:4], kept[2][:4], strict=True))

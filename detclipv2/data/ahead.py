@@ -53,7 +53,8 @@ def ahead_in_processes(lane: Lane, *, num_lanes: int, first_lane: int, num_ahead
     )
     batches = iter(loader)
     try:
-        for batch in batches:
+        while True:
+            batch = _received(batches)
             if isinstance(batch, Exception):
                 raise batch
             yield batch
@@ -76,6 +77,17 @@ class _Lanes(IterableDataset[Batch | Exception]):
         except Exception as error:
             error.add_note(traceback.format_exc())  # the trace does not pass between processes, notes do
             yield error
+
+
+def _received(batches: Iterator[Batch | Exception]) -> Batch | Exception:
+    try:
+        return next(batches)
+    except (RuntimeError, OSError, EOFError) as error:
+        # What a process itself raised comes as a value. A dead one shows as this or that, by how far its last message got.
+        raise RuntimeError(
+            f"a loader process ended unexpectedly ({error or type(error).__name__}): out of memory? Try fewer loader_workers"
+            " or prefetch_batches"
+        ) from error
 
 
 def _next(batches: Generator[Batch, None, None]) -> Batch:

@@ -23,6 +23,7 @@ _SAFE = [
     for pattern in (
         # "a dog on the left", "at far right", "to the top left of the tree"
         rf"\b(?:on|to|at|from|in|toward|towards)\s+(?:{_ARTICLE}\s+)?(?:{_PLACE}[\s-]+)?(?P<side>left|right){_END}",
+        rf"\b(?:top|bottom|upper|lower)[\s-]+(?P<side>left|right){_END}",
         rf"\b(?P<side>left|right)[\s-]+(?:hand[\s-]+)?{_NOUNS}\b{_NOT_IDIOM}",  # "left shoe", "right-hand side"
         r"\bfrom\s+(?P<side>left|right)\s+to\s+(?P<other>right|left)\b",
         r"\((?:far\s+|top\s+|bottom\s+)?(?P<side>left|right)\)",

@@ -1,3 +1,4 @@
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.decode import Sample
+from detclipv2.data.decode import EncodedSample
 from detclipv2.data.transforms import fit, pad_to_canvas
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.structures import Detections
+from detclipv2.structures import Detections, float_pixels
 from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
 
@@ -235,17 +235,22 @@ def test_the_shorter_side_is_limited_too(
 def test_the_detector_sees_the_canvas_of_training(tiny_detector: Callable[..., DetCLIPv2], image_size: int) -> None:
     predictor = Predictor(tiny_detector(), image_size=image_size)
     photo = _photo(40, 20)
-    sample = Sample(
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    sample = EncodedSample(
+        where="here",
         key="k",
         supervision="detection",
-        image=pil_to_tensor(photo),
+        jpeg=file.getvalue(),
+        size_hw=(photo.height, photo.width),
         boxes_xyxy=torch.zeros(0, 4),
         labels=torch.zeros(0, dtype=torch.long),
         concepts=["dog"],
         caption=None,
     )
     config = SupervisionConfig(batch_size=1, image_size=image_size, flip=0.0)
-    trained_on = pad_to_canvas([fit(sample, config, rng=random.Random(0)).image], (image_size, image_size))
+    canvas = pad_to_canvas([fit(sample, config, rng=random.Random(0)).image], (image_size, image_size))
+    trained_on = float_pixels(canvas)
     seen: list[torch.Tensor] = []
     predictor.detector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 

@@ -7,9 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from detclipv2.data.decode import decode_sample
+from detclipv2.data.decode import Sample, parse_sample
 
 Annotation = Callable[..., dict[str, Any]]
+
+
+def _decode(record: dict[str, Any]) -> Sample:
+    return parse_sample(record).decode()
 
 
 def _jpeg(mode: str = "RGB") -> bytes:
@@ -29,9 +33,7 @@ def _record(annotation: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_a_record(annotation: Annotation) -> None:
     boxes = [[0.0, 1.0, 5.5, 8.0], [2.0, 2.0, 4.0, 4.0]]
-    sample = decode_sample(
-        _record(annotation(boxes_xyxy=boxes, labels=[1, 0], concepts=["dog", "cat"], caption="two pets"))
-    )
+    sample = _decode(_record(annotation(boxes_xyxy=boxes, labels=[1, 0], concepts=["dog", "cat"], caption="two pets")))
 
     assert sample.key == "0000002a"
     assert sample.supervision == "detection"
@@ -44,7 +46,7 @@ def test_a_record(annotation: Annotation) -> None:
 
 
 def test_no_boxes_and_a_grey_picture(annotation: Annotation) -> None:
-    sample = decode_sample(_record(annotation(boxes_xyxy=[], labels=[]), jpg=_jpeg("L")))
+    sample = _decode(_record(annotation(boxes_xyxy=[], labels=[]), jpg=_jpeg("L")))
 
     assert sample.image.shape == (3, 8, 12)
     assert sample.boxes_xyxy.shape == (0, 4)
@@ -54,8 +56,9 @@ def test_no_boxes_and_a_grey_picture(annotation: Annotation) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jpg": b"no picture"}, "cannot be decoded: RuntimeError: "),
-        ({"jpg": _jpeg()[:200]}, "cannot be decoded: RuntimeError: "),
+        ({"jpg": b"no picture"}, "cannot be decoded: UnidentifiedImageError: "),
+        ({"jpg": _jpeg()[:200]}, "cannot be decoded: OSError: Truncated"),
+        ({"jpg": _jpeg()[:-4]}, "cannot be decoded: RuntimeError: "),
         ({"json": b"{"}, "cannot be decoded: JSONDecodeError: Expecting"),
         ({"json": b"{}"}, "cannot be decoded: KeyError: 'supervision'"),
         ({"json": b"[]"}, "cannot be decoded: TypeError: "),
@@ -63,7 +66,7 @@ def test_no_boxes_and_a_grey_picture(annotation: Annotation) -> None:
 )
 def test_a_damaged_record_is_named(annotation: Annotation, changes: dict[str, bytes], message: str) -> None:
     with pytest.raises(ValueError, match=f"^shards/00001.tar, key '0000002a': {message}"):
-        decode_sample(_record(annotation(), **changes))
+        _decode(_record(annotation(), **changes))
 
 
 @pytest.mark.parametrize("member", ["jpg", "json"])
@@ -72,4 +75,55 @@ def test_a_missing_member_is_named(annotation: Annotation, member: str) -> None:
     del record[member]
 
     with pytest.raises(ValueError, match=rf"^shards/00001.tar, key '0000002a': member\(s\) \['{member}'\] missing"):
-        decode_sample(record)
+        _decode(record)
+
+
+def _photo(width: int, height: int, **options: Any) -> bytes:
+    """Dark, with a light box around the middle: half of each side."""
+    image = Image.new("RGB", (width, height), (20, 60, 20))
+    image.paste((220, 200, 240), (width // 4, height // 4, 3 * width // 4, 3 * height // 4))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("least_hw", "expected_hw"),
+    [
+        (None, (301, 403)),
+        ((151, 201), (301, 403)),  # a half would be too small
+        ((150, 201), (151, 202)),
+        ((150, 202), (301, 403)),
+        ((76, 90), (151, 202)),
+        ((75, 100), (76, 101)),
+        ((1, 1), (38, 51)),
+    ],
+)
+def test_a_picture_is_decoded_no_larger_than_needed(
+    annotation: Annotation, least_hw: tuple[int, int] | None, expected_hw: tuple[int, int]
+) -> None:
+    box = [403 / 4, 301 / 4, 403 * 3 / 4, 301 * 3 / 4]
+    record = _record(annotation(boxes_xyxy=[box]), jpg=_photo(403, 301))
+    encoded = parse_sample(record)
+    assert encoded.size_hw == (301, 403)
+    sample = encoded.decode(least_hw=least_hw)
+
+    assert sample.image.shape == (3, *expected_hw)
+    assert sample.image.dtype == torch.uint8
+    assert sample.image.stride(0) == 1, "colours side by side, as the resizing likes them"
+    rows, columns = (sample.image[2] > 120).nonzero().unbind(1)
+    light = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert sample.boxes_xyxy[0].tolist() == pytest.approx([float(side) for side in light], abs=1.5)
+
+
+def test_a_smaller_decoding_is_the_picture_made_smaller(annotation: Annotation) -> None:
+    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)))
+    whole, half = encoded.decode().image.float(), encoded.decode(least_hw=(152, 200)).image.float()
+
+    assert (torch.nn.functional.avg_pool2d(whole, 2) - half).abs().mean() < 1
+
+
+def test_a_cut_off_picture_is_named_when_it_is_decoded_smaller(annotation: Annotation) -> None:
+    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)[:1500]))
+    with pytest.raises(ValueError, match="^shards/00001.tar, key '0000002a': cannot be decoded: OSError: "):
+        encoded.decode(least_hw=(10, 10))

@@ -1,6 +1,7 @@
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.loader import Stream
+from detclipv2.data.order import Segment
 from detclipv2.data.shards import Shard
 from detclipv2.structures import Batch
 
@@ -38,8 +40,9 @@ def _stream(shards: Shards, *, batch_size: int = 3, rank: int = 0, world_size: i
     return Stream(**settings | changes, rank=rank, world_size=world_size)
 
 
-def _take(stream: Stream, count: int, *, start: int = 0) -> list[Batch]:
-    return list(itertools.islice(stream.batches(done=start), count))
+def _take(stream: Stream, count: int, *, start: int = 0, history: Sequence[Segment] = ()) -> list[Batch]:
+    with closing(stream.batches(history, start)) as batches:
+        return list(itertools.islice(batches, count))
 
 
 def _keys(batches: list[Batch]) -> list[str]:
@@ -61,6 +64,7 @@ def test_a_batch(shards: Callable[..., Shards]) -> None:
 
     assert batch.supervision == "detection"
     assert batch.pixels.shape == (3, 3, 32, 32)
+    assert batch.pixels.dtype == torch.uint8
     assert batch.image_sizes_hw == [(16, 32)] * 3
     assert [boxes.shape for boxes in batch.boxes_xyxy] == [(1, 4)] * 3
     assert [labels.tolist() for labels in batch.labels] == [[0]] * 3
@@ -92,7 +96,7 @@ def test_the_stream_depends_on_its_seed_alone(shards: Callable[..., Shards]) -> 
     assert _keys(_take(_stream(files, seed=1), 8)) != _keys(first)
 
 
-@pytest.mark.parametrize(("counts", "world_size"), [((5, 1, 6), 1), ((5, 4, 6), 2), ((11,), 2)])
+@pytest.mark.parametrize(("counts", "world_size"), [((5, 1, 6), 1), ((5, 0, 6), 2), ((2,), 2)])
 @pytest.mark.parametrize("start", [1, 4, 9])
 def test_a_resumed_stream_goes_on_where_it_stopped(
     shards: Callable[..., Shards], counts: tuple[int, ...], world_size: int, start: int
@@ -104,33 +108,101 @@ def test_a_resumed_stream_goes_on_where_it_stopped(
         _assert_same(_take(_stream(files, rank=rank, world_size=world_size), 4, start=start), undisturbed[start:])
 
 
-@pytest.mark.parametrize("counts", [(4, 4, 4, 4), (8, 8), (16,)])
+@pytest.mark.parametrize("counts", [(4, 4, 4, 4), (8, 0, 8), (16,)])
 def test_ranks_share_an_epoch(shards: Callable[..., Shards], counts: tuple[int, ...]) -> None:
     files = shards(*counts)
 
     for world_size in (2, 4):
-        ranks = [_take(_stream(files, batch_size=4, rank=rank, world_size=world_size), 4) for rank in range(world_size)]
-        share = 16 // world_size
-        epoch = Counter(key for rank in ranks for key in _keys(rank)[:share])
-        assert len(epoch) == 16, "every sample is read by one rank"
-        if world_size == 2:
-            assert Counter(key for rank in ranks for key in _keys(rank)[share:]) == epoch
+        ranks = [_take(_stream(files, batch_size=2, rank=rank, world_size=world_size), 8) for rank in range(world_size)]
+        for epoch in range(world_size):
+            part = slice(epoch * 8 // world_size, (epoch + 1) * 8 // world_size)
+            assert Counter(key for rank in ranks for key in _keys(rank[part])) == Counter(
+                f"{shard}-{index:02d}" for shard, count in enumerate(counts) for index in range(count)
+            )
 
 
-def test_a_sample_that_cannot_be_decoded_is_named(
+def test_another_number_of_workers_reads_what_was_left(shards: Callable[..., Shards]) -> None:
+    files = shards(7, 0, 9, 8)
+    earlier = [Segment(world_size=2, loader_workers=0, num_batches={"detection": 2, "grounding": 9})]
+    before = [batch for rank in range(2) for batch in _take(_stream(files, rank=rank, world_size=2), 2)]
+    after = [batch for rank in range(4) for batch in _take(_stream(files, rank=rank, world_size=4), 2, history=earlier)]
+    read = Counter([*_keys(before), *_keys(after)])
+
+    assert len(_keys(before)) == 12 and len(_keys(after)) == 24
+    assert len(read) == 24, "nothing is left out of the first epoch"
+    assert sorted(read.values()) == [1] * 12 + [2] * 12
+
+
+def test_a_sample_is_augmented_alike_by_whichever_worker_reads_it(shards: Callable[..., Shards]) -> None:
+    files = shards(6, 6)
+    (alone,) = _take(_stream(files, batch_size=12), 1)
+    two = [_take(_stream(files, batch_size=6, rank=rank, world_size=2), 1)[0] for rank in range(2)]
+
+    def samples(batch: Batch) -> dict[str, tuple[list[str], list[float]]]:
+        boxes = [boxes.flatten().tolist() for boxes in batch.boxes_xyxy]
+        return {key: (batch.concepts[index], boxes[index]) for index, key in enumerate(batch.keys)}
+
+    assert samples(two[0]) | samples(two[1]) == samples(alone)
+
+
+def test_the_global_batch_is_shared_by_the_workers(shards: Callable[..., Shards]) -> None:
+    config = SupervisionConfig(batch_size=2, global_batch_size=8, image_size=32)
+    files = shards(8)
+
+    for world_size, size in ((1, 8), (2, 4), (3, 3)):
+        (batch,) = _take(_stream(files, config=config, world_size=world_size), 1)
+        assert len(batch.keys) == size
+
+
+def test_a_canvas_is_no_square_where_pictures_lie_and_stand(
     write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
+) -> None:
+    files = [
+        write_shard("lying", {f"l{i}": annotation() for i in range(10)}, size=(48, 32)),
+        write_shard("standing", {f"s{i}": annotation() for i in range(14)}, size=(32, 48)),
+    ]
+    config = SupervisionConfig(batch_size=4, image_size=48, shorter_size=32)
+    batches = _take(_stream(files, config=config), 12)
+    shapes = Counter(tuple(batch.pixels.shape[2:]) for batch in batches)
+
+    assert shapes == {(32, 48): 4, (48, 32): 6, (48, 48): 2}
+
+
+@pytest.mark.parametrize("loader_workers", [1, 2])
+@pytest.mark.parametrize("start", [0, 3])
+def test_processes_give_the_batches_of_their_lanes_in_turn(
+    shards: Callable[..., Shards], loader_workers: int, start: int
+) -> None:
+    stream = _stream(shards(5, 1, 6), loader_workers=loader_workers)
+    segments = [Segment(world_size=1, loader_workers=loader_workers, num_batches={"detection": 0})]
+    lanes = [stream._lane(segments, lane) for lane in range(loader_workers)]
+    expected = [next(lanes[number % loader_workers]) for number in range(start + 5)]
+
+    _assert_same(_take(stream, 5, start=start), expected[start:])
+    if loader_workers == 1:
+        _assert_same(_take(_stream(stream.shards), 5, start=start), expected[start:])
+
+
+@pytest.mark.parametrize("loader_workers", [0, 1])
+def test_a_sample_that_cannot_be_decoded_is_named(
+    write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]], loader_workers: int
 ) -> None:
     shard = write_shard("00000", {"good": annotation(), "bad": annotation(labels="x")})
 
     with pytest.raises(ValueError, match=rf"^{shard.url}, key 'bad': cannot be decoded"):
-        _take(_stream([shard], batch_size=2), 1)
+        _take(_stream([shard], batch_size=2, loader_workers=loader_workers), 1)
 
 
-@pytest.mark.parametrize(("counts", "world_size"), [((0, 0), 1), ((1, 0), 2), ((), 1)])
-def test_fewer_samples_than_ranks(shards: Callable[..., Shards], counts: tuple[int, ...], world_size: int) -> None:
-    found = rf"{sum(counts)} sample\(s\) in {len(counts)} shard\(s\) for {world_size} worker\(s\)"
-    with pytest.raises(ValueError, match=f"detection: {found}; every worker needs one"):
-        _take(_stream(shards(*counts), world_size=world_size), 1)
+@pytest.mark.parametrize("counts", [(0, 0), ()])
+def test_no_samples(shards: Callable[..., Shards], counts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"detection: no sample in {len(counts)} shard\(s\): build a dataset"):
+        _take(_stream(shards(*counts)), 1)
+
+
+def test_fewer_samples_than_a_batch_of_all_workers(shards: Callable[..., Shards]) -> None:
+    keys = [key for rank in range(2) for key in _keys(_take(_stream(shards(1, 1), rank=rank, world_size=2), 2))]
+
+    assert Counter(keys) == {"0-00": 6, "1-00": 6}
 
 
 def test_a_category_is_encoded_with_its_definition(shards: Callable[..., Shards]) -> None:

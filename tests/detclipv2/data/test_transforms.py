@@ -1,13 +1,16 @@
+import io
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from detclipv2.config import SupervisionConfig
-from detclipv2.data.decode import Sample
-from detclipv2.data.transforms import canvas_size, fit, fitted_size, flipped, names_a_side, pad_to_canvas
+from detclipv2.data.decode import EncodedSample, Sample
+from detclipv2.data.transforms import Geometry, canvas_size, fit, fitted_size, flipped, pad_to_canvas, resized
 
 ALWAYS, NEVER = 1.0, 0.0
 
@@ -33,9 +36,17 @@ def _sample(box: tuple[int, int, int, int] = (4, 2, 20, 12), **changes: Any) -> 
     return Sample(**settings | changes)
 
 
-def _fit(sample: Sample, **changes: Any) -> Sample:
+def _encoded(sample: Sample) -> EncodedSample:
+    """The sample with its picture as a PNG, which loses nothing."""
+    file = io.BytesIO()
+    to_pil_image(sample.image).save(file, "PNG")
+    stored: dict[str, Any] = {"where": "here", "jpeg": file.getvalue(), "size_hw": tuple(sample.image.shape[-2:])}
+    return EncodedSample(**stored, **{name: value for name, value in vars(sample).items() if name != "image"})
+
+
+def _fit(sample: Sample, *, seed: int = 0, **changes: Any) -> Sample:
     settings: dict[str, Any] = {"batch_size": 1, "image_size": 64, "flip": NEVER}
-    return fit(sample, SupervisionConfig(**settings | changes), rng=random.Random(0))
+    return fit(_encoded(sample), SupervisionConfig(**settings | changes), rng=random.Random(seed))
 
 
 def _white_box(image: Tensor) -> list[int]:
@@ -44,17 +55,22 @@ def _white_box(image: Tensor) -> list[int]:
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
 
 
+def _flipped(sample: Sample) -> Sample:
+    mirrored = flipped(sample)
+    assert mirrored is not None
+    return mirrored
+
+
 def test_flip_by_hand() -> None:
-    sample = flipped(_sample((4, 2, 20, 12)))
+    sample = _flipped(_sample((4, 2, 20, 12)))
 
     assert sample.boxes_xyxy.tolist() == [[20, 2, 36, 12]]
     assert _white_box(sample.image) == [20, 2, 36, 12]
-    assert type(sample.boxes_xyxy) is Tensor
-    assert flipped(sample).boxes_xyxy.tolist() == [[4, 2, 20, 12]]
+    assert _flipped(sample).boxes_xyxy.tolist() == [[4, 2, 20, 12]]
 
 
 def test_flip_without_boxes() -> None:
-    assert flipped(_sample(boxes_xyxy=torch.zeros(0, 4))).boxes_xyxy.shape == (0, 4)
+    assert _flipped(_sample(boxes_xyxy=torch.zeros(0, 4))).boxes_xyxy.shape == (0, 4)
 
 
 @pytest.mark.parametrize("flip", [NEVER, ALWAYS])
@@ -81,8 +97,7 @@ def test_image_text_pictures_become_squares() -> None:
 
 
 def test_scale_jitter_draws_the_longer_side() -> None:
-    config = SupervisionConfig(batch_size=1, image_size=64, flip=NEVER, scale_jitter=(0.5, 1.0))
-    samples = [fit(_sample(), config, rng=random.Random(seed)) for seed in range(40)]
+    samples = [_fit(_sample(), seed=seed, scale_jitter=(0.5, 1.0)) for seed in range(40)]
     widths = [sample.image.shape[2] for sample in samples]
 
     assert min(widths) >= 32
@@ -92,26 +107,96 @@ def test_scale_jitter_draws_the_longer_side() -> None:
         torch.testing.assert_close(sample.boxes_xyxy[0, 2] / sample.image.shape[2], torch.tensor(0.5))
 
 
+def test_the_scales_of_the_paper() -> None:
+    photo = _sample(image=_picture(40, 30, (4, 2, 20, 12)))
+    sizes = [
+        _fit(photo, seed=seed, image_size=1333, shorter_size=800, scale_jitter=(0.6, 1.0)).image.shape[1:]
+        for seed in range(20)
+    ]
+    shorter = [min(size) for size in sizes]
+    assert 480 <= min(shorter) < 540
+    assert 740 < max(shorter) <= 800
+
+
+def test_of_a_picture_larger_than_its_canvas_a_part_is_taken() -> None:
+    samples = [_fit(_sample((10, 5, 30, 15)), seed=seed, image_size=80, shorter_size=40, scale_jitter=(1.5, 2.5))
+               for seed in range(40)]  # fmt: skip
+
+    assert {tuple(sample.image.shape) for sample in samples} == {(3, 40, 80)}
+    corners = set()
+    for sample in samples:
+        if len(sample.boxes_xyxy):
+            box = sample.boxes_xyxy[0].tolist()
+            assert _white_box(sample.image) == pytest.approx(box, abs=1.5)
+            assert 0 <= box[0] < box[2] <= 80 and 0 <= box[1] < box[3] <= 40
+            corners.add((round(box[0]), round(box[1])))
+    assert len(corners) > 20
+
+
+def test_a_crop_by_hand() -> None:
+    # Twice as large, 80 x 40 of which the left half is kept.
+    boxes = torch.tensor([[2.0, 2, 10, 12], [16, 4, 24, 8], [18, 0, 30, 20], [30, 4, 38, 8]])
+    sample = _sample(
+        boxes_xyxy=boxes, labels=torch.tensor([1, 2, 0, 3]), concepts=["owl", "dog", "cat", "kite", "no box at all"]
+    )
+    geometry = Geometry(resized_hw=(40, 80), cropped_hw=(40, 40), place=(0.0, 0.0))
+    fitted = resized(sample, geometry)
+
+    assert fitted.image.shape == (3, 40, 40)
+    # Half of the second box is left, a sixth of the third, nothing of the fourth.
+    assert fitted.boxes_xyxy.tolist() == [[4, 4, 20, 24], [32, 8, 40, 16]]
+    assert [fitted.concepts[label] for label in fitted.labels.tolist()] == ["dog", "cat"]
+    assert fitted.concepts == ["dog", "cat", "no box at all"]
+
+
+def test_a_concept_stays_while_one_of_its_boxes_does() -> None:
+    boxes = torch.tensor([[2.0, 2, 10, 12], [30, 4, 38, 8]])
+    sample = _sample(boxes_xyxy=boxes, labels=torch.tensor([0, 0]))
+    fitted = resized(sample, Geometry(resized_hw=(20, 40), cropped_hw=(20, 20)))
+
+    assert (fitted.concepts, fitted.labels.tolist()) == (["dog"], [0])
+
+
+def test_nothing_is_left_of_any_box() -> None:
+    sample = _sample((30, 4, 38, 8))
+    fitted = resized(sample, Geometry(resized_hw=(20, 40), cropped_hw=(20, 20)))
+
+    assert (fitted.concepts, fitted.labels.shape, fitted.boxes_xyxy.shape) == ([], (0,), (0, 4))
+
+
+def test_a_much_larger_picture_is_decoded_smaller_and_its_box_is_still_around_the_object() -> None:
+    sample = _sample(image=_picture(400, 200, (40, 20, 200, 120)), boxes_xyxy=torch.tensor([[40.0, 20, 200, 120]]))
+    file = io.BytesIO()
+    to_pil_image(sample.image).save(file, "JPEG", quality=95)
+    encoded = replace(_encoded(sample), jpeg=file.getvalue())
+    fitted = fit(encoded, SupervisionConfig(batch_size=1, image_size=80, flip=ALWAYS), rng=random.Random(0))
+
+    assert fitted.boxes_xyxy.tolist() == [pytest.approx([40, 4, 72, 24])]
+    assert _white_box(fitted.image) == [40, 4, 72, 24]
+
+
 @pytest.mark.parametrize(
-    ("texts", "caption", "expected"),
+    ("texts", "caption", "flips_to"),
     [
-        (["left shoe"], None, True),
-        (["shoe"], "a shoe on the RIGHT.", True),
-        (["shoe"], "bright leftovers", False),
-        (["shoe"], None, False),
+        (["left shoe"], None, (["right shoe"], None)),
+        (["shoe"], "a shoe on the RIGHT.", (["shoe"], "a shoe on the LEFT.")),
+        (["shoe"], "left over", None),
+        (["what is right", "shoe"], None, None),
+        (["shoe"], "bright leftovers", (["shoe"], "bright leftovers")),
+        (["shoe"], None, (["shoe"], None)),
     ],
 )
-def test_what_names_a_side_is_never_flipped(texts: list[str], caption: str | None, expected: bool) -> None:
-    sample = _sample(concepts=texts, caption=caption)
+def test_texts_are_true_of_the_flipped_picture_or_it_is_not_flipped(
+    texts: list[str], caption: str | None, flips_to: tuple[list[str], str | None] | None
+) -> None:
+    fitted = _fit(_sample(concepts=texts, caption=caption), image_size=40, flip=ALWAYS)
 
-    assert names_a_side(sample) == expected
-    found = _fit(sample, image_size=40, flip=ALWAYS).boxes_xyxy.tolist()
-    assert found == [[4, 2, 20, 12] if expected else [20, 2, 36, 12]]
+    assert fitted.boxes_xyxy.tolist() == [[20, 2, 36, 12] if flips_to else [4, 2, 20, 12]]
+    assert (fitted.concepts, fitted.caption) == (flips_to or (texts, caption))
 
 
 def test_half_of_the_samples_are_flipped() -> None:
-    config = SupervisionConfig(batch_size=1, image_size=40)
-    flips = [fit(_sample(), config, rng=random.Random(seed)).boxes_xyxy[0, 0] == 20 for seed in range(200)]
+    flips = [_fit(_sample(), seed=seed, image_size=40, flip=0.5).boxes_xyxy[0, 0] == 20 for seed in range(200)]
 
     assert 70 < sum(flips) < 130
 
@@ -122,8 +207,9 @@ def test_canvas() -> None:
     canvas = pad_to_canvas(images, (3, 4))
 
     assert canvas.shape == (2, 3, 3, 4)
-    assert canvas[0, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
-    assert canvas[1, 2].tolist() == [pytest.approx([0.2, 0, 0, 0])] * 3
+    assert canvas.dtype == torch.uint8
+    assert canvas[0, 0].tolist() == [[255] * 4, [255] * 4, [0] * 4]
+    assert canvas[1, 2].tolist() == [[51, 0, 0, 0]] * 3
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,13 @@ from functools import cache, partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from detclipv2.config import ModelConfig, Supervision, SupervisionConfig, TrainConfig
+from detclipv2.config import ModelConfig, Supervision, TrainConfig
 from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.models.head import HeadMaps
 from detclipv2.ops.focal_linear import focal_linear
 from detclipv2.planning.fake import FakeDetector, canvas_hw, fake_detector, normalised_pixels
-from detclipv2.planning.passes import PassFlops
+from detclipv2.planning.passes import PassFlops, counted_flops
 from detclipv2.planning.texts import DataSize, distinct_texts
 
 _SMALL = 4  # rows, texts and captions with which a loss is counted: it grows with their product
@@ -133,9 +131,7 @@ def _network(model: ModelConfig, size_hw: tuple[int, int], *, with_boxes: bool) 
     if model.gradient_checkpointing == "on":
         again = fake_detector(model, device="cpu", checkpointing="on")
         with again.mode:
-            _, with_recomputation = _counted(
-                again.detector.backbone, normalised_pixels(again, size_hw, batch_size=1)
-            )
+            _, with_recomputation = _counted(again.detector.backbone, normalised_pixels(again, size_hw, batch_size=1))
         recomputed = with_recomputation.backward - backbone.backward
     return _Network(
         backbone=backbone, neck=neck, head=head, num_anchors=int(outputs[0].shape[1]), recomputed=recomputed
@@ -152,13 +148,10 @@ def _head_outputs(fake: FakeDetector, pyramid: list[Tensor], *, with_boxes: bool
 def _counted(
     part: Callable[..., Sequence[Tensor]], inputs: Tensor | Sequence[Tensor]
 ) -> tuple[list[Tensor], PassFlops]:
-    """The outputs of a part of the network, without their past, and the FLOPs of its two passes.
-
-    Attention is taken by way of matrix products, since of the kernels for it the counter knows some alone.
-    """
+    """The outputs of a part of the network, without their past, and the FLOPs of its two passes."""
     if not isinstance(inputs, Tensor):  # what another part made, and wants the gradient of
         inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with counted_flops() as counter:
         outputs = part(inputs)
         forward = counter.get_total_flops()
         torch.stack([output.sum() for output in outputs if output.requires_grad]).sum().backward()
@@ -170,7 +163,7 @@ def _counted(
 def _alignment_flops(embed_dim: int) -> float:
     """Of both passes of L_align, for each pair of an anchor and a text."""
     regions, texts = torch.zeros(_SMALL, embed_dim), torch.zeros(_SMALL, embed_dim)
-    with FlopCounterMode(display=False) as counter:
+    with counted_flops() as counter:
         focal_linear(
             regions.requires_grad_(),
             texts.requires_grad_(),
@@ -188,8 +181,7 @@ def _contrastive_flops(embed_dim: int) -> float:
     """Of both passes of L_cts, for each pair of a proposal and a text of the step."""
     texts = torch.zeros(_SMALL, embed_dim).requires_grad_()
     regions = torch.zeros(_SMALL, 1, embed_dim).requires_grad_()
-    with FlopCounterMode(display=False) as counter:
+    with counted_flops() as counter:
         mask = torch.ones(_SMALL, 1, dtype=torch.bool)
         word_region_loss(texts, regions, mask, [[index] for index in range(_SMALL)]).backward()
     return counter.get_total_flops() / _SMALL**2
-

@@ -5,10 +5,9 @@ GPU. What comes on top of the parts, such as the gradients that flow between lay
 is allowed for by `HEADROOM`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
-from detclipv2.ops.chunked import DEVICE_CHUNK_ELEMENTS
+from detclipv2.ops.chunked import chunk_rows
 from detclipv2.planning.fake import autocast, canvas_hw, fake_detector, normalised_pixels
 from detclipv2.planning.saved import SavedTensors
 from detclipv2.planning.texts import text_cost
@@ -24,6 +23,8 @@ from detclipv2.planning.texts import text_cost
 HEADROOM = 0.15  # of a GPU's memory: nothing of the plan may need it
 CONTEXT_BYTES = 1e9  # of CUDA, its libraries and the communicators
 _FP32_BYTES = 4
+Precision = Literal["fp32", "bf16"]
+Device = Literal["cpu", "cuda"]
 _CHUNK_BUFFERS = 3  # of logits that a chunked loss holds at once
 
 
@@ -43,9 +44,7 @@ def model_size(model: ModelConfig) -> ModelSize:
         ValueError: the configuration names weights that are not there.
     """
     encoder_weights = "random" if model.text_encoder == "clip" else model.text_weights
-    detector = build_detector(
-        ModelConfig(**{**vars(model), "backbone_weights": "random", "text_weights": encoder_weights})
-    )
+    detector = build_detector(replace(model, backbone_weights="random", text_weights=encoder_weights))
     parameters = list(detector.parameters())
     return ModelSize(
         num_parameters=sum(parameter.numel() for parameter in parameters),
@@ -60,6 +59,7 @@ class ActivationBytes:
     fixed: float  # casts of the weights
     per_image: float
     per_image_recomputed: float  # with gradient checkpointing: of the largest block, while it is computed again
+    num_anchors: int  # of a picture
 
     def of(self, batch_size: int) -> float:
         """Peak of that many pictures."""
@@ -67,56 +67,69 @@ class ActivationBytes:
 
 
 def activation_bytes(
-    model: ModelConfig, size_hw: tuple[int, int], *, precision: Literal["fp32", "bf16"]
+    model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device
 ) -> ActivationBytes:
-    """Measured with one picture and with two: the rest is a straight line."""
-    one, two = (saved_bytes(model, size_hw, batch_size=count, precision=precision) for count in (1, 2))
-    block = largest_block_bytes(model, size_hw, precision=precision) if model.gradient_checkpointing == "on" else 0
-    return ActivationBytes(fixed=2 * one - two, per_image=two - one, per_image_recomputed=block)
+    """Measured with two pictures and with three: the rest is a straight line, while of one some copies are views."""
+    two, three = (saved(model, size_hw, batch_size=count, precision=precision, device=device) for count in (2, 3))
+    block = 0
+    if model.gradient_checkpointing == "on":
+        block = largest_block_bytes(model, size_hw, precision=precision, device=device)
+    return ActivationBytes(
+        fixed=3 * two.num_bytes - 2 * three.num_bytes,
+        per_image=three.num_bytes - two.num_bytes,
+        per_image_recomputed=block,
+        num_anchors=two.num_anchors,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a forward pass leaves."""
+
+    num_bytes: int
+    num_anchors: int  # of a picture
 
 
 @cache
-def saved_bytes(
-    model: ModelConfig, size_hw: tuple[int, int], *, batch_size: int, precision: Literal["fp32", "bf16"]
-) -> int:
-    """Bytes that the forward pass of backbone, neck and head saves, its outputs included."""
-    fake = fake_detector(model, device="cuda", checkpointing=model.gradient_checkpointing)
+def saved(
+    model: ModelConfig, size_hw: tuple[int, int], *, batch_size: int, precision: Precision, device: Device
+) -> Saved:
+    """What the forward pass of backbone, neck and head saves, its outputs included."""
+    fake = fake_detector(model, device=device, checkpointing=model.gradient_checkpointing)
     with fake.mode:
-        saved = SavedTensors(but=fake.detector.parameters())
+        tensors = SavedTensors(but=fake.detector.parameters())
         pixels = normalised_pixels(fake, size_hw, batch_size=batch_size)
-        with saved_tensors_hooks(saved.pack, lambda tensor: tensor), autocast("cuda", precision):
+        with saved_tensors_hooks(tensors.pack, lambda tensor: tensor), autocast(device, precision):
             maps = fake.detector.head(fake.detector.neck(fake.detector.backbone(pixels)))
         for output in (maps.embeddings, maps.box_deltas, maps.centerness):
-            saved.pack(output)
-        return saved.num_bytes
+            tensors.pack(output)
+        return Saved(num_bytes=tensors.num_bytes, num_anchors=maps.embeddings.shape[1])
 
 
 @cache
-def largest_block_bytes(
-    model: ModelConfig, size_hw: tuple[int, int], *, precision: Literal["fp32", "bf16"]
-) -> int:
-    """Bytes that the block of the backbone with the most activations saves for one picture."""
-    fake = fake_detector(model, device="cuda", checkpointing="off")
-    blocks = [
-        block
-        for stage in fake.detector.backbone.model.modules()
-        if hasattr(stage, "grad_checkpointing") and isinstance(getattr(stage, "blocks", None), nn.Sequential)
-        for block in stage.blocks
+def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device) -> int:
+    """Bytes that the block of the backbone with the most activations saves for one picture more."""
+    fake = fake_detector(model, device=device, checkpointing="off")
+    stages: list[Any] = [
+        module for module in fake.detector.backbone.model.modules() if hasattr(module, "grad_checkpointing")
     ]
+    blocks = [block for stage in stages if hasattr(stage, "blocks") for block in stage.blocks]
     found: list[int] = []
 
     def measured(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        saved = SavedTensors(but=fake.detector.parameters())
-        with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        tensors = SavedTensors(but=fake.detector.parameters())
+        with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
             type(block).forward(block, *(tensor.detach().requires_grad_() for tensor in inputs))
-        found.append(saved.num_bytes)
+        found.append(tensors.num_bytes)
 
     handles = [block.register_forward_pre_hook(measured) for block in blocks]
-    with fake.mode, autocast("cuda", precision), torch.enable_grad():
-        fake.detector.backbone(normalised_pixels(fake, size_hw, batch_size=1))
+    for batch_size in (2, 3):
+        with fake.mode, autocast(device, precision):
+            fake.detector.backbone(normalised_pixels(fake, size_hw, batch_size=batch_size))
     for handle in handles:
         handle.remove()
-    return max(found, default=0)
+    of_two, of_three = found[: len(blocks)], found[len(blocks) :]
+    return max((more - few for few, more in zip(of_two, of_three, strict=True)), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +151,7 @@ def step_memory(
     *,
     num_texts: int,
     world_size: int,
+    device: Device = "cuda",
     batch_size: int | None = None,
 ) -> Memory:
     """Memory by part, at the peak of a step.
@@ -148,6 +162,7 @@ def step_memory(
         supervision: the type of the step.
         num_texts: distinct texts of the step over all processes, each of which encodes its share.
         world_size: number of processes.
+        device: some operations go another way on a CPU.
         batch_size: pictures at a time, instead of those of the configuration.
     """
     settings = train.supervisions()[supervision]
@@ -155,36 +170,43 @@ def step_memory(
     images = settings.samples_per_worker(world_size)
     size = model_size(model)
     text = text_cost(model, precision=train.precision)
-    activations = activation_bytes(model, canvas_hw(settings), precision=train.precision)
+    activations = activation_bytes(model, canvas_hw(settings), precision=train.precision, device=device)
+    chunk = chunk_rows(1, device=torch.device(device), chunk_elements=None)
     parts = {
         "weights": size.num_parameters * _FP32_BYTES,
         # Data parallelism sends them from buckets of its own.
         "gradients": size.num_trained * _FP32_BYTES * (2 if world_size > 1 else 1),
         "optimizer": size.num_trained * _FP32_BYTES * 2,
-        "average of weights": 0 if train.optim.ema_decay is None else size.num_parameters * _FP32_BYTES,
+        "moving average": 0 if train.optim.ema_decay is None else size.num_parameters * _FP32_BYTES,
         "activations": activations.of(batch_size),
         "texts": text.fixed_bytes + text.saved_bytes * num_texts / world_size,
-        "losses": _loss_bytes(model, train, supervision, num_texts=num_texts, images=images, world_size=world_size),
-        "context": CONTEXT_BYTES,
+        "losses": _contrastive_bytes(
+            model, train, num_texts=num_texts, images=images, num_images=images * world_size, chunk_elements=chunk
+        )
+        if supervision == "image_text"
+        else _alignment_bytes(
+            model, num_texts=num_texts, num_regions=batch_size * activations.num_anchors, chunk_elements=chunk
+        ),
+        "context": CONTEXT_BYTES if device == "cuda" else 0.0,
     }
     return Memory(parts=parts)
 
 
-def _loss_bytes(
-    model: ModelConfig, train: TrainConfig, supervision: Supervision, *, num_texts: int, images: int, world_size: int
+def _alignment_bytes(model: ModelConfig, *, num_texts: int, num_regions: int, chunk_elements: int) -> float:
+    """Embeddings of all texts, the gradients of both sides, and a chunk of logits."""
+    rows = 2 * num_texts + num_regions
+    return (rows * model.embed_dim + _CHUNK_BUFFERS * chunk_elements) * _FP32_BYTES
+
+
+def _contrastive_bytes(
+    model: ModelConfig, train: TrainConfig, *, num_texts: int, images: int, num_images: int, chunk_elements: int
 ) -> float:
-    """Texts of all processes with their gradient, chunks of logits, and what the losses keep beside the network's outputs."""
-    texts = 2 * num_texts * model.embed_dim * _FP32_BYTES
-    chunks = _CHUNK_BUFFERS * DEVICE_CHUNK_ELEMENTS * _FP32_BYTES
-    if supervision != "image_text":
-        return texts + chunks
-    regions = 2 * images * train.loss.num_proposals * model.embed_dim * _FP32_BYTES
-    # Similarities of every text and of every caption to each local picture, and the region that was the best.
-    similarities = images * (num_texts * (2 * _FP32_BYTES + 1) + 2 * images * world_size * _FP32_BYTES)
-    captions = 2 * images**2 * world_size * _FP32_BYTES  # gathered logits' local rows and their gradient
-    return texts + chunks + regions + similarities + captions
+    """Texts of all processes and proposals of this one with their gradients, what they are compared by, and a chunk.
 
-
-def largest_batch_size(memories: Mapping[int, float], *, memory_bytes: float) -> int | None:
-    """The largest of the tried batch sizes whose memory fits, or None."""
-    return max((size for size, needed in memories.items() if needed <= memory_bytes * (1 - HEADROOM)), default=None)
+    Every text has its similarity to each local picture, with a gradient and the number of the region that was the best; every
+    caption too, and each local caption that to all pictures.
+    """
+    rows = 2 * num_texts + 2 * images * train.loss.num_proposals
+    of_texts = num_texts * images * (2 * _FP32_BYTES + 1)
+    of_captions = 4 * num_images * images * _FP32_BYTES
+    return (rows * model.embed_dim + _CHUNK_BUFFERS * chunk_elements) * _FP32_BYTES + of_texts + of_captions

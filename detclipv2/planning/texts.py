@@ -1,19 +1,16 @@
 """The texts of a step: how many there are, and what one costs."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from detclipv2.build import build_text_encoder
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
 from detclipv2.models.text_encoder import TextEncoder
-from detclipv2.planning.passes import PassFlops
+from detclipv2.planning.passes import PassFlops, counted_flops
 from detclipv2.planning.saved import SavedTensors
 
 
@@ -24,16 +21,17 @@ class DataSize:
     num_samples: int
     # Distinct texts that the concepts of boxed pictures are drawn from.
     num_concepts: int = 0
-    # Texts of an image-text pair: its phrases and, if that counts as one, its caption.
-    texts_per_sample: float = 0.0
+    # Noun phrases of an image-text pair; its caption comes on top where it counts as a concept.
+    phrases_per_sample: float = 0.0
 
 
+PHRASES_PER_PAIR = 5.0  # of a caption of the web, about
 # Table 1 of arXiv:2304.04514: Objects365's subset, GoldG without COCO, CC3M and CC12M. Concepts: Objects365's categories; the
-# paper's dictionary. Texts a pair: the caption and some five noun phrases.
+# paper's dictionary.
 PAPER_DATA: dict[Supervision, DataSize] = {
     "detection": DataSize(num_samples=660_000, num_concepts=365),
     "grounding": DataSize(num_samples=770_000, num_concepts=14_000),
-    "image_text": DataSize(num_samples=13_000_000, texts_per_sample=6.0),
+    "image_text": DataSize(num_samples=13_000_000, phrases_per_sample=PHRASES_PER_PAIR),
 }
 
 
@@ -46,17 +44,24 @@ def distinct_texts(
 ) -> int:
     """Distinct texts that a step of a type is expected to have over all processes.
 
-    Concepts of boxed pictures are taken to be drawn evenly from all there are; those of pairs, captions above all, not to repeat.
+    Concepts of a boxed picture are taken to be drawn evenly from all there are, without repetition; texts of pairs, captions
+    above all, are taken not to repeat.
     """
     size = (sizes or PAPER_DATA)[supervision]
     settings = train.supervisions()[supervision]
     num_images = settings.samples_per_worker(world_size) * world_size
     if supervision == "image_text":
-        return round(num_images * size.texts_per_sample)
-    if size.num_concepts <= 1:
-        return 1
-    draws = num_images * max(1, settings.num_concepts)
-    return round(-size.num_concepts * math.expm1(draws * math.log1p(-1 / size.num_concepts)))
+        return max(1, round(num_images * (size.phrases_per_sample + (train.loss.caption_as_concept == "on"))))
+    absent = max(0.0, 1 - max(1, settings.num_concepts) / max(1, size.num_concepts))  # from one picture
+    return max(1, round(size.num_concepts * (1 - absent**num_images)))
+
+
+def encoded_texts(model: ModelConfig, supervision: Supervision, num_texts: int) -> int:
+    """How many texts of a step the encoder has to read.
+
+    A frozen one remembers: categories and concepts of the dictionary come again, captions do not.
+    """
+    return 0 if model.text_training == "frozen" and supervision != "image_text" else num_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +83,6 @@ class TextCost:
 @cache
 def text_cost(model: ModelConfig, *, precision: str = "fp32") -> TextCost:
     """What a text costs, counted and measured on a few real ones.
-
-    A frozen encoder remembers what it has encoded: its texts cost this once, and the projection alone after that.
 
     Args:
         model: the network.
@@ -108,8 +111,7 @@ def text_cost(model: ModelConfig, *, precision: str = "fp32") -> TextCost:
 def text_flops(encoder: TextEncoder, *, num_texts: int) -> PassFlops:
     """FLOPs of encoding texts of the longest length, counted on real ones."""
     texts = _longest_texts(encoder, num_texts)
-    # Of the kernels for attention the counter knows some; by way of matrix products it counts all.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with counted_flops() as counter:
         embeddings = encoder(texts)
         forward = counter.get_total_flops()
         embeddings.sum().backward()

@@ -1,7 +1,7 @@
 """Fine-tuning of a model folder on boxes of one's own (Tables 10 and 11 of arXiv:2304.04514).
 
-`python ray_jobs/finetune.py finetune:lvis --model FOLDER --data MANIFEST`. The network, its text encoder and its concept dictionary
-are the model's: what a recipe says of the network does not count.
+`python ray_jobs/finetune.py finetune:lvis --model FOLDER --data MANIFEST`. The network, its text encoder and its concept
+dictionary are the model's: what a recipe says of the network does not count.
 """
 
 from dataclasses import replace
@@ -79,7 +79,9 @@ def small() -> JobConfig:
         train=replace(
             job.train,
             epochs=12,
-            detection=replace(job.train.detection, image_size=224, shorter_size=None, batch_size=8, scale_jitter=(0.7, 1.0)),
+            detection=replace(
+                job.train.detection, image_size=224, shorter_size=None, batch_size=8, scale_jitter=(0.7, 1.0)
+            ),
             optim=OptimConfig(learning_rate=5e-4, backbone_learning_rate_factor=0.2, warmup_steps=20),
             precision="fp32",
             log_every=10,

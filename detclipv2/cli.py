@@ -108,7 +108,7 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
 
 
 def further_commands(group: str) -> dict[str, Callable[..., None]]:
-    """The commands of ``detclip <group>``, which another package brings: entry points of the group ``detclip.commands``.
+    """Commands that another package brings: entry points of the group ``detclip.commands``.
 
     Raises:
         ValueError: that package is not installed.
@@ -118,8 +118,8 @@ def further_commands(group: str) -> dict[str, Callable[..., None]]:
         commands: dict[str, Callable[..., None]] = entry_point.load()
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"detclip {group} comes with the data street, which this installation lacks ({error}):"
-            " clone the repository and run `make setup`"
+            f"detclip {group} comes with the repository, which this installation lacks ({error}):"
+            " clone it and run `make setup`"
         ) from error
     return commands
 
@@ -137,7 +137,11 @@ def main() -> None:
             )
         else:
             commands, prog = {"predict": predict, "dictionary": dictionary}, "detclip"
-            description = f"{__doc__} Data that was built: see `detclip data --help`."
+            if arguments[:1] == ["plan"]:
+                commands |= further_commands("plan")
+            description = (
+                f"{__doc__} Data that was built: `detclip data --help`. What a training takes: `detclip plan --help`."
+            )
         tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=arguments)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

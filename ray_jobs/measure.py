@@ -1,0 +1,121 @@
+"""A few real steps of a recipe on this machine, with made-up pictures, to see how fast they are."""
+
+import random
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from detclipv2.build import build_detector
+from detclipv2.config import Supervision
+from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.planning.fake import canvas_hw
+from detclipv2.planning.flops import image_flops
+from detclipv2.planning.gpus import Gpu
+from detclipv2.planning.plan import Rate
+from detclipv2.planning.texts import DataSize, encoded_texts, text_cost
+from detclipv2.structures import Batch
+from detclipv2.training.optim import build_optimizer
+from ray_jobs.job import JobConfig
+
+NUM_WARMUP_STEPS, NUM_TIMED_STEPS = 2, 5
+BOXES_PER_IMAGE = 8
+POSITIVE_CONCEPTS = 5
+
+
+def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervision, DataSize]) -> list[Rate]:
+    """Time steps of each type on one process: the network, the losses, the optimizer; reading pictures is left out.
+
+    A step takes as many pictures as go through the network at a time. Texts are new in every step, as captions are. The median
+    of the timed steps counts. Weights are random, as they do not change the time.
+
+    Raises:
+        ValueError: a GPU is asked for, and there is none.
+    """
+    if gpu is not None and not torch.cuda.is_available():
+        raise ValueError(f"--measure: this machine has no {gpu.name}; measure on one, or with --gpu cpu")
+    device = torch.device("cpu" if gpu is None else "cuda")
+    torch.manual_seed(job.train.seed)
+    weights = "random" if job.model.text_encoder == "clip" else job.model.text_weights
+    model = replace(job.model, backbone_weights="random", text_weights=weights)
+    objective = HybridObjective(build_detector(model), job.train.loss).to(device).train()
+    optimizer = build_optimizer(objective, job.train.optim)
+    rates = []
+    for name, settings in job.train.supervisions().items():
+        seconds, num_texts = [], 0
+        for step in range(NUM_WARMUP_STEPS + NUM_TIMED_STEPS):
+            # Concepts of boxed pictures come again, and a frozen encoder remembers them; captions are new in every step.
+            rng = random.Random(f"measure-{job.train.seed}-{name}-{step if name == 'image_text' else 0}")
+            batch = _batch(job, name, sizes[name], rng=rng)
+            num_texts = len({text for concepts in batch.concepts for text in concepts})
+            seconds.append(_step(objective, optimizer, batch, device=device, bf16=job.train.precision == "bf16"))
+        image = image_flops(job.model, job.train, name, num_texts=num_texts)
+        text = text_cost(job.model, precision=job.train.precision)
+        flops = settings.batch_size * image.model + encoded_texts(job.model, name, num_texts) * text.model
+        rates.append(
+            Rate(
+                gpu="cpu" if gpu is None else gpu.name,
+                recipe=job.recipe,
+                supervision=name,
+                flops_per_s=flops / statistics.median(seconds[NUM_WARMUP_STEPS:]),
+                source=f"measured: {NUM_TIMED_STEPS} steps of {settings.batch_size} pictures on one process",
+            )
+        )
+    return rates
+
+
+def _step(
+    objective: HybridObjective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    device: torch.device,
+    bf16: bool,
+) -> float:
+    """Seconds of a step."""
+    _wait(device)
+    started = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        losses = objective(batch.to(device))
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _batch(job: JobConfig, supervision: Supervision, size: DataSize, *, rng: random.Random) -> Batch:
+    """Noise, with as many boxes and concepts as real pictures have, about."""
+    settings = job.train.supervisions()[supervision]
+    height, width = canvas_hw(settings)
+    boxes, labels, concepts = [], [], []
+    for _ in range(settings.batch_size):
+        if supervision == "image_text":
+            count = size.phrases_per_sample + (job.train.loss.caption_as_concept == "on")
+            concepts.append([f"thing {rng.random()}" for _ in range(max(1, round(count)))])
+            boxes.append(torch.zeros(0, 4))
+            labels.append(torch.zeros(0, dtype=torch.long))
+            continue
+        count = max(1, min(settings.num_concepts or POSITIVE_CONCEPTS, size.num_concepts))
+        concepts.append([f"thing {number}" for number in rng.sample(range(max(count, size.num_concepts)), count)])
+        corners = torch.tensor(
+            [[rng.random() * 0.6 * width, rng.random() * 0.6 * height] for _ in range(BOXES_PER_IMAGE)]
+        )
+        boxes.append(torch.cat([corners, corners + torch.tensor([0.3 * width, 0.3 * height])], dim=1))
+        labels.append(torch.arange(BOXES_PER_IMAGE) % min(POSITIVE_CONCEPTS, count))
+    return Batch(
+        supervision=supervision,
+        keys=[f"noise-{number}" for number in range(settings.batch_size)],
+        pixels=torch.rand(settings.batch_size, 3, height, width),
+        image_sizes_hw=[(height, width)] * settings.batch_size,
+        boxes_xyxy=boxes,
+        labels=labels,
+        concepts=concepts,
+    )

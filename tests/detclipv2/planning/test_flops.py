@@ -1,0 +1,174 @@
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from detclipv2.config import ModelConfig, SupervisionConfig, TrainConfig
+from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder
+from detclipv2.planning.fake import canvas_hw, fake_detector
+from detclipv2.planning.flops import image_flops, train_flops
+from detclipv2.planning.passes import PassFlops
+from detclipv2.planning.texts import DataSize, TextCost, distinct_texts, encoded_texts, text_cost, text_flops
+
+BOXED = SupervisionConfig(batch_size=2, image_size=64, num_concepts=10)
+PAIRS = SupervisionConfig(batch_size=4, image_size=64)
+TRAIN = TrainConfig(epochs=1, detection=BOXED, grounding=BOXED, image_text=PAIRS)
+
+
+def test_a_pass_is_the_sum_of_its_parts() -> None:
+    assert PassFlops(forward=2, backward=4).total == 6
+
+
+def test_head_and_neck_equal_hand_computed_convolutions(tiny_config: ModelConfig) -> None:
+    """tiny_config: 16 channels, towers of one convolution, D = 16; pictures of 64 px have 8x8, 4x4, 2x2, 1x1 and 1x1 cells."""
+    cells = 64 + 16 + 4 + 1 + 1
+    # Two towers, the guide's 27 channels, the deformable product, embeddings, boxes and centerness: all 3x3 of 16 channels.
+    head = 2 * 9 * 16 * (16 + 16 + 27 + 16 + 16 + 4 + 1) * cells
+    detector = fake_detector(tiny_config, device="cpu", checkpointing="off").detector
+    c3, c4, c5 = detector.backbone.channels
+    # Lateral 1x1 convolutions, 3x3 ones on three levels, and those of P6 and P7.
+    neck = 2 * 16 * (c3 * 64 + c4 * 16 + c5 * 4) + 2 * 9 * 16 * 16 * (64 + 16 + 4 + 1 + 1)
+
+    counted = image_flops(tiny_config, TRAIN, "detection", num_texts=5)
+
+    assert counted.num_anchors == cells
+    assert counted.head.forward == head
+    assert counted.head.backward == 2 * head  # by weight and by input
+    assert counted.neck.forward == neck
+    assert counted.losses == 3 * 2 * 16 * cells * 5  # S, and its gradients by regions and by texts
+
+
+def test_pairs_and_phrases_leave_box_and_centerness_predictors_without_backward_pass(tiny_config: ModelConfig) -> None:
+    counted = image_flops(tiny_config, TRAIN, "grounding", num_texts=5)
+
+    predictors = 2 * 9 * 16 * (4 + 1) * counted.num_anchors
+    assert counted.head.backward == 2 * (counted.head.forward - predictors)
+
+
+def test_contrastive_loss_counts_each_text_against_each_proposal(tiny_config: ModelConfig) -> None:
+    train = replace(TRAIN, loss=replace(TRAIN.loss, num_proposals=7))
+    free = replace(train, loss=replace(train.loss, proposal_score="centerness"))
+
+    counted, without_scores = (image_flops(tiny_config, one, "image_text", num_texts=30) for one in (train, free))
+
+    # Its backward pass looks up the regions that were best.
+    assert without_scores.losses == 2 * 16 * 7 * 30
+    assert counted.losses - without_scores.losses == 2 * 16 * counted.num_anchors * 30
+
+
+def test_swin_t_has_the_flops_that_its_paper_gives() -> None:
+    """4.5 G multiplications and additions at 224 px, less the classifier, which a detector has not (arXiv:2103.14030)."""
+    model = ModelConfig(
+        backbone="swin_tiny_patch4_window7_224", backbone_weights="random", drop_path=0.2, text_encoder="clip"
+    )
+    train = TrainConfig(epochs=1, detection=replace(BOXED, image_size=224), grounding=None, image_text=None)
+
+    counted = image_flops(model, train, "detection", num_texts=1)
+
+    assert counted.backbone.forward / 2 == pytest.approx(4.5e9, rel=0.01)
+    assert counted.backbone.backward == pytest.approx(2 * counted.backbone.forward, rel=0.01)
+    assert counted.recomputed == 0
+
+    again = image_flops(replace(model, gradient_checkpointing="on"), train, "detection", num_texts=1)
+
+    # All blocks again, but for what follows the last of each that the backward pass needs.
+    assert again.recomputed == pytest.approx(counted.backbone.forward, rel=0.1)
+    assert again.recomputed < counted.backbone.forward
+    assert again.model == counted.model
+
+
+def test_deformable_convolution_counts_as_a_convolution_of_its_size() -> None:
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.conv2d(torch.zeros(1, 16, 8, 8), torch.zeros(16, 16, 3, 3), padding=1)
+    base = ModelConfig(
+        backbone="lcnet_035",
+        backbone_weights="random",
+        channels=16,
+        num_tower_convs=1,
+        norm_groups=4,
+        text_encoder="clip",
+    )
+
+    on, off = (
+        image_flops(replace(base, deformable=switch), TRAIN, "detection", num_texts=1).head.forward
+        for switch in ("on", "off")
+    )
+
+    guide = 2 * 9 * 16 * 27
+    assert on - off == (counter.get_total_flops() / 64 + guide) * 86
+
+
+def test_gradient_caching_takes_one_more_forward_pass(tiny_config: ModelConfig) -> None:
+    cached = replace(TRAIN, image_text=replace(PAIRS, global_batch_size=64))
+
+    plain, twice = (image_flops(tiny_config, one, "image_text", num_texts=8) for one in (TRAIN, cached))
+
+    assert twice.recomputed - plain.recomputed == plain.forward
+    assert twice.model == plain.model
+
+
+def test_train_flops_are_the_model_flops_of_each_type(tiny_config: ModelConfig) -> None:
+    sizes: dict[Any, DataSize] = dict.fromkeys(
+        TRAIN.supervisions(), DataSize(num_samples=9, num_concepts=20, phrases_per_sample=2)
+    )
+
+    counted = train_flops(tiny_config, TRAIN, sizes=sizes)
+
+    assert counted == {
+        name: image_flops(
+            tiny_config, TRAIN, name, num_texts=distinct_texts(TRAIN, name, sizes=sizes, world_size=1)
+        ).model
+        for name in ("detection", "grounding", "image_text")
+    }
+
+
+def test_canvas_is_that_of_a_lying_picture() -> None:
+    assert canvas_hw(SupervisionConfig(batch_size=1, image_size=1333, shorter_size=800)) == (800, 1333)
+    assert canvas_hw(PAIRS) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("supervision", "size", "expected"),
+    [
+        ("detection", DataSize(num_samples=9, num_concepts=10), 10),  # every picture shows all
+        ("detection", DataSize(num_samples=9, num_concepts=40), 18),  # 40 (1 - (30/40)^2) = 17.5
+        ("image_text", DataSize(num_samples=9, phrases_per_sample=2.5), 14),  # 4 pairs of 2.5 phrases and a caption
+    ],
+)
+def test_expected_texts_of_a_step(supervision: Any, size: DataSize, expected: int) -> None:
+    assert distinct_texts(TRAIN, supervision, sizes={supervision: size}, world_size=1) == expected
+
+
+def test_a_contrastive_step_of_the_paper_has_37_thousand_texts() -> None:
+    train = replace(TRAIN, image_text=SupervisionConfig(batch_size=192, image_size=320, global_batch_size=6144))
+
+    assert distinct_texts(train, "image_text", world_size=32) == 36_864
+    assert distinct_texts(train, "image_text", world_size=8) == 36_864
+
+
+@pytest.mark.parametrize("checkpointing", ["on", "off"])
+def test_a_text_costs_what_its_transformer_does(checkpointing: Literal["on", "off"]) -> None:
+    """A layer of width W: four W x W products, two with 4 W x W, for each of 16 tokens; attention itself besides."""
+    architecture = ClipTextArchitecture(width=64, num_layers=2, num_heads=2)
+    encoder = ClipTextEncoder(
+        architecture, embed_dim=32, training_mode="trained", gradient_checkpointing=checkpointing
+    ).train()
+    products = 2 * 2 * 16 * 64 * 64 * (4 + 8) + 2 * 64 * 32
+    attention = 2 * 2 * 2 * 16 * 16 * 64
+
+    counted = text_flops(encoder, num_texts=3)
+
+    assert counted.forward == 3 * (products + attention)
+    again = counted.backward - 2 * counted.forward
+    assert again == 0 if checkpointing == "off" else 0.6 * counted.forward < again < counted.forward
+
+
+def test_a_frozen_encoder_has_no_backward_pass_but_the_projection_s(tiny_config: ModelConfig) -> None:
+    cost: TextCost = text_cost(tiny_config)
+
+    assert cost.backward == 2 * 32 * 16  # of the projection's weight
+    assert encoded_texts(tiny_config, "detection", 100) == 0
+    assert encoded_texts(tiny_config, "image_text", 100) == 100
+    assert encoded_texts(replace(tiny_config, text_training="trained"), "detection", 100) == 100

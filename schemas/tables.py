@@ -42,20 +42,27 @@ PHRASES = pa.schema(
     ]
 )
 
-# How often a phrase, or the head of phrases, occurs over all shards.
+# What of PHRASES is counted; the phrases of a pair are distinct.
+MENTIONS = pa.schema([PHRASES.field("phrases")])
+
+# Phrases that too few or too many pairs have, over all shards.
+OUT_OF_BOUNDS = pa.schema(
+    [pa.field("phrase", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)]
+)
+
+# How many pairs have a phrase, in some shards or over all; and how often the head of phrases is mentioned.
 PHRASE_COUNTS = pa.schema(
     [
         pa.field("phrase", pa.string(), nullable=False),
         pa.field("head", pa.string(), nullable=False),  # its last word: a base noun phrase ends with its head
         pa.field("num_pairs", pa.int64(), nullable=False),
-        pa.field("num_captions", pa.int64(), nullable=False),  # distinct ones
     ]
 )
 HEAD_COUNTS = pa.schema(
     [
         pa.field("head", pa.string(), nullable=False),
         pa.field("num_phrases", pa.int64(), nullable=False),  # distinct ones
-        pa.field("num_pairs", pa.int64(), nullable=False),
+        pa.field("num_mentions", pa.int64(), nullable=False),  # a pair that has two of them counts twice
     ]
 )
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from schemas.tables import URLS, with_drop_reason
+from schemas.tables import DROP_REASON, URLS, with_drop_reason
 
 # Any table with these two columns will do; a caption that is not a string is dropped by reason, not refused.
 PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string())])
@@ -64,6 +64,35 @@ class Urls:
         )
         source = pa.repeat(pa.scalar(self.source), len(table))
         return pa.table([key, url, caption, source, reason], schema=with_drop_reason(URLS))
+
+
+class SeenPairs:
+    """Which pairs came before, in 8 bytes each: sorted runs of keys, of which two of about one length are merged."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def drop_repeats(self, table: pa.Table) -> pa.Table:
+        """The table with ``duplicate_pair`` where an earlier one kept the pair.
+
+        Args:
+            table: URLS with ``drop_reason``, which keeps no pair twice.
+        """
+        keys = np.array([int(key, 16) for key in table["key"].to_pylist()], np.uint64)
+        is_kept = table[DROP_REASON.name].is_null().to_numpy()
+        is_repeat = np.zeros(len(keys), bool)
+        for run in self._runs:
+            is_repeat |= run[np.minimum(np.searchsorted(run, keys), len(run) - 1)] == keys
+        is_repeat &= is_kept
+        if (is_kept & ~is_repeat).any():
+            self._remember(np.sort(keys[is_kept & ~is_repeat]))
+        reason = pc.if_else(pa.array(is_repeat), "duplicate_pair", table[DROP_REASON.name])
+        return table.set_column(table.schema.get_field_index(DROP_REASON.name), DROP_REASON, reason)
+
+    def _remember(self, run: np.ndarray) -> None:
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
+        self._runs.append(run)
 
 
 def pair_key(url: str, caption: str) -> str:

@@ -1,10 +1,11 @@
 import hashlib
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.stages.urls import Urls, pair_key, read_pairs
+from pipelines.stages.urls import SeenPairs, Urls, pair_key, read_pairs
 from schemas.tables import URLS, with_drop_reason
 
 
@@ -157,6 +158,26 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_pairs(tmp_path / name)
+
+
+def test_repeats_of_earlier_tables_are_found_whatever_their_sizes():
+    """Against a plain set; a pair that was dropped before does not count as seen."""
+    rng = random.Random(0)
+    stage, seen, known = Urls(source="test"), SeenPairs(), set()
+    for size in (1, 50, 1, 7, 300, 0, 20, 20, 1000, 3):
+        numbers = [rng.randrange(1500) for _ in range(size)]
+        urls = [f"http://a.test/{number}" for number in numbers]
+        captions = [" " if rng.random() < 0.2 else "a cat" for _ in numbers]
+        table = stage(pa.table({"url": pa.array(urls, pa.string()), "caption": pa.array(captions, pa.string())}))
+        before = table.column("drop_reason").to_pylist()
+        expected = []
+        for key, reason in zip(table.column("key").to_pylist(), before, strict=True):
+            expected.append("duplicate_pair" if reason is None and key in known else reason)
+        known |= {key for key, reason in zip(table.column("key").to_pylist(), before, strict=True) if reason is None}
+        result = seen.drop_repeats(table)
+        assert result.column("drop_reason").to_pylist() == expected
+        assert result.schema == table.schema
+    assert len(known) > 500
 
 
 def test_real_alt_texts(shared_data):

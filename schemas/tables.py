@@ -15,8 +15,12 @@ URLS = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        # As the source tells them; null where it does not.
+        pa.field("similarity", pa.float32()),  # cosine of CLIP's embeddings of picture and caption
+        pa.field("punsafe", pa.float32()),  # probability that the picture is unsafe for work
     ]
 )
+SCORES = ("similarity", "punsafe")
 
 # After download: the picture lies in the shard's images.tar as `<key>.jpg`; sizes are in pixels.
 IMAGES = pa.schema(

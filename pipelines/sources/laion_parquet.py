@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from pipelines.sources.data_files import DataFile, find_files
 from pipelines.sources.source import PairBlock
-from pipelines.stages.urls import PAIRS
-
-_COLUMN_NAMES = {"url": "url", "text": "caption", "caption": "caption"}
+from pipelines.stages.urls import COLUMN_NAMES, PAIRS
+from schemas.tables import SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +20,8 @@ class LaionParquet:
     """A `pipelines.sources.source.PairSource`: rows in the order of the files' paths, then of the files.
 
     Each file is a block with shards of its own, so that a new part whose name sorts last disturbs no other. Columns are
-    ``URL`` and ``TEXT`` (or ``caption``) in any case; others are not read. A caption that is not text is dropped by the
-    next stage, and counted.
+    ``URL`` and ``TEXT`` (or ``caption``) in any case, and the scores ``similarity`` and ``punsafe`` where they are there;
+    others are not read. A caption that is not text is dropped by the next stage, and counted.
 
     Attributes:
         path: one file, a folder or a glob of part files, local or an fsspec URL.
@@ -81,24 +80,24 @@ def _opened(file: DataFile) -> Iterator[pq.ParquetFile]:
 def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
     """The first ``limit`` rows of a file in tables of ``num_rows``; the last may have fewer."""
     num_left = limit
-    waiting = PAIRS.empty_table()
+    waiting: list[pa.Table] = []
     for table in _batches(file, min(num_rows, limit)):  # else more would be decoded than is asked for
-        waiting = pa.concat_tables([waiting, table.slice(0, num_left)])
+        joined = pa.concat_tables([*waiting, table.slice(0, num_left)])
         num_left -= min(num_left, table.num_rows)
-        while waiting.num_rows >= num_rows:
-            yield waiting.slice(0, num_rows)
-            waiting = waiting.slice(num_rows)
+        while joined.num_rows >= num_rows:
+            yield joined.slice(0, num_rows)
+            joined = joined.slice(num_rows)
+        waiting = [joined] if joined.num_rows else []
         if not num_left:
             break
-    if waiting.num_rows:
-        yield waiting
+    yield from waiting
 
 
 def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
     """Raises ValueError where a column is missing or the file is damaged."""
     with _opened(file) as parquet:
         columns = _columns(parquet.schema_arrow.names, file.url)
-        batches = parquet.iter_batches(batch_size=num_rows, columns=columns)
+        batches = parquet.iter_batches(batch_size=num_rows, columns=list(columns.values()))
         while True:
             try:
                 batch = next(batches, None)
@@ -106,22 +105,23 @@ def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
                 raise ValueError(f"{file.url} is damaged: {error}") from error
             if batch is None:
                 return
-            table = pa.Table.from_batches([batch]).select(columns).rename_columns(PAIRS.names)
-            yield pa.table([_as_text(column) for column in table.columns], schema=PAIRS)
+            table = pa.Table.from_batches([batch])
+            texts = {wanted: _as_text(table[columns[wanted]]) for wanted in PAIRS.names}
+            yield pa.table({**texts, **{wanted: table[name] for wanted, name in columns.items() if wanted in SCORES}})
 
 
-def _columns(names: list[str], where: str) -> list[str]:
-    """The file's names of ``url`` and ``caption``."""
-    found: dict[str, list[str]] = {"url": [], "caption": []}
+def _columns(names: list[str], where: str) -> dict[str, str]:
+    """The file's names of ``url``, ``caption`` and, where it has them, the scores."""
+    found: dict[str, list[str]] = {name: [] for name in PAIRS.names}
     for name in names:
-        wanted = _COLUMN_NAMES.get(name.strip().lower())
+        wanted = COLUMN_NAMES.get(name.strip().lower())
         if wanted:
-            found[wanted].append(name)
+            found.setdefault(wanted, []).append(name)
     for wanted, candidates in found.items():
         if len(candidates) != 1:
             which = f"columns {candidates}" if candidates else "no column"
             raise ValueError(f"{where} has {which} for {wanted!r}, wanted one; it has {names}")
-    return [found["url"][0], found["caption"][0]]
+    return {wanted: name for wanted, (name,) in found.items()}
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,7 +1,7 @@
 """What a source gives to the street: image-text pairs as a table of URLs, or pictures with boxes, or a validation set."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,8 @@ class PairBlock:
         first_shard: number of that shard within the source.
         config: everything that the pairs and their cut into shards depend on, JSON values.
         num_rows: how many there are, about.
-        read: gives a table a shard, in order, with the string columns ``url`` and ``caption`` (which may be null or empty).
+        read: gives a table a shard, in order, with the string columns ``url`` and ``caption`` (which may be null or empty)
+            and, where the source has them, columns of numbers of `schemas.tables.SCORES`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class PicturePair:
     caption: str | None  # None: there is none, or it is not text
     picture: bytes | None  # encoded as it came
     drop_reason: str | None = None  # why there is no picture
+    scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
 
 
 class PicturePairShard(Protocol):

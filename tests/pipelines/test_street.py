@@ -178,7 +178,7 @@ def test_pictures_of_a_mirror_are_stored_by_key(old: WebDatasetMirror, runner: R
     keys = [sample.key for sample in read_tar(table.folder / IMAGES_TAR_NAME)]
     assert keys == pq.read_table(table.folder / "kept.parquet")["key"].to_pylist()
     assert table.manifest.config["ingest"] is True
-    assert table.manifest.config["schema"] == "images/1"
+    assert table.manifest.config["schema"] == "images/2"
     assert next(e.num_rows for e in table.manifest.files if e.path == IMAGES_TAR_NAME) == 2
 
 

@@ -27,8 +27,8 @@ def pairs_of() -> Callable[..., pa.Table]:
     """All pairs that a source lists, or the first ``limit``."""
 
     def read(source: PairSource, limit: int | None = None, *, num_rows: int = 65_536) -> pa.Table:
-        blocks = source.blocks(limit, num_rows=num_rows)
-        return pa.concat_tables([PAIRS.empty_table(), *(table for block in blocks for table in block.read())])
+        tables = [table for block in source.blocks(limit, num_rows=num_rows) for table in block.read()]
+        return pa.concat_tables(tables) if tables else PAIRS.empty_table()
 
     return read
 

@@ -22,13 +22,28 @@ def write(path: Path, columns: dict[str, Any], **options: Any) -> LaionParquet:
 
 def test_columns_in_any_case_and_type_of_text(tmp_path: Path, pairs_of: PairsOf) -> None:
     for url, caption in (("URL", "TEXT"), ("url", "caption"), ("Url", "Text")):
-        values = {"similarity": [0.3], caption: ["a dog"], url: ["http://a.test/1.jpg"]}
+        values = {"WIDTH": [3], caption: ["a dog"], url: ["http://a.test/1.jpg"]}
         source = write(tmp_path / "x.parquet", values)
         assert pairs_of(source).to_pylist() == [{"url": "http://a.test/1.jpg", "caption": "a dog"}]
     dictionary = pa.array(["a", "b", "a"]).dictionary_encode()
     source = write(tmp_path / "x.parquet", {"URL": pa.array(["u", "v", None], pa.large_string()), "TEXT": dictionary})
     assert pairs_of(source).to_pydict() == {"url": ["u", "v", None], "caption": ["a", "b", "a"]}
     assert pairs_of(write(tmp_path / "x.parquet", {"URL": ["u"], "TEXT": [3]}))["caption"].to_pylist() == [None]
+
+
+def test_scores_come_along_where_a_part_has_them(tmp_path: Path) -> None:
+    pairs = {"URL": ["u", "v", "w"], "TEXT": ["a", "b", "c"]}
+    write(tmp_path / "parts" / "0.parquet", {**pairs, "SIMILARITY": [0.3, None, 0.2], "punsafe": pa.array([0, 1, 0.5])})
+    write(tmp_path / "parts" / "1.parquet", pairs)
+    blocks = LaionParquet(path=str(tmp_path / "parts"), name="laion").blocks(num_rows=2)
+    tables = [table for block in blocks for table in block.read()]
+    assert [table.column_names for table in tables] == [["url", "caption", "similarity", "punsafe"]] * 2 + [
+        ["url", "caption"]
+    ] * 2
+    assert [row for table in tables[:2] for row in table["similarity"].to_pylist()] == [0.3, None, 0.2]
+    twice = write(tmp_path / "x.parquet", {**pairs, "similarity": [0.0] * 3, "Similarity": [0.0] * 3})
+    with pytest.raises(ValueError, match=r"has columns \['similarity', 'Similarity'\] for 'similarity', wanted one"):
+        list(twice.blocks(num_rows=2)[0].read())
 
 
 def test_parts_are_read_in_order_and_a_limit_stops_between_them(tmp_path: Path, pairs_of: PairsOf) -> None:

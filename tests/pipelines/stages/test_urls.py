@@ -22,6 +22,8 @@ def test_a_good_pair():
             "url": "http://a.test/1",
             "caption": " A red apple &amp; ",
             "source": "web",
+            "similarity": None,
+            "punsafe": None,
             "drop_reason": None,
         }
     ]
@@ -178,6 +180,38 @@ def test_repeats_of_earlier_tables_are_found_whatever_their_sizes():
         assert result.column("drop_reason").to_pylist() == expected
         assert result.schema == table.schema
     assert len(known) > 500
+
+
+def test_scores_are_numbers_or_null():
+    pairs = {"url": ["http://a.test/1"] * 4, "caption": ["a", "b", "c", "d"]}
+    scores = {"similarity": [0.25, float("nan"), None, float("inf")], "punsafe": [0, 1, None, 0]}
+    table = Urls(source="test")(pa.table({**pairs, **scores}))
+    assert table.schema == with_drop_reason(URLS)
+    assert table.column("similarity").to_pylist() == [0.25, None, None, None]
+    assert table.column("punsafe").to_pylist() == [0, 1, None, 0]
+    nothing = {"similarity": pa.nulls(4)}
+    assert Urls(source="test")(pa.table({**pairs, **nothing})).column("similarity").null_count == 4
+    with pytest.raises(ValueError, match="test: column 'punsafe' is string, wanted numbers: cast or rename it"):
+        Urls(source="test")(pa.table({**pairs, "punsafe": ["UNLIKELY"] * 4}))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_scores_of_a_file_in_any_case(tmp_path, suffix):
+    path = tmp_path / f"pairs{suffix}"
+    columns = {"PUNSAFE": [0.5, None], "url": ["u", "v"], "Similarity": [0.25, 0.5], "TEXT": ["a", "b"], "hash": [1, 2]}
+    if suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        lines = [columns, *zip(*columns.values(), strict=True)]
+        separator = "," if suffix == ".csv" else "\t"
+        texts = (separator.join("" if value is None else str(value) for value in line) for line in lines)
+        path.write_text("\n".join(texts) + "\n")
+    assert read_pairs(path).to_pydict() == {
+        "url": ["u", "v"],
+        "caption": ["a", "b"],
+        "similarity": [0.25, 0.5],
+        "punsafe": [0.5, None],
+    }
 
 
 def test_real_alt_texts(shared_data):

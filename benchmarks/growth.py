@@ -99,13 +99,13 @@ def measure_work(root: Path, *, pairs: int, pairs_per_shard: int) -> None:
     for column in ("build", "growth", "ratio"):
         table.add_column(column, justify="right")
     per_shard = [asset for asset in ASSETS_OF_PAIRS if asset not in OVER_ALL]
-    sums = {"sum, new shards": per_shard, "sum, all pairs": OVER_ALL, "sum": ASSETS_OF_PAIRS}
+    sums = {"sum, new shards": per_shard, "sum, all": OVER_ALL, "sum": ASSETS_OF_PAIRS}
     lines = {**{asset: [asset] for asset in ASSETS_OF_PAIRS}, **sums}
     ratios = {}
     for label, assets in lines.items():
         before, after = (sum(step.rows[asset] for asset in assets) for step in (first, grown))
         ratios[label] = after / before
-        reads = "" if label in sums else "all pairs" if label in OVER_ALL else "new shards"
+        reads = "" if label in sums else "all" if label in OVER_ALL else "new shards"
         table.add_row(label, reads, f"{before:,}", f"{after:,}", f"{ratios[label]:.2f}")
     table.add_row("seconds", "", f"{first.seconds:.0f}", f"{grown.seconds:.0f}", f"{grown.seconds / first.seconds:.2f}")
     console = Console()

@@ -138,7 +138,7 @@ def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
 
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
     tables = LazyTables({shard: partial(read_rows, file, stage.input_schema) for shard, file in files.items()})
-    return write_parts(stage(tables).items(), folder, schema=stage.output_schema, where=stage.name)
+    return write_parts(stage(tables, scratch=folder).items(), folder, schema=stage.output_schema, where=stage.name)
 
 
 def read_rows(file: TableFile, schema: pa.Schema) -> pa.Table:

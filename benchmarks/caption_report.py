@@ -14,7 +14,7 @@ import pyarrow as pa
 from benchmarks.captions import SHARED_DATA, read_captions, table_of
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.presets import PRESETS
-from pipelines.stages.statistics import phrase_statistics
+from pipelines.stages.statistics import count_heads, count_phrases
 from pipelines.storage import count_reasons, format_counts, split
 from ray_jobs.cli import run_cli
 
@@ -55,13 +55,14 @@ def main(config: ReportConfig) -> None:
             tables[source], dropped = split(table, schema=schema, where=name)
             reasons = format_counts(count_reasons(dropped)) or "-"
             print(f"| {name} | {source} | {len(table):,} | {len(tables[source]):,} | {reasons} |")
-    statistics = phrase_statistics(tables.values())
-    num_phrases = sum(statistics.phrases["num_pairs"].to_pylist())
+    phrases = count_phrases(tables.values())
+    heads = count_heads(phrases)
+    num_phrases = sum(phrases["num_pairs"].to_pylist())
     num_pairs = sum(len(table) for table in tables.values())
-    print(f"\n{num_phrases:,} phrases, {num_phrases / num_pairs:.2f} a pair, {len(statistics.phrases):,} distinct,")
-    print(f"{len(statistics.heads):,} distinct heads\n")
-    print(_counted(statistics.phrases, "phrase", config.phrases), "\n")
-    print(_counted(statistics.heads, "head", config.phrases), "\n")
+    print(f"\n{num_phrases:,} phrases, {num_phrases / num_pairs:.2f} a pair, {len(phrases):,} distinct,")
+    print(f"{len(heads):,} distinct heads\n")
+    print(_counted(phrases, config.phrases), "\n")
+    print(_counted(heads, config.phrases), "\n")
     print("| caption | phrases |\n|---|---|")
     for table in tables.values():
         for row in Random(config.seed).sample(table.to_pylist(), config.sample // len(tables)):
@@ -75,8 +76,10 @@ def _rows(source: str, captions: list[str]) -> pa.Table:
     return table_of(captions, key=[h[:16] for h in hashes], sha256=hashes, phash=[h[-16:] for h in hashes])
 
 
-def _counted(table: pa.Table, name: str, count: int) -> str:
-    return ", ".join(f"{row[name]} {row['num_pairs']:,}" for row in table.slice(0, count).to_pylist())
+def _counted(table: pa.Table, count: int) -> str:
+    """The first column with the last one, which is how often it occurs."""
+    names, counts = (table.column(i).slice(0, count).to_pylist() for i in (0, -1))
+    return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
 
 
 if __name__ == "__main__":

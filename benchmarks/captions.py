@@ -31,7 +31,7 @@ from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.presets import PRESETS
 from pipelines.storage import format_counts, write_split
 from ray_jobs.cli import run_cli
-from schemas.tables import IMAGES
+from schemas.tables import IMAGES, SCORES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -206,9 +206,10 @@ def write_rows(captions: list[str], num_rows: int, folder: Path, _: int) -> None
 def table_of(captions: list[str], **columns: object) -> pa.Table:
     """IMAGES of these captions; what ``columns`` does not name is of a picture of 320 by 320."""
     num_rows = len(captions)
-    constants = {"key": "", "url": "", "source": "benchmark", "sha256": "", "phash": "0" * 16}
+    constants: dict[str, object] = {"key": "", "url": "", "source": "benchmark", "sha256": "", "phash": "0" * 16}
     sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), 320)
-    filled = {name: [value] * num_rows for name, value in (constants | sizes).items()} | {"caption": captions} | columns
+    constants |= sizes | dict.fromkeys(SCORES)
+    filled = {name: [value] * num_rows for name, value in constants.items()} | {"caption": captions} | columns
     return pa.table({name: pa.array(filled[name]) for name in IMAGES.names}).cast(IMAGES)
 
 

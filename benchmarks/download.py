@@ -93,8 +93,8 @@ def our_run(stage: Download, address: str, *, num_urls: int) -> Callable[[Path],
     hosts = [f"photos{i}.test" for i in range(NUM_HOSTS)]
     urls = [f"http://{hosts[i % NUM_HOSTS]}/{i % NUM_FILES}.jpg?{i}" for i in range(num_urls)]
     keys = [f"{i:016x}" for i in range(num_urls)]
-    columns = {"key": keys, "url": urls, "caption": [""] * num_urls, "source": [""] * num_urls}
-    table = pa.table(columns).cast(URLS)
+    rows = [{"key": key, "url": url, "caption": "", "source": ""} for key, url in zip(keys, urls, strict=True)]
+    table = pa.Table.from_pylist(rows, schema=URLS)
     opener = OpenerConfig(connect_to=dict.fromkeys(hosts, address))
     ready = Download(image_size_px=stage.image_size_px, thread_count=stage.thread_count, opener=opener)
 

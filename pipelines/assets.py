@@ -94,12 +94,24 @@ def noun_phrases(street: Street) -> dg.MaterializeResult:
 
 
 @dg.asset(deps=[noun_phrases])
+def phrase_bounds(street: Street) -> dg.MaterializeResult:
+    """The phrases that are too rare or too common over all shards, where the build bounds them."""
+    return _run(street, "phrase_bounds", where="here")
+
+
+@dg.asset(deps=[noun_phrases, phrase_bounds])
 def balanced(street: Street) -> dg.MaterializeResult:
-    """Fewer pairs of what the web has too much of, over all shards."""
-    return _run(street, "balanced", where="here")
+    """Fewer pairs of what the web has too much of."""
+    return _run(street, "balanced", where="ray")
 
 
 @dg.asset(deps=[balanced])
+def phrase_counts(street: Street) -> dg.MaterializeResult:
+    """How many pairs of a few shards each have a phrase."""
+    return _run(street, "phrase_counts", where="ray")
+
+
+@dg.asset(deps=[phrase_counts])
 def statistics(street: Street) -> dg.MaterializeResult:
     """How often each phrase and head noun occurs: phrases.parquet and heads.parquet."""
     return _run(street, "statistics", where="here")
@@ -174,7 +186,9 @@ ASSETS = [
     deduplicated,
     held_out,
     noun_phrases,
+    phrase_bounds,
     balanced,
+    phrase_counts,
     statistics,
     image_text_shards,
     detection_shards,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from pipelines.config import BuildConfig
 from pipelines.runner import Runner
+from pipelines.runner.phrase_jobs import SHARDS_PER_COUNT
 from pipelines.runner.plan import NEW, summarize_reasons
 from pipelines.runner.rates import EGRESS_BYTES_PER_URL, Measured, rate_of, read_measured
 from pipelines.runner.retries import Retries, reasons_of
@@ -93,9 +94,12 @@ def _forecast_of(asset: str, walk: Walk, runner: Runner, found: dict[str, AssetF
     """Without its price."""
     parents = [found[parent] for parent in ASSETS[asset].parents]
     moving = [parent for parent in parents if parent.num_moving]
-    if asset == "held_out" and walk.dataset.held_out is None:
-        return AssetForecast(asset=asset)
-    if asset == "validation" and walk.dataset.validation is None:
+    absent = {
+        "held_out": walk.dataset.held_out is None,
+        "phrase_bounds": not walk.dataset.balance.is_bounded,
+        "validation": walk.dataset.validation is None,
+    }
+    if absent.get(asset):
         return AssetForecast(asset=asset)
     if ASSETS[asset].is_global and moving:
         return _waiting_global(asset, parents, moving)
@@ -105,7 +109,9 @@ def _forecast_of(asset: str, walk: Walk, runner: Runner, found: dict[str, AssetF
     standing = {job.shard: job.fingerprint for job in jobs if reasons[job.shard] is None}
     tables = read_tables(walk.root, asset, standing)
     due_rows = sum(job.num_rows for job in due)
-    num_waiting, waiting_rows = _waiting(asset, moving, walk)
+    num_waiting, waiting_rows = _waiting(moving, walk)
+    if asset == "phrase_counts":
+        num_waiting = math.ceil(num_waiting / SHARDS_PER_COUNT)
     num_due = sum(len(job.inputs) for job in due) if ASSETS[asset].is_global else len(due)
     return AssetForecast(
         asset=asset,
@@ -134,7 +140,7 @@ def _waiting_global(asset: str, parents: Sequence[AssetForecast], moving: Sequen
     )
 
 
-def _waiting(asset: str, moving: Sequence[AssetForecast], walk: Walk) -> tuple[int, int]:
+def _waiting(moving: Sequence[AssetForecast], walk: Walk) -> tuple[int, int]:
     """How many shards of an asset wait for parents, and their rows."""
     if not moving:
         return 0, 0

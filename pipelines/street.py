@@ -11,16 +11,23 @@ from pipelines.runner.jobs import (
     global_job,
     image_text_job,
     shard_job,
-    statistics_job,
     validation_job,
 )
 from pipelines.runner.pair_jobs import download_job, ingest_job, urls_job
+from pipelines.runner.phrase_jobs import (
+    BOUNDS_FILE,
+    PHRASE_COUNTS_FILE,
+    balance_job,
+    bounds_job,
+    phrase_count_jobs,
+    statistics_job,
+)
 from pipelines.runner.retries import Retries
 from pipelines.sources.webdataset_mirror import WebDatasetMirror
 from pipelines.stages.download import IMAGES_TAR_NAME, Download
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.ingest import Ingest
-from pipelines.storage import Job, Location, PublishedTable, TableFile, kept_files
+from pipelines.storage import WHOLE, Job, Location, PublishedTable, TableFile, kept_files
 
 Tables = Mapping[str, PublishedTable]
 
@@ -80,9 +87,10 @@ def source_of(shard: str) -> str:
 def _urls(walk: Walk) -> list[Job]:
     dataset = walk.dataset
     return [
-        urls_job(source, num_pairs=dataset.num_pairs, pairs_per_shard=dataset.pairs_per_shard)
+        urls_job("urls", source, block)
         for source in dataset.pairs
         if not isinstance(source, WebDatasetMirror)
+        for block in source.blocks(dataset.num_pairs, num_rows=dataset.pairs_per_shard)
     ]
 
 
@@ -113,14 +121,31 @@ def _noun_phrases(walk: Walk) -> list[Job]:
     return [shard_job("noun_phrases", stage, file, shard=shard) for shard, file in files.items()]
 
 
-def _balanced(walk: Walk) -> list[Job]:
+def _phrase_bounds(walk: Walk) -> list[Job]:
     files = walk.kept("noun_phrases")
-    return [global_job("balanced", walk.dataset.balance, files, sources=_sources(files))] if files else []
+    balance = walk.dataset.balance
+    return [bounds_job("phrase_bounds", balance, list(files.values()))] if files and balance.is_bounded else []
+
+
+def _balanced(walk: Walk) -> list[Job]:
+    balance = walk.dataset.balance
+    bounds = walk.tables("phrase_bounds")[WHOLE].file(BOUNDS_FILE) if balance.is_bounded else None
+    files = walk.kept("noun_phrases")
+    return [balance_job("balanced", balance, file, bounds, shard=shard) for shard, file in files.items()]
+
+
+def _phrase_counts(walk: Walk) -> list[Job]:
+    files = walk.kept("balanced")
+    jobs = []
+    for source in _sources(files):
+        of_source = {shard: file for shard, file in files.items() if source_of(shard) == source}
+        jobs += phrase_count_jobs("phrase_counts", of_source, source=source)
+    return jobs
 
 
 def _statistics(walk: Walk) -> list[Job]:
-    files = walk.kept("balanced")
-    return [statistics_job("statistics", files)] if files else []
+    counts = [table.file(PHRASE_COUNTS_FILE) for table in walk.tables("phrase_counts").values()]
+    return [statistics_job("statistics", counts)] if counts else []
 
 
 def _image_text_shards(walk: Walk) -> list[Job]:
@@ -182,8 +207,10 @@ ASSETS: dict[str, Asset] = {
     "deduplicated": Asset(unit="pairs", parents=("filtered",), jobs=_deduplicated, is_global=True),
     "held_out": Asset(unit="pairs", parents=("deduplicated",), jobs=_held_out),
     "noun_phrases": Asset(unit="pairs", parents=("deduplicated", "held_out"), jobs=_noun_phrases),
-    "balanced": Asset(unit="pairs", parents=("noun_phrases",), jobs=_balanced, is_global=True),
-    "statistics": Asset(unit="pairs", parents=("balanced",), jobs=_statistics, is_global=True),
+    "phrase_bounds": Asset(unit="pairs", parents=("noun_phrases",), jobs=_phrase_bounds, is_global=True),
+    "balanced": Asset(unit="pairs", parents=("noun_phrases", "phrase_bounds"), jobs=_balanced),
+    "phrase_counts": Asset(unit="pairs", parents=("balanced",), jobs=_phrase_counts),
+    "statistics": Asset(unit="phrases", parents=("phrase_counts",), jobs=_statistics, is_global=True),
     "image_text_shards": Asset(unit="pairs", parents=("balanced", "images"), jobs=_image_text_shards),
     "detection_shards": Asset(unit="boxes", jobs=_detection_shards),
     "grounding_shards": Asset(unit="boxes", jobs=_grounding_shards),

@@ -15,8 +15,12 @@ URLS = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        # As the source tells them; null where it does not.
+        pa.field("similarity", pa.float32()),  # cosine of CLIP's embeddings of picture and caption
+        pa.field("punsafe", pa.float32()),  # probability that the picture is unsafe for work
     ]
 )
+SCORES = ("similarity", "punsafe")
 
 # After download: the picture lies in the shard's images.tar as `<key>.jpg`; sizes are in pixels.
 IMAGES = pa.schema(
@@ -42,20 +46,27 @@ PHRASES = pa.schema(
     ]
 )
 
-# How often a phrase, or the head of phrases, occurs over all shards.
+# What of PHRASES is counted; the phrases of a pair are distinct.
+MENTIONS = pa.schema([PHRASES.field("phrases")])
+
+# Phrases that too few or too many pairs have, over all shards.
+OUT_OF_BOUNDS = pa.schema(
+    [pa.field("phrase", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)]
+)
+
+# How many pairs have a phrase, in some shards or over all; and how often the head of phrases is mentioned.
 PHRASE_COUNTS = pa.schema(
     [
         pa.field("phrase", pa.string(), nullable=False),
         pa.field("head", pa.string(), nullable=False),  # its last word: a base noun phrase ends with its head
         pa.field("num_pairs", pa.int64(), nullable=False),
-        pa.field("num_captions", pa.int64(), nullable=False),  # distinct ones
     ]
 )
 HEAD_COUNTS = pa.schema(
     [
         pa.field("head", pa.string(), nullable=False),
         pa.field("num_phrases", pa.int64(), nullable=False),  # distinct ones
-        pa.field("num_pairs", pa.int64(), nullable=False),
+        pa.field("num_mentions", pa.int64(), nullable=False),  # a pair that has two of them counts twice
     ]
 )
 

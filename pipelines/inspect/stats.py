@@ -15,6 +15,7 @@ from schemas.shards import SHARD_INDEX
 
 NUM_TOP_CONCEPTS = 20
 CONCEPTS_NAME = "concepts.parquet"
+PHRASE_COUNTS_NAME = "phrases.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +140,8 @@ def _top_concepts(dataset: BuiltDataset, supervision: str) -> list[tuple[str, in
 def _concept_counts(dataset: BuiltDataset, supervision: str) -> Iterator[pa.Table]:
     """Columns ``concept`` and ``count``."""
     if supervision == "image_text":
-        for file in kept_files(dataset.tables("balanced")).values():
-            phrases = pc.list_flatten(pq.read_table(file.local(), columns=["phrases"])["phrases"])
-            counts = pa.Table.from_struct_array(pc.value_counts(phrases.combine_chunks()))
+        for table in dataset.tables("statistics").values():
+            counts = pq.read_table(table.file(PHRASE_COUNTS_NAME).local(), columns=["phrase", "num_pairs"])
             yield counts.rename_columns(["concept", "count"]).cast(_COUNTS)
     else:
         for table in dataset.tables(f"{supervision}_shards").values():

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.runner.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
-from pipelines.storage import Location, PublishedTable, TableFile, kept_files, table_name, write_text_atomically
+from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.storage import Location, PublishedTable, table_name, write_text_atomically
 from schemas.manifest import (
     MANIFEST_NAME,
     DatasetManifest,
@@ -34,7 +34,7 @@ def assemble_dataset(
 
     Args:
         name: of the dataset.
-        assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "balanced".
+        assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "statistics".
         categories: all category names of the detection data.
         units: what a row of each asset is ("pairs", "boxes", "pictures"), for the funnel.
     """
@@ -42,7 +42,7 @@ def assemble_dataset(
     vocabularies = {
         "detection": categories,
         "grounding": sorted(boxed["grounding"]),
-        "image_text": common_phrases(kept_files(assets["balanced"]).values()),
+        "image_text": common_phrases(assets["statistics"]),
     }
     supervisions = {}
     for kind, vocabulary in vocabularies.items():
@@ -81,25 +81,20 @@ def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | Non
 
 
 def common_phrases(
-    files: Iterable[TableFile], *, max_phrases: int = MAX_CAPTION_PHRASES, min_mentions: int = MIN_MENTIONS
+    tables: Tables, *, max_phrases: int = MAX_CAPTION_PHRASES, min_mentions: int = MIN_MENTIONS
 ) -> list[str]:
     """The noun phrases of most pairs, the most frequent first and equally frequent ones in alphabetical order.
 
     Args:
-        files: PHRASES tables.
+        tables: of "statistics"; none where there is no pair.
         max_phrases: how many at most.
         min_mentions: pairs that mention a phrase at least.
     """
-    counts = []
-    for file in files:
-        phrases = pq.read_table(file.local(), columns=["phrases"])["phrases"].combine_chunks()
-        counts.append(pa.Table.from_struct_array(pc.value_counts(pc.list_flatten(phrases))))
-    if not counts:
-        return []
-    total = pa.concat_tables(counts).group_by("values").aggregate([("counts", "sum")])
-    total = total.filter(pc.field("counts_sum") >= min_mentions)
-    order = [("counts_sum", "descending"), ("values", "ascending")]
-    return total.sort_by(order)["values"].slice(0, max_phrases).to_pylist()
+    phrases: list[str] = []
+    for table in tables.values():  # one over all shards, which has them in this order
+        counts = pq.read_table(table.file(PHRASE_COUNTS_FILE).local(), columns=["phrase", "num_pairs"])
+        phrases += counts.filter(pc.field("num_pairs") >= min_mentions)["phrase"].slice(0, max_phrases).to_pylist()
+    return phrases
 
 
 def _split(tables: Tables, vocabulary: Iterable[str]) -> SupervisionSplit:

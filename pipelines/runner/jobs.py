@@ -12,7 +12,6 @@ from pipelines.sources.source import BoxedImage, BoxedSource, ValidationSource
 from pipelines.stages.lazy_tables import LazyTables
 from pipelines.stages.shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
-from pipelines.stages.statistics import STATISTICS_VERSION, phrase_statistics
 from pipelines.storage import (
     WHOLE,
     Job,
@@ -27,8 +26,6 @@ from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 
 CONCEPTS = "concepts.parquet"
-PHRASE_COUNTS = "phrases.parquet"
-HEAD_COUNTS = "heads.parquet"
 ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
 
@@ -77,19 +74,6 @@ def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *
         inputs=tuple(files.values()),
         num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
-    )
-
-
-def statistics_job(asset: str, files: Mapping[str, TableFile]) -> Job:
-    """How often each phrase and head noun occurs over all shards."""
-    return Job(
-        stage=asset,
-        version=STATISTICS_VERSION,
-        shard=WHOLE,
-        config={},
-        inputs=tuple(files.values()),
-        num_rows=sum(file.num_rows for file in files.values()),
-        work=partial(_write_statistics, dict(files)),
     )
 
 
@@ -148,17 +132,18 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
 
 
 def _write_stage(stage: Stage, file: TableFile, folder: Path) -> Written:
-    table = _read(file, stage.input_schema)
+    table = read_rows(file, stage.input_schema)
     return write_split(stage(table), folder, schema=stage.output_schema, where=f"{stage.name} of {file.name}")
 
 
 def _write_global(stage: GlobalStage, files: dict[str, TableFile], folder: Path) -> Written:
-    tables = LazyTables({shard: partial(_read, file, stage.input_schema) for shard, file in files.items()})
-    return write_parts(stage(tables).items(), folder, schema=stage.output_schema, where=stage.name)
+    tables = LazyTables({shard: partial(read_rows, file, stage.input_schema) for shard, file in files.items()})
+    return write_parts(stage(tables, scratch=folder).items(), folder, schema=stage.output_schema, where=stage.name)
 
 
-def _read(file: TableFile, schema: pa.Schema) -> pa.Table:
-    return conform(pq.read_table(file.local()), schema, where=file.name)
+def read_rows(file: TableFile, schema: pa.Schema) -> pa.Table:
+    """A table with exactly the columns of a schema; no other is read."""
+    return conform(pq.read_table(file.local(), columns=schema.names), schema, where=file.name)
 
 
 def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: pa.Schema, where: str) -> Written:
@@ -174,18 +159,8 @@ def write_parts(parts: Iterable[tuple[str, pa.Table]], folder: Path, *, schema: 
     return Written(rows_in=rows_in, rows_kept=rows_in - reasons.total(), dropped=dict(reasons), num_rows=num_rows)
 
 
-def _write_statistics(files: dict[str, TableFile], folder: Path) -> Written:
-    num_rows = sum(file.num_rows for file in files.values())
-    tables = (_read(file, PHRASES) for file in files.values())
-    statistics = phrase_statistics(tables)
-    write_parquet(statistics.phrases, folder / PHRASE_COUNTS)
-    write_parquet(statistics.heads, folder / HEAD_COUNTS)
-    counts = {PHRASE_COUNTS: len(statistics.phrases), HEAD_COUNTS: len(statistics.heads)}
-    return Written(rows_in=num_rows, rows_kept=num_rows, num_rows=counts)
-
-
 def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder: Path) -> Written:
-    table = _read(file, PHRASES)
+    table = read_rows(file, PHRASES)
     entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
     num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
     return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)

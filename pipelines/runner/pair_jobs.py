@@ -1,56 +1,51 @@
 """The jobs at the beginning of the street: a source's pairs, and their pictures from the web, from a mirror or from a retry."""
 
 import heapq
+import itertools
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.runner.jobs import write_parts
-from pipelines.sources.source import BatchedPairSource, PairSource
+from pipelines.sources.source import PairBlock, PairSource
 from pipelines.sources.webdataset_mirror import MirrorShard
 from pipelines.stages.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
 from pipelines.stages.ingest import Ingest
 from pipelines.stages.tars import TarSample, read_tar, write_tar
-from pipelines.stages.urls import Urls
+from pipelines.stages.urls import SeenPairs, Urls
 from pipelines.storage import DROPPED, KEPT, Job, TableFile, Written, format_counts, write_split
 from schemas.conform import conform
 from schemas.tables import DROP_REASON, with_drop_reason
 from schemas.versions import schema_id
 
-# What a pair takes in a source's file and what a picture with its texts takes in a mirror, in bytes: for progress alone.
-_BYTES_PER_PAIR = 180
+# What a picture with its texts takes in a mirror: for progress alone.
 _BYTES_PER_PICTURE = 30_000
 RETRIES = "retries"  # in the configuration of a retried table: which attempt it is
 RETRIED = "retried"  # and what it tried again
 
 
-def urls_job(source: PairSource, *, num_pairs: int | None, pairs_per_shard: int) -> Job:
-    """All URLs of a source, cut into ranges of rows: more rows give more ranges and leave the full ones as they are."""
+def urls_job(asset: str, source: PairSource, block: PairBlock) -> Job:
+    """The URLs of a block of a source, cut into shards."""
     stage = Urls(source=source.name)
-    config = source.config
     return Job(
-        stage="urls",
+        stage=asset,
         version=stage.version,
-        shard=source.name,
+        shard=block.name,
         config={
             **stage.config,
-            **config,
-            "num_pairs": num_pairs,
-            "pairs_per_shard": pairs_per_shard,
+            **block.config,
+            "first_shard": block.first_shard,
             "schema": schema_id(stage.output_schema),
         },
-        num_rows=num_pairs or _num_bytes(config) // _BYTES_PER_PAIR,
-        work=partial(_write_urls, stage, source, num_pairs, pairs_per_shard),
+        num_rows=block.num_rows,
+        work=partial(_write_urls, stage, block),
     )
 
 
@@ -103,37 +98,16 @@ def ingest_job(asset: str, stage: Ingest, shard: MirrorShard) -> Job:
     )
 
 
-def _num_bytes(config: dict[str, Any]) -> int:
-    """Of the files of a source, where it says so."""
-    files = config.get("files", [config])
-    return sum(file.get("num_bytes", 0) for file in files)
-
-
-def _write_urls(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int, folder: Path) -> Written:
-    parts = ((f"{source.name}-{i:05d}", t) for i, t in enumerate(_cut(stage, source, num_pairs, pairs_per_shard)))
+def _write_urls(stage: Urls, block: PairBlock, folder: Path) -> Written:
+    seen = SeenPairs()
+    shards = (f"{stage.source}-{i:05d}" for i in itertools.count(block.first_shard))
+    parts = zip(shards, (seen.drop_repeats(stage(table)) for table in block.read()), strict=False)
     written = write_parts(parts, folder, schema=stage.output_schema, where="urls")
-    if not written.rows_kept:
+    if not written.rows_kept and block.first_shard == 0:  # a later block may hold a bad row or two and no more
         raise ValueError(
-            f"{source.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
+            f"{block.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
         )
     return written
-
-
-def _cut(stage: Urls, source: PairSource, num_pairs: int | None, pairs_per_shard: int) -> Iterator[pa.Table]:
-    """The rows of each shard with their reasons; of a source that gives batches, one shard at a time is in memory."""
-    if not isinstance(source, BatchedPairSource):
-        table = stage(source.pairs(num_pairs))
-        yield from (table.slice(start, pairs_per_shard) for start in range(0, table.num_rows, pairs_per_shard))
-        return
-    seen: set[int] = set()
-    for batch in source.batches(num_pairs, num_rows=pairs_per_shard):
-        table = stage(batch)
-        keys = [int(key, 16) for key in table["key"].to_pylist()]
-        is_kept = pc.is_null(table[DROP_REASON.name])
-        is_repeat = pc.and_(is_kept, pa.array([key in seen for key in keys], pa.bool_()))
-        seen.update(key for key, kept in zip(keys, is_kept.to_pylist(), strict=True) if kept)
-        reason = pc.if_else(is_repeat, "duplicate_pair", table[DROP_REASON.name])
-        yield table.set_column(table.schema.get_field_index(DROP_REASON.name), DROP_REASON, reason)
 
 
 def _write_download(stage: Download, file: TableFile, folder: Path, *, spool: Path | None = None) -> Written:

@@ -5,11 +5,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
 from pipelines.sources.data_files import DataFile, find_files
+from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
 from pipelines.stages.urls import PAIRS
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
@@ -17,7 +19,7 @@ _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptualCaptions:
-    """A `pipelines.sources.source.BatchedPairSource`: rows in the order of the file.
+    """A `pipelines.sources.source.PairSource`: rows in the order of the file.
 
     CC3M (``Train_GCC-training.tsv``) has the caption first, CC12M (``cc12m.tsv``) the URL; the first row tells which. A row
     without a tab becomes a pair without a URL, so that it is dropped, and counted, as ``url_invalid``.
@@ -32,14 +34,23 @@ class ConceptualCaptions:
 
     @property
     def config(self) -> dict[str, Any]:
+        """Follows the content of the file."""
         return self._file.identity(is_whole=True)
 
-    def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
-        """The first ``limit`` rows, ``num_rows`` at a time.
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
+        """One: where a row begins is known only from those before it."""
+        config = self.config
+        block = PairBlock(
+            name=self.name,
+            first_shard=0,
+            config={**config, "num_pairs": limit, "pairs_per_shard": num_rows},
+            num_rows=limit or config["num_bytes"] // BYTES_PER_PAIR,
+            read=partial(self._read, limit, num_rows),
+        )
+        return [block]
 
-        Raises:
-            ValueError: the file is no such TSV; the message names the row.
-        """
+    def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
+        """Raises ValueError where the file is no such TSV; the message names the row."""
         order: Literal["caption_first", "url_first"] | None = None
         pairs: list[tuple[str, str]] = []
         num_read = 0
@@ -58,10 +69,6 @@ class ConceptualCaptions:
             raise ValueError(f"{self.path} is empty")
         if pairs:
             yield _table(pairs)
-
-    def pairs(self, limit: int | None = None) -> pa.Table:
-        """The first ``limit`` rows in one table."""
-        return pa.concat_tables([PAIRS.empty_table(), *self.batches(limit)])
 
     @property
     def _file(self) -> DataFile:

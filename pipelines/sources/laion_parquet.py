@@ -1,24 +1,27 @@
 """Image-text pairs from Parquet files of URLs and captions, as LAION publishes them."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.data_files import DataFile, find_files
-from pipelines.stages.urls import PAIRS
-
-_COLUMN_NAMES = {"url": "url", "text": "caption", "caption": "caption"}
+from pipelines.sources.source import PairBlock
+from pipelines.stages.urls import COLUMN_NAMES, PAIRS
+from schemas.tables import SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaionParquet:
-    """A `pipelines.sources.source.BatchedPairSource`: rows in the order of the files' paths, then of the files.
+    """A `pipelines.sources.source.PairSource`: rows in the order of the files' paths, then of the files.
 
-    A new part whose name sorts last adds rows at the end and disturbs no shard. Columns are ``URL`` and ``TEXT`` (or
-    ``caption``) in any case; others are not read. A caption that is not text is dropped by the next stage, and counted.
+    Each file is a block with shards of its own, so that a new part whose name sorts last disturbs no other. Columns are
+    ``URL`` and ``TEXT`` (or ``caption``) in any case, and the scores ``similarity`` and ``punsafe`` where they are there;
+    others are not read. A caption that is not text is dropped by the next stage, and counted.
 
     Attributes:
         path: one file, a folder or a glob of part files, local or an fsspec URL.
@@ -28,57 +31,73 @@ class LaionParquet:
     path: str
     name: str
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"files": [file.identity(is_whole=True) for file in self._files]}
-
-    def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
-        """The first ``limit`` rows, ``num_rows`` at a time.
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
+        """One a file with rows.
 
         Raises:
-            ValueError: a file is not Parquet or lacks a column.
+            ValueError: a file is not Parquet, or none has a row.
         """
-        if limit is not None:
-            num_rows = max(1, min(num_rows, limit))  # else more would be decoded than is asked for
-        num_left = limit
-        for table in _recut((table for file in self._files for table in _batches(file, num_rows)), num_rows):
-            if num_left is not None:
-                table = table.slice(0, num_left)
-                num_left -= table.num_rows
-            if table.num_rows:
-                yield table
-            if num_left == 0:
-                return
-
-    def pairs(self, limit: int | None = None) -> pa.Table:
-        """The first ``limit`` rows in one table."""
-        return pa.concat_tables([PAIRS.empty_table(), *self.batches(limit)])
+        blocks, num_before, first_shard = [], 0, 0
+        for file in self._files:
+            count = _num_rows(file)
+            taken = count if limit is None else min(count, limit - num_before)
+            num_before += taken
+            if not taken:
+                continue
+            block = PairBlock(
+                name=f"{self.name}-{first_shard:05d}",
+                first_shard=first_shard,
+                config={"file": file.identity(is_whole=True), "num_pairs": taken, "pairs_per_shard": num_rows},
+                num_rows=taken,
+                read=partial(_read, file, taken, num_rows),
+            )
+            blocks.append(block)
+            first_shard += math.ceil(taken / num_rows)
+        if not blocks and limit != 0:
+            raise ValueError(f"{self.path} holds no row")
+        return blocks
 
     @property
     def _files(self) -> tuple[DataFile, ...]:
         return find_files(self.path, endings=(".parquet",))
 
 
-def _recut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``num_rows``; the last may have fewer."""
-    waiting = PAIRS.empty_table()
-    for table in tables:
-        waiting = pa.concat_tables([waiting, table])
-        while waiting.num_rows >= num_rows:
-            yield waiting.slice(0, num_rows)
-            waiting = waiting.slice(num_rows)
-    if waiting.num_rows:
-        yield waiting
+def _num_rows(file: DataFile) -> int:
+    with _opened(file) as parquet:
+        return int(parquet.metadata.num_rows)
 
 
-def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
+@contextmanager
+def _opened(file: DataFile) -> Iterator[pq.ParquetFile]:
     with file.open() as raw:
         try:
             parquet = pq.ParquetFile(raw)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{file.url} cannot be read: {error}") from error
+        yield parquet
+
+
+def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
+    """The first ``limit`` rows of a file in tables of ``num_rows``; the last may have fewer."""
+    num_left = limit
+    waiting: list[pa.Table] = []
+    for table in _batches(file, min(num_rows, limit)):  # else more would be decoded than is asked for
+        joined = pa.concat_tables([*waiting, table.slice(0, num_left)])
+        num_left -= min(num_left, table.num_rows)
+        while joined.num_rows >= num_rows:
+            yield joined.slice(0, num_rows)
+            joined = joined.slice(num_rows)
+        waiting = [joined] if joined.num_rows else []
+        if not num_left:
+            break
+    yield from waiting
+
+
+def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
+    """Raises ValueError where a column is missing or the file is damaged."""
+    with _opened(file) as parquet:
         columns = _columns(parquet.schema_arrow.names, file.url)
-        batches = parquet.iter_batches(batch_size=num_rows, columns=columns)
+        batches = parquet.iter_batches(batch_size=num_rows, columns=list(columns.values()))
         while True:
             try:
                 batch = next(batches, None)
@@ -86,22 +105,23 @@ def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
                 raise ValueError(f"{file.url} is damaged: {error}") from error
             if batch is None:
                 return
-            table = pa.Table.from_batches([batch]).select(columns).rename_columns(PAIRS.names)
-            yield pa.table([_as_text(column) for column in table.columns], schema=PAIRS)
+            table = pa.Table.from_batches([batch])
+            texts = {wanted: _as_text(table[columns[wanted]]) for wanted in PAIRS.names}
+            yield pa.table({**texts, **{wanted: table[name] for wanted, name in columns.items() if wanted in SCORES}})
 
 
-def _columns(names: list[str], where: str) -> list[str]:
-    """The file's names of ``url`` and ``caption``."""
-    found: dict[str, list[str]] = {"url": [], "caption": []}
+def _columns(names: list[str], where: str) -> dict[str, str]:
+    """The file's names of ``url``, ``caption`` and, where it has them, the scores."""
+    found: dict[str, list[str]] = {name: [] for name in PAIRS.names}
     for name in names:
-        wanted = _COLUMN_NAMES.get(name.strip().lower())
+        wanted = COLUMN_NAMES.get(name.strip().lower())
         if wanted:
-            found[wanted].append(name)
+            found.setdefault(wanted, []).append(name)
     for wanted, candidates in found.items():
         if len(candidates) != 1:
             which = f"columns {candidates}" if candidates else "no column"
             raise ValueError(f"{where} has {which} for {wanted!r}, wanted one; it has {names}")
-    return [found["url"][0], found["caption"][0]]
+    return {wanted: name for wanted, (name,) in found.items()}
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

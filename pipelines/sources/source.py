@@ -1,13 +1,16 @@
 """What a source gives to the street: image-text pairs as a table of URLs, or pictures with boxes, or a validation set."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from schemas.training import Supervision, TrainingSample
+
+# What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.
+BYTES_PER_PAIR = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,26 +24,34 @@ class BoxedImage:
     dropped_boxes: dict[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairBlock:
+    """Consecutive pairs of a source that one job lists, whatever comes before and after them.
+
+    Attributes:
+        name: of the block, that of its first shard where the source has several blocks.
+        first_shard: number of that shard within the source.
+        config: everything that the pairs and their cut into shards depend on, JSON values.
+        num_rows: how many there are, about.
+        read: gives a table a shard, in order, with the string columns ``url`` and ``caption`` (which may be null or empty)
+            and, where the source has them, columns of numbers of `schemas.tables.SCORES`.
+    """
+
+    name: str
+    first_shard: int
+    config: dict[str, Any]
+    num_rows: int
+    read: Callable[[], Iterator[pa.Table]]
+
+
 class PairSource(Protocol):
-    """Image-text pairs. Row order is stable, and a larger limit only appends rows: shards of the prefix stay valid."""
+    """Image-text pairs. Row order is stable, and a larger limit only appends rows: blocks of the prefix stay valid."""
 
     @property
     def name(self) -> str: ...
 
-    @property
-    def config(self) -> dict[str, Any]: ...
-
-    def pairs(self, limit: int | None = None) -> pa.Table:
-        """A table with the string columns ``url`` and ``caption``; the latter may be null or empty."""
-        ...
-
-
-@runtime_checkable
-class BatchedPairSource(PairSource, Protocol):
-    """Pairs of any number in memory that does not grow with it: the same rows as ``pairs`` gives, in the same order."""
-
-    def batches(self, limit: int | None = None, *, num_rows: int = 65_536) -> Iterator[pa.Table]:
-        """Tables of ``num_rows`` rows, the last of fewer, with the string columns ``url`` and ``caption``."""
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> Sequence[PairBlock]:
+        """The first ``limit`` pairs, or all; a shard has ``num_rows`` of them, the last of a block may have fewer."""
         ...
 
 
@@ -52,6 +63,7 @@ class PicturePair:
     caption: str | None  # None: there is none, or it is not text
     picture: bytes | None  # encoded as it came
     drop_reason: str | None = None  # why there is no picture
+    scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
 
 
 class PicturePairShard(Protocol):

@@ -7,6 +7,7 @@ size, its members and their number are capped.
 import gzip
 import io
 import json
+import math
 import re
 import tarfile
 import zlib
@@ -17,6 +18,7 @@ from typing import IO, Any, cast
 
 from pipelines.sources.data_files import DataFile, find_files
 from pipelines.sources.source import PicturePair
+from schemas.tables import SCORES
 
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("txt", "json")
@@ -29,7 +31,8 @@ class WebDatasetMirror:
     """A `pipelines.sources.source.PicturePairSource`: ``<key>.jpg`` with ``<key>.txt``, ``<key>.json`` or both.
 
     The caption is the text file's, else ``caption`` of the JSON; the URL is ``url`` of the JSON, else
-    ``webdataset://<source>/<shard>/<key>``, so that a pair has its identity without one.
+    ``webdataset://<source>/<shard>/<key>``, so that a pair has its identity without one. ``similarity`` and ``punsafe`` are
+    those of the JSON, in any case.
 
     Attributes:
         path: a tar (``.gz`` too), a folder or a glob of them, local or an fsspec URL.
@@ -145,6 +148,7 @@ class MirrorShard:
             caption=caption.strip("\r\n") if isinstance(caption, str) else None,
             picture=picture,
             drop_reason=reason,
+            scores=_scores(meta),
         )
 
 
@@ -183,6 +187,13 @@ def _plain(file: IO[bytes]) -> IO[bytes]:
     magic = file.read(len(_GZIP_MAGIC))
     file.seek(0)
     return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file
+
+
+def _scores(meta: dict[str, Any]) -> dict[str, float]:
+    """Those of the JSON that are numbers (in Python's JSON, NaN and the infinities are floats, too, and say nothing)."""
+    known = {name.strip().lower(): value for name, value in meta.items()}
+    scores = {name: known[name] for name in SCORES if isinstance(known.get(name), int | float)}
+    return {name: float(value) for name, value in scores.items() if math.isfinite(value)}
 
 
 def _meta(content: bytes | None) -> dict[str, Any]:

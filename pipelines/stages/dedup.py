@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -40,11 +41,13 @@ class Dedup:
             picture; at 4, one is.
         max_caption_count: distinct pictures that a caption may have; FILIP (arXiv:2111.07783) has 10. None: any number.
         num_threads: of DuckDB; None: one a core. The verdicts do not depend on it.
+        memory_bytes: of DuckDB; what does not fit goes to the disk. The verdicts do not depend on it.
     """
 
     max_distance: int = 2
     max_caption_count: int | None = None
     num_threads: int | None = None
+    memory_bytes: int = 2 * 2**30
 
     name: ClassVar[str] = "dedup"
     version: ClassVar[int] = 2
@@ -55,20 +58,16 @@ class Dedup:
     def config(self) -> dict[str, Any]:
         return {"max_distance": self.max_distance, "max_caption_count": self.max_caption_count}
 
-    def __call__(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]:
-        """For every shard its table with ``drop_reason``, in the order of its rows."""
+    def __call__(self, tables: Mapping[str, pa.Table], *, scratch: Path | None = None) -> Mapping[str, pa.Table]:
+        """For every shard its table with ``drop_reason``, in the order of its rows; see `GlobalStage`."""
         if not tables:
             return {}
         columns = ["key", "sha256", "phash", "width", "height", "original_width", "original_height"]
         columns += [] if self.max_caption_count is None else ["caption"]
-        parts = [
-            table.select(columns).append_column("shard", pa.array(np.full(len(table), position)))
-            for position, table in enumerate(tables.values())
-        ]
-        images = pa.concat_tables(parts)
-        images = images.append_column("row", pa.array(np.arange(len(images))))
-        with connected(num_threads=self.num_threads) as database:
-            database.register("images", images)
+        with connected(num_threads=self.num_threads, memory_bytes=self.memory_bytes, scratch=scratch) as database:
+            num_rows = [
+                _load(database, table.select(columns), shard=position) for position, table in enumerate(tables.values())
+            ]
             database.execute(_RANKED)
             near = self._near_duplicates(database)
             database.register("near", pa.table({"rank": pa.array(near, pa.int64())}))
@@ -77,7 +76,7 @@ class Dedup:
                 reasons = database.sql("SELECT drop_reason FROM pictures ORDER BY row")
             else:
                 reasons = database.sql(_CAPTIONS, params={"max_caption_count": self.max_caption_count})
-            return split_by_table(reasons.to_arrow_table(), tables, IMAGES, num_rows=[len(part) for part in parts])
+            return split_by_table(reasons.to_arrow_table(), tables, IMAGES, num_rows=num_rows)
 
     def _near_duplicates(self, database: "DuckDBPyConnection") -> list[int]:
         """Ranks of the hashes that are near an earlier kept hash."""
@@ -86,14 +85,29 @@ class Dedup:
             f"SELECT {band} AS band, (bits >> {start}) & {2 ** (stop - start) - 1} AS part, bits, rank FROM hashes"
             for band, (start, stop) in enumerate(itertools.pairwise(edges))
         ]
-        pairs = database.sql(_PAIRS.format(bands=" UNION ALL ".join(bands)), params={"max_distance": self.max_distance})
+        pairs = database.execute(_PAIRS.format(bands=" UNION ALL ".join(bands)), {"max_distance": self.max_distance})
         dropped: set[int] = set()
-        for later, earlier in pairs.fetchall():
-            if earlier not in dropped:
-                dropped.add(later)
+        while batch := pairs.fetchmany(_PAIRS_PER_BATCH):
+            for later, earlier in batch:
+                if earlier not in dropped:
+                    dropped.add(later)
         return sorted(dropped)
 
 
+def _load(database: "DuckDBPyConnection", table: pa.Table, *, shard: int) -> int:
+    """Append a shard to the table ``images``; its number of rows."""
+    database.register("part", table.append_column("position", pa.array(np.arange(len(table)))))
+    if shard == 0:
+        database.execute("CREATE TABLE images AS SELECT *, 0 AS shard, position AS row FROM part LIMIT 0")
+    database.execute(
+        "INSERT INTO images SELECT * EXCLUDE position, position, $shard, position + (SELECT count(*) FROM images) FROM part",
+        {"shard": shard},
+    )
+    database.unregister("part")
+    return len(table)
+
+
+_PAIRS_PER_BATCH = 65_536
 # `rank` is the order in which rows compete. A hash competes in place of the first of its rows.
 _RANKED = """
 CREATE TEMP TABLE ranked AS

@@ -56,6 +56,10 @@ class Filters:
         max_aspect_ratio: ``image_too_wide`` above, of the longer over the shorter side; None: no limit.
         min_area_px, max_area_px: ``image_area_too_small`` below, ``image_area_too_large`` above, of width times height
             as the server sent the picture; None: no limit.
+        min_similarity: ``low_similarity`` below, of CLIP's cosine of picture and caption as the source tells it; a pair without
+            that score stays. None: no limit.
+        max_unsafe: ``unsafe`` above, of the source's probability that a picture is unsafe for work; a pair without that
+            score stays. None: no limit.
         blocked_words: ``caption_blocked_word`` where one of these words, or sequences of words, stands in the caption:
             whole words, in any case. None unless a person names some: what to block depends on the use.
         min_words, min_chars: ``caption_too_short`` below.
@@ -75,6 +79,8 @@ class Filters:
     max_aspect_ratio: float | None = 3.0
     min_area_px: int | None = None
     max_area_px: int | None = None
+    min_similarity: float | None = None
+    max_unsafe: float | None = None
     blocked_words: tuple[str, ...] = ()
     min_words: int = 2
     min_chars: int = 6
@@ -85,7 +91,7 @@ class Filters:
     min_ascii_share: float = 0.8
 
     name: ClassVar[str] = "filters"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = IMAGES
 
@@ -104,7 +110,7 @@ class Filters:
         """IMAGES with cleaned captions and ``drop_reason``, in the order of ``table``."""
         captions = pa.array([clean_caption(caption) for caption in table.column("caption").to_pylist()], pa.string())
         table = table.set_column(table.schema.get_field_index("caption"), IMAGES.field("caption"), captions)
-        pairs = table.select(["original_width", "original_height", "caption"])
+        pairs = table.select(["original_width", "original_height", "similarity", "punsafe", "caption"])
         pairs = pairs.append_column("row", pa.array(np.arange(len(table))))
         with connected(num_threads=1) as database:
             database.register("pairs", pairs)
@@ -145,6 +151,8 @@ WITH sized AS (
         least(original_width, original_height) AS shorter_px,
         greatest(original_width, original_height) AS longer_px,
         original_width::BIGINT * original_height AS area_px,
+        similarity,
+        punsafe,
         caption,
         strlen(caption) = len(caption) AS is_ascii,
         len(regexp_replace(caption, '[^A-Za-z]+', '', 'g')) AS num_ascii_letters
@@ -167,6 +175,8 @@ SELECT CASE
     WHEN longer_px > $max_aspect_ratio * shorter_px THEN 'image_too_wide'
     WHEN area_px < $min_area_px THEN 'image_area_too_small'
     WHEN area_px > $max_area_px THEN 'image_area_too_large'
+    WHEN similarity < $min_similarity::FLOAT THEN 'low_similarity'
+    WHEN punsafe > $max_unsafe::FLOAT THEN 'unsafe'
     WHEN regexp_full_match(caption, $file_name) THEN 'caption_file_name'
     WHEN num_words < $min_words OR len(caption) < $min_chars THEN 'caption_too_short'
     WHEN num_words > $max_words OR len(caption) > $max_chars THEN 'caption_too_long'

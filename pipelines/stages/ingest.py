@@ -36,7 +36,7 @@ class Ingest:
     max_pixels: int = 64_000_000
 
     name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     @property
@@ -78,7 +78,7 @@ class Ingest:
 
     def _row(self, pair: PicturePair, resizer: GuardedResizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
         """A row without its source, and the stored picture if the row is kept."""
-        row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or ""}
+        row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or "", **pair.scores}
         row["key"] = pair_key(row["url"], row["caption"])
         row["drop_reason"] = self._reason_before(pair, is_repeat=row["key"] in seen)
         if row["drop_reason"] is not None:

@@ -1,6 +1,7 @@
 """The seam between what is computed and what runs it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -56,4 +57,11 @@ class GlobalStage(Protocol):
     @property
     def config(self) -> dict[str, Any]: ...
 
-    def __call__(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]: ...
+    def __call__(self, tables: Mapping[str, pa.Table], *, scratch: Path | None = None) -> Mapping[str, pa.Table]:
+        """For every shard its table with ``drop_reason``, in the order of its rows.
+
+        Args:
+            tables: by shard.
+            scratch: an existing folder for what does not fit into memory; nothing stays in it. None: the system's.
+        """
+        ...

@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from schemas.tables import URLS, with_drop_reason
+from schemas.tables import DROP_REASON, SCORES, URLS, with_drop_reason
 
-# Any table with these two columns will do; a caption that is not a string is dropped by reason, not refused.
+# Any table with these two columns will do; a caption that is not a string is dropped by reason, not refused. Scores
+# (`schemas.tables.SCORES`) are columns of numbers where there are any.
 PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string())])
 
-_COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption"}  # LAION writes URL and TEXT
+# In any case; LAION writes URL and TEXT.
+COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption", **{name: name for name in SCORES}}
 _URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
 _ROWS_PER_BATCH = 65_536  # of Python strings at a time
 _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
@@ -36,7 +38,7 @@ class Urls:
     source: str
 
     name: ClassVar[str] = "urls"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     input_schema: ClassVar[pa.Schema] = PAIRS
     output_schema: ClassVar[pa.Schema] = URLS
 
@@ -45,7 +47,11 @@ class Urls:
         return {"source": self.source}
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """URLS with ``drop_reason``, in the order of ``table``. A null stands as an empty string in a dropped row."""
+        """URLS with ``drop_reason``, in the order of ``table``. A null stands as an empty string in a dropped row.
+
+        Raises:
+            ValueError: a score is no number.
+        """
         url = pc.fill_null(_as_text(table.column("url")), "")
         caption_or_null = _as_text(table.column("caption"))
         caption = pc.fill_null(caption_or_null, "")
@@ -63,7 +69,47 @@ class Urls:
             "duplicate_pair",
         )
         source = pa.repeat(pa.scalar(self.source), len(table))
-        return pa.table([key, url, caption, source, reason], schema=with_drop_reason(URLS))
+        scores = [self._score(table, name) for name in SCORES]
+        return pa.table([key, url, caption, source, *scores, reason], schema=with_drop_reason(URLS))
+
+    def _score(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        """A column of `SCORES` where the source has it, else nulls; what is not a number is null, too."""
+        if name not in table.column_names:
+            return pa.chunked_array([pa.nulls(len(table), pa.float32())])
+        column = table.column(name)
+        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+            raise ValueError(f"{self.source}: column {name!r} is {column.type}, wanted numbers: cast or rename it")
+        column = column.cast(pa.float32(), safe=False)
+        return pc.if_else(pc.is_finite(column), column, None)
+
+
+class SeenPairs:
+    """Which pairs came before, in 8 bytes each: sorted runs of keys, of which two of about one length are merged."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def drop_repeats(self, table: pa.Table) -> pa.Table:
+        """The table with ``duplicate_pair`` where an earlier one kept the pair.
+
+        Args:
+            table: URLS with ``drop_reason``, which keeps no pair twice.
+        """
+        keys = np.array([int(key, 16) for key in table["key"].to_pylist()], np.uint64)
+        is_kept = table[DROP_REASON.name].is_null().to_numpy()
+        is_repeat = np.zeros(len(keys), bool)
+        for run in self._runs:
+            is_repeat |= run[np.minimum(np.searchsorted(run, keys), len(run) - 1)] == keys
+        is_repeat &= is_kept
+        if (is_kept & ~is_repeat).any():
+            self._remember(np.sort(keys[is_kept & ~is_repeat]))
+        reason = pc.if_else(pa.array(is_repeat), "duplicate_pair", table[DROP_REASON.name])
+        return table.set_column(table.schema.get_field_index(DROP_REASON.name), DROP_REASON, reason)
+
+    def _remember(self, run: np.ndarray) -> None:
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
+        self._runs.append(run)
 
 
 def pair_key(url: str, caption: str) -> str:
@@ -89,11 +135,12 @@ def _is_repeat(key: pa.ChunkedArray) -> pa.Array:
 def read_pairs(path: Path) -> pa.Table:
     """Read image-text pairs from a ``.parquet``, ``.csv`` or ``.tsv`` file.
 
-    Columns are ``url`` and ``caption`` in any case; ``text`` does for ``caption``. A CSV file follows RFC 4180; a TSV
+    Columns are ``url`` and ``caption`` in any case; ``text`` does for ``caption``; ``similarity`` and ``punsafe`` are read
+    where they are there. A CSV file follows RFC 4180; a TSV
     file has a header and no quoting, as captions in TSV files of the web hold lone quotation marks.
 
     Returns:
-        A table with the columns ``url`` and ``caption`` as the file types them.
+        A table with the columns ``url`` and ``caption`` as the file types them, and the scores that it has.
 
     Raises:
         ValueError: another extension, a missing column, or a file that cannot be read.
@@ -104,7 +151,7 @@ def read_pairs(path: Path) -> pa.Table:
         raise ValueError(f"{path} cannot be read: {error}") from error
     found: dict[str, int] = {}
     for position, name in enumerate(table.column_names):
-        wanted = _COLUMN_NAMES.get(name.strip().lower())
+        wanted = COLUMN_NAMES.get(name.strip().lower())
         if wanted and wanted in found:
             both = table.column_names[found[wanted]], name
             raise ValueError(f"{path} has two columns for {wanted!r}: {both[0]!r} and {both[1]!r}; keep one")
@@ -113,7 +160,8 @@ def read_pairs(path: Path) -> pa.Table:
     missing = [name for name in PAIRS.names if name not in found]
     if missing:
         raise ValueError(f"{path} has no column {' or '.join(missing)}; it has {table.column_names}")
-    return table.select([found[name] for name in PAIRS.names]).rename_columns(PAIRS.names)
+    names = [*PAIRS.names, *(name for name in SCORES if name in found)]
+    return table.select([found[name] for name in names]).rename_columns(names)
 
 
 def _read(path: Path) -> pa.Table:
@@ -129,8 +177,9 @@ def _read(path: Path) -> pa.Table:
     )
     with pa.csv.open_csv(path, parse_options=parse) as reader:
         names = reader.schema.names
-    as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=as_text)
+    types = {name: pa.float32() if name.strip().lower() in SCORES else pa.string() for name in names}
+    convert = pa.csv.ConvertOptions(column_types=types)
+    return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

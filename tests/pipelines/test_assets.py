@@ -19,6 +19,7 @@ def test_the_definitions_load_and_follow_the_street() -> None:
     }
     assert parents["filtered"] == {"images"}
     assert parents["noun_phrases"] == {"deduplicated", "held_out"}
+    assert parents["balanced"] == {"noun_phrases", "phrase_bounds"}
     assert parents["image_text_shards"] == {"balanced", "images"}
     assert parents["validation"] == {"detection_shards", "grounding_shards"}
     assert parents["dataset"] == {"statistics", "image_text_shards", "validation"}

@@ -8,12 +8,13 @@ import pytest
 
 from pipelines.runner.dataset import assemble_dataset, common_phrases, publish_dataset
 from pipelines.runner.jobs import CONCEPTS, CONCEPTS_SCHEMA
-from pipelines.storage import Job, PublishedTable, Written, kept_files, locked, publish, write_parquet
+from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.stages.statistics import count_phrases
+from pipelines.storage import Job, PublishedTable, Written, locked, publish, write_parquet
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
-from schemas.tables import PHRASES
 
 UNITS = {
-    "balanced": "pairs",
+    "statistics": "phrases",
     "image_text_shards": "pairs",
     "detection_shards": "boxes",
     "grounding_shards": "boxes",
@@ -40,22 +41,14 @@ def write_boxed(shard: str, concepts: list[str], folder: Path) -> Written:
     return write_tar(shard, 2, folder)
 
 
-def write_phrases(shards: dict[str, list[list[str]]], folder: Path) -> Written:
-    """One table for all shards, as the balance stage publishes it."""
-    num_rows = {}
-    for shard, phrases in shards.items():
-        rows = [
-            dict.fromkeys(PHRASES.names) | {"key": str(i), "url": "", "caption": "", "source": ""}
-            for i in range(len(phrases))
-        ]
-        rows = [row | {"phrases": texts} for row, texts in zip(rows, phrases, strict=True)]
-        (folder / shard).mkdir()
-        write_parquet(pa.Table.from_pylist(rows, schema=PHRASES), folder / shard / "kept.parquet")
-        num_rows[f"{shard}/kept.parquet"] = len(phrases)
-    return Written(rows_in=sum(num_rows.values()), rows_kept=sum(num_rows.values()), num_rows=num_rows)
+def write_phrases(pairs: list[list[str]], folder: Path) -> Written:
+    """Counts over all pairs, as the statistics have them."""
+    phrases = pa.table({"phrases": pa.array(pairs, pa.list_(pa.string()))})
+    write_parquet(count_phrases([phrases]), folder / PHRASE_COUNTS_FILE)
+    return Written(rows_in=len(pairs), rows_kept=len(pairs))
 
 
-BALANCED = {"p-0": [["zebra", "cat"], ["a kite", "zebra"]], "p-1": [["cat", "zebra", "apple"], ["kiwi", "apple"]]}
+PAIRS = [["zebra", "cat"], ["a kite", "zebra"], ["cat", "zebra", "apple"], ["kiwi", "apple"]]
 
 
 def write_validation(folder: Path) -> Written:
@@ -77,7 +70,7 @@ def manifest(root: Path) -> DatasetManifest:
     detection = table(root, "detection_shards", "d-0", partial(write_boxed, "d-0", ["bear", "cat"]))
     grounding = table(root, "grounding_shards", "g-0", partial(write_boxed, "g-0", ["a small cat", "bear"]))
     assets = {
-        "balanced": table(root, "balanced", "all", partial(write_phrases, BALANCED)),
+        "statistics": table(root, "statistics", "all", partial(write_phrases, PAIRS)),
         "image_text_shards": {**image_text, **empty},
         "detection_shards": detection,
         "grounding_shards": grounding,
@@ -126,17 +119,15 @@ def test_it_names_shards_vocabularies_and_what_has_boxes(tmp_path: Path) -> None
     ],
 )
 def test_common_phrases_of_all_shards(tmp_path: Path, limits: dict[str, int], phrases: list[str]) -> None:
-    files = kept_files(table(tmp_path, "balanced", "all", partial(write_phrases, BALANCED)))
+    tables = table(tmp_path, "statistics", "all", partial(write_phrases, PAIRS))
 
-    assert list(files) == ["p-0", "p-1"]
-    assert common_phrases(files.values(), **limits) == phrases
-    assert common_phrases(reversed(list(files.values())), **limits) == phrases
+    assert common_phrases(tables, **limits) == phrases
 
 
 def test_no_pairs_have_no_common_phrases(tmp_path: Path) -> None:
-    empty = kept_files(table(tmp_path, "balanced", "all", partial(write_phrases, {"p-0": []})))
+    empty = table(tmp_path, "statistics", "all", partial(write_phrases, []))
 
-    assert common_phrases(empty.values()) == common_phrases([]) == []
+    assert common_phrases(empty) == common_phrases({}) == []
 
 
 def test_the_manifest_does_not_depend_on_where_the_root_lies(tmp_path: Path) -> None:

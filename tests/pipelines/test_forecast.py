@@ -58,8 +58,8 @@ def test_a_fresh_plan_of_the_small_web(tmp_path: Path) -> None:
     entries = planned(BuildConfig(scale="tiny", root=tmp_path / "data"))
 
     tiny = SCALES["tiny"]
-    assert entries["urls"].why == "1 new (emoji_scenes)"
-    assert entries["images"].why == "depends on 1 new shard of urls"
+    assert entries["urls"].why == "2 new (2 of emoji_scenes-00000 to emoji_scenes-00001)"
+    assert entries["images"].why == "depends on 2 new shards of urls"
     assert entries["images"].num_jobs == tiny.num_pairs // tiny.pairs_per_shard == 2
     assert entries["images"].egress_bytes == tiny.num_pairs * EGRESS_BYTES_PER_URL
     assert entries["filtered"].why == entries["balanced"].why == "depends on 2 new shards of images"

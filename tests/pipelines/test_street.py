@@ -13,17 +13,20 @@ from rich.console import Console
 
 from pipelines.config import DatasetConfig
 from pipelines.runner import AssetRun, Runner
+from pipelines.runner.phrase_jobs import BOUNDS_FILE
 from pipelines.runner.retries import Retries
 from pipelines.sources.conceptual_captions import ConceptualCaptions
 from pipelines.sources.holdout import held_out_pictures
+from pipelines.sources.laion_parquet import LaionParquet
 from pipelines.sources.webdataset_mirror import WebDatasetMirror
+from pipelines.stages.balance import Balance
 from pipelines.stages.download import IMAGES_TAR_NAME
 from pipelines.stages.filters import Filters
 from pipelines.stages.tars import TarSample, read_tar, write_tar
 from pipelines.storage import DROPPED, kept_files
 from pipelines.street import ASSETS, Walk, source_of
 
-PAIR_ASSETS = [name for name, asset in ASSETS.items() if asset.unit == "pairs"]
+PAIR_ASSETS = [name for name, asset in ASSETS.items() if asset.unit in ("pairs", "phrases")]
 
 
 def jpeg(i: int) -> bytes:
@@ -103,17 +106,36 @@ def test_a_source_that_is_added_leaves_the_shards_of_the_others_alone(
         "deduplicated": ["new"],
         "held_out": [],
         "noun_phrases": ["new", "new"],
-        "balanced": ["new"],
+        "phrase_bounds": [],
+        "balanced": ["new", "new"],
+        "phrase_counts": ["new"],
         "statistics": ["new"],
         "image_text_shards": ["new", "new"],
     }
 
     grown = build(config(old, new), runner)
-    for asset in ("images", "filtered", "noun_phrases", "image_text_shards"):
+    for asset in ("images", "filtered", "noun_phrases", "balanced", "image_text_shards"):
         assert list(grown[asset].tables) == ["apple-a", "zebra-a", "zebra-b"]
         assert grown[asset].reasons == ["new"], asset
+    assert (list(grown["phrase_counts"].tables), grown["phrase_counts"].reasons) == (
+        ["apple-00000", "zebra-00000"],
+        ["new"],
+    )
     assert dropped(grown["deduplicated"]) == {"http://b.test/1.jpg": "duplicate_image"}, "the older source wins"
     assert [run.reasons for run in build(config(old, new), runner).values()] == [[]] * len(PAIR_ASSETS)
+
+
+def test_a_bound_on_phrases_holds_over_all_shards(old: WebDatasetMirror, new: WebDatasetMirror, runner: Runner) -> None:
+    """Every caption has a red kite: no shard alone has five of them."""
+    dataset = replace(config(old, new), balance=Balance(max_count=1))
+    runs = build(dataset, runner)
+    bounds = pq.read_table(runs["phrase_bounds"].tables["all"].file(BOUNDS_FILE).local())
+    assert {"phrase": "red kite", "count": 5} in bounds.to_pylist()
+    assert [run.reasons for run in build(dataset, runner).values()] == [[]] * len(PAIR_ASSETS)
+
+    first = build(replace(config(old), balance=Balance(max_count=1)), runner)
+    assert first["phrase_bounds"].reasons[0] == "parent changed: noun_phrases 1 gone"
+    assert first["balanced"].reasons == ["parent changed: phrase_bounds 1 changed"] * 2
 
 
 def test_the_order_of_sources_is_a_reason_to_run(old: WebDatasetMirror, new: WebDatasetMirror, runner: Runner) -> None:
@@ -156,7 +178,7 @@ def test_pictures_of_a_mirror_are_stored_by_key(old: WebDatasetMirror, runner: R
     keys = [sample.key for sample in read_tar(table.folder / IMAGES_TAR_NAME)]
     assert keys == pq.read_table(table.folder / "kept.parquet")["key"].to_pylist()
     assert table.manifest.config["ingest"] is True
-    assert table.manifest.config["schema"] == "images/1"
+    assert table.manifest.config["schema"] == "images/2"
     assert next(e.num_rows for e in table.manifest.files if e.path == IMAGES_TAR_NAME) == 2
 
 
@@ -176,6 +198,23 @@ def test_urls_of_a_file_come_in_batches_and_a_repeat_is_found_in_a_later_shard(t
     more = ConceptualCaptions(path=str(tmp_path / "more.tsv"), name="more")
     grown = replace(walk, dataset=replace(dataset, pairs=(source, more)))
     assert runner.run("urls", grown.jobs("urls"), where="here").reasons == ["new"]
+
+
+def test_a_block_without_a_pair_is_an_error_only_where_the_source_begins(tmp_path: Path, runner: Runner) -> None:
+    for name, captions in (("0", ["a kite", " "]), ("1", [" "])):
+        columns = {"URL": [f"http://{name}.test/{i}" for i in range(len(captions))], "TEXT": captions}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    source = LaionParquet(path=str(tmp_path / "*.parquet"), name="laion")
+    dataset = DatasetConfig(name="mine", pairs=(source,), pairs_per_shard=1)
+    walk = Walk(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+
+    run = runner.run("urls", walk.jobs("urls"), where="here")
+    assert (list(run.tables), run.dropped) == (["laion-00000", "laion-00002"], {"caption_empty": 2})
+    assert [file.num_rows for file in walk.kept("urls").values()] == [1, 0, 0]
+
+    (tmp_path / "0.parquet").unlink()
+    with pytest.raises(ValueError, match=r"laion-00000: none of its 1 rows is a pair \(caption_empty 1\)"):
+        runner.run("urls", walk.jobs("urls"), where="here")
 
 
 def test_two_sources_of_one_name_and_a_dash_are_refused(old: WebDatasetMirror) -> None:

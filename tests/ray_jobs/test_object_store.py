@@ -43,7 +43,7 @@ def build(root: Location) -> DatasetManifest:
     job = validation_job("validation", scenes.validation(NUM_PICTURES), concepts=concepts)
     validation = runner.run("validation", [job], where="here")
     assets = {
-        "balanced": {},
+        "statistics": {},
         "image_text_shards": {},
         "grounding_shards": {},
         "detection_shards": shards.tables,

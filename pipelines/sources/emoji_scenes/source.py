@@ -4,8 +4,9 @@ A share of the indices misbehaves as the web does: that an index answers 404, or
 (seed, index) alone, as do its picture and its caption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from random import Random
 from typing import Any, ClassVar, Literal, TypeVar
@@ -18,6 +19,7 @@ from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind,
 from pipelines.sources.emoji_scenes.draw import draw_mixed
 from pipelines.sources.emoji_scenes.render import compose, encode_jpeg, scene_config
 from pipelines.sources.emoji_scenes.validation import ValidationScenes
+from pipelines.sources.source import PairBlock
 
 PairKind = Literal[
     "picture",
@@ -99,17 +101,36 @@ class EmojiScenes:
         """Pictures of base and novel concepts, all boxed, in LVIS v1 format."""
         return ValidationScenes(seed=self.seed, image_size_px=self.image_size_px, num_images=num_images)
 
-    def pairs(self, limit: int | None = None) -> pa.Table:
-        """The first ``limit`` pairs: columns ``url`` and ``caption``.
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
+        """A block a shard: any range of the stream can be made without what is before it.
 
         Raises:
             ValueError: no limit was given; the stream has no end.
         """
         if limit is None:
-            raise ValueError("emoji_scenes: the stream of pairs has no end; give pairs(limit=...) a number")
-        indices = range(limit)
+            raise ValueError("emoji_scenes: the stream of pairs has no end; give blocks(limit=...) a number")
+        config = self.config
+        blocks = []
+        for shard, start in enumerate(range(0, limit, num_rows)):
+            stop = min(start + num_rows, limit)
+            block = PairBlock(
+                name=f"{self.name}-{shard:05d}",
+                first_shard=shard,
+                config={**config, "start": start, "stop": stop},
+                num_rows=stop - start,
+                read=partial(self._read, start, stop),
+            )
+            blocks.append(block)
+        return blocks
+
+    def pairs(self, start: int, stop: int) -> pa.Table:
+        """The pairs of a range of indices: columns ``url`` and ``caption``."""
+        indices = range(start, stop)
         columns = {"url": [self.url(i) for i in indices], "caption": [self.caption(i) for i in indices]}
         return pa.table(columns, schema=pa.schema([("url", pa.string()), ("caption", pa.string())]))
+
+    def _read(self, start: int, stop: int) -> Iterator[pa.Table]:
+        yield self.pairs(start, stop)
 
     def url(self, index: int) -> str:
         """Where the picture of a pair lies."""

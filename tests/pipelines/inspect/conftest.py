@@ -13,6 +13,7 @@ from pipelines.inspect.dataset import BuiltDataset, open_dataset
 from pipelines.runner import Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.jobs import boxed_jobs, image_text_job, validation_job
+from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE, phrase_count_jobs, statistics_job
 from pipelines.sources.source import BoxedImage
 from pipelines.stages.tars import TarSample, write_tar
 from pipelines.storage import Job, Location, Written, kept_files, write_split
@@ -23,6 +24,8 @@ UNITS = {
     "images": "pairs",
     "filtered": "pairs",
     "balanced": "pairs",
+    "phrase_counts": "pairs",
+    "statistics": "phrases",
     "image_text_shards": "pairs",
     "detection_shards": "boxes",
     "grounding_shards": "boxes",
@@ -112,6 +115,9 @@ def build(root: Location, *, version: int = 1) -> BuiltDataset:
         runner.run(asset, jobs, where="here")
     pictures = runner.tables("images")
     balanced = kept_files(runner.tables("balanced"))
+    runner.run("phrase_counts", phrase_count_jobs("phrase_counts", balanced, source="web"), where="here")
+    counts = [table.file(PHRASE_COUNTS_FILE) for table in runner.tables("phrase_counts").values()]
+    runner.run("statistics", [statistics_job("statistics", counts)], where="here")
     jobs = [
         image_text_job("image_text_shards", file, pictures[s].file("images.tar"), shard=s)
         for s, file in balanced.items()

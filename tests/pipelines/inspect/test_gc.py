@@ -25,7 +25,8 @@ def test_all_of_a_dataset_stays(dataset: BuiltDataset) -> None:
     assert collect(dataset.root, delete=True) == []
     assert files(dataset.root) == before
     assert {name.split("/")[0] for name in referenced_tables(dataset.root)} == {
-        *("images", "filtered", "balanced", "image_text_shards", "detection_shards", "validation")
+        *("images", "filtered", "balanced", "phrase_counts", "statistics"),
+        *("image_text_shards", "detection_shards", "validation"),
     }
 
 
@@ -56,7 +57,9 @@ def test_shards_of_an_older_version_of_a_dataset_stay(dataset: BuiltDataset) -> 
         state.write_text("{}")
     found = collect(dataset.root, delete=True)
 
-    assert sorted({item.folder.parent.name for item in found}) == ["balanced", "filtered", "images"]
+    assert sorted({item.folder.parent.name for item in found}) == [
+        *("balanced", "filtered", "images", "phrase_counts", "statistics")
+    ]
     assert all((dataset.root / shard.path).is_file() for shard in dataset.manifest.supervisions["image_text"].shards)
 
 
@@ -138,5 +141,7 @@ def test_in_an_object_store(bucket) -> None:
 
     build(root, version=2)
     found = collect(root, delete=True)
-    assert sorted({item.folder.parent.name for item in found}) == ["balanced", "filtered", "images"]
+    assert sorted({item.folder.parent.name for item in found}) == [
+        *("balanced", "filtered", "images", "phrase_counts", "statistics")
+    ]
     assert collect(root, delete=False) == []

@@ -18,8 +18,10 @@ def test_the_figures(dataset: BuiltDataset) -> None:
             step("images", 5, 4, http_404=1),
             step("filtered", 4, 3, caption_too_short=1),
             step("balanced", 3, 3),
+            step("phrase_counts", 3, 3),
             step("image_text_shards", 3, 3),
         ],
+        "all": [step("statistics", 2, 2, unit="phrases")],
         "squares": [step("detection_shards", 6, 3, unit="boxes", box_empty=3)],
         "held_out": [step("validation", 1, 1, unit="pictures")],
     }

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+
+from pipelines.sources.source import PairSource
+from pipelines.stages.urls import PAIRS
 
 SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -16,6 +20,17 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the shared data is not there: {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def pairs_of() -> Callable[..., pa.Table]:
+    """All pairs that a source lists, or the first ``limit``."""
+
+    def read(source: PairSource, limit: int | None = None, *, num_rows: int = 65_536) -> pa.Table:
+        tables = [table for block in source.blocks(limit, num_rows=num_rows) for table in block.read()]
+        return pa.concat_tables(tables) if tables else PAIRS.empty_table()
+
+    return read
 
 
 @pytest.fixture

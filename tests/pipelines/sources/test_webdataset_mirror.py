@@ -85,6 +85,15 @@ def test_what_cannot_be_used_has_a_reason(shard: Callable[..., MirrorShard]) -> 
     ]
 
 
+def test_scores_are_those_of_the_json(shard: Callable[..., MirrorShard]) -> None:
+    content = tar(
+        member("1.jpg", b"one"), member("1.json", b'{"caption": "a", "similarity": 0.3, "PUNSAFE": 1}'),
+        member("2.jpg", b"two"), member("2.json", b'{"caption": "a", "similarity": NaN, "punsafe": "UNLIKELY"}'),
+        member("3.jpg", b"three"), member("3.txt", b"a"),
+    )  # fmt: skip
+    assert [pair.scores for pair in shard(content).read()] == [{"similarity": 0.3, "punsafe": 1.0}, {}, {}]
+
+
 def test_no_name_becomes_a_path_and_links_are_passed_over(shard: Callable[..., MirrorShard], tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     content = tar(

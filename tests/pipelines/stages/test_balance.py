@@ -26,8 +26,9 @@ def balanced(images):
         tables = {}
         for name, lists in shards.items():
             tables[name] = with_phrases(images([{"key": f"{name}{i:06}"} for i in range(len(lists))]), lists)
-        results = Balance(**options)(tables)
-        assert list(results) == list(tables)
+        stage = Balance(**options)
+        bounds = stage.out_of_bounds(tables.values()) if stage.is_bounded else None
+        results = {name: stage(table, out_of_bounds=bounds) for name, table in tables.items()}
         for name, result in results.items():
             assert result.schema == with_drop_reason(PHRASES)
             assert result.column("key").equals(tables[name].column("key"))
@@ -72,8 +73,19 @@ def test_what_is_kept_only_shrinks_as_counts_grow(balanced):
 
 
 def test_nothing_to_balance(balanced):
-    assert balanced({}) == {}
+    assert Balance(min_count=2).out_of_bounds([]).num_rows == 0
     assert balanced({"a": [], "b": [["cat"]]}) == {"a": [], "b": [(["cat"], None)]}
+
+
+def test_what_is_out_of_bounds_over_all_shards(images):
+    lists = [["fig", "cat"], ["cat", "owl"]], [["cat", "owl"]]
+    tables = [with_phrases(images([{}] * len(shard)), shard) for shard in lists]
+    for num_threads in (1, 2):
+        stage = Balance(max_count=2, min_count=2, num_threads=num_threads)
+        rows = stage.out_of_bounds(tables).to_pylist()
+        assert rows == [{"phrase": "cat", "count": 3}, {"phrase": "fig", "count": 1}]
+    assert (Balance().is_bounded, stage.is_bounded) == (False, True)
+    assert Balance().out_of_bounds(tables).num_rows == 0
 
 
 def test_the_draw_is_a_hash_of_key_and_phrase(balanced):
@@ -85,7 +97,8 @@ def test_the_draw_is_a_hash_of_key_and_phrase(balanced):
 
 def test_the_spans_of_rare_phrases_go_with_them(images):
     table = with_phrases(images([{"key": "1"}, {"key": "2"}]), [["fig", "cat", "owl"], ["owl", "cat"]])
-    row = Balance(min_count=2)({"a": table})["a"].to_pylist()[0]
+    stage = Balance(min_count=2)
+    row = stage(table, out_of_bounds=stage.out_of_bounds([table])).to_pylist()[0]
     assert (row["phrases"], row["phrase_starts"], row["phrase_ends"]) == (["cat", "owl"], [4, 8], [7, 11])
 
 
@@ -108,4 +121,7 @@ def test_golden(images, golden):
     stage = Balance(max_count=2, min_count=2)
     lists = [["cat"], ["cat", "owl"], *[["cat"]] * 6, ["fig"], ["owl", "plum"]]
     table = with_phrases(images([{}] * 10), lists)
-    golden(stage, stage({"a": table})["a"].select(["key", "phrases", "drop_reason"]).to_pylist())
+    golden(
+        stage,
+        stage(table, out_of_bounds=stage.out_of_bounds([table])).select(["key", "phrases", "drop_reason"]).to_pylist(),
+    )

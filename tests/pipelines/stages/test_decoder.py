@@ -14,6 +14,7 @@ from pipelines.stages.decoder import DecoderProcess, close_decoder
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
 from pipelines.stages.pictures import PictureResizer, phash
+from schemas.tables import SCORES, URLS
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
 from mortal_resizer import POISON, Mortal, StillBorn
@@ -116,7 +117,8 @@ def run(web, page, picture, poisoned, tmp_path):
         folder.mkdir()
         urls = [f"http://img.test/{i}.jpg" for i in range(14)]
         keys = [f"{i:016x}" for i in range(14)]
-        table = pa.table({"key": keys, "url": urls, "caption": ["x"] * 14, "source": ["test"] * 14})
+        columns = {"key": keys, "url": urls, "caption": ["x"] * 14, "source": ["test"] * 14}
+        table = pa.table({**columns, **dict.fromkeys(SCORES, pa.nulls(14))})
         opener = OpenerConfig(connect_to={"img.test": web.address}, robots="ignore")
         stage = MortalDownload(mortal=mortal, thread_count=thread_count, opener=opener)
         rows = stage.run(table, folder=folder).to_pylist()
@@ -148,7 +150,8 @@ def test_a_shard_in_which_a_decoder_dies_by_chance_is_as_if_it_had_not(run, tmp_
 
 def test_a_decoder_that_does_not_start_fails_the_shard(web, page, picture, tmp_path):
     web.pages["/a.jpg"] = page(body=picture())
-    table = pa.table({"key": ["a"], "url": ["http://img.test/a.jpg"], "caption": ["x"], "source": ["test"]})
+    row = {"key": "a", "url": "http://img.test/a.jpg", "caption": "x", "source": "test"}
+    table = pa.Table.from_pylist([row], schema=URLS)
     stage = MortalDownload(mortal=Mortal(), opener=OpenerConfig(connect_to={"img.test": web.address}))
     with pytest.raises(RuntimeError, match="the decoding process does not start"):
         replace(stage, mortal=StillBorn()).run(table, folder=tmp_path)  # type: ignore[arg-type]

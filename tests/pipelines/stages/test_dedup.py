@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -167,6 +168,19 @@ def test_distinct_scenes_stay_and_their_copies_go():
     reasons = Dedup()({"a": pa.Table.from_pylist(rows, schema=IMAGES)})["a"].column("drop_reason").to_pylist()
     assert reasons == [NEAR if scenes.kind_of(i) == "near_duplicate" else None for i in indices]
     assert reasons.count(NEAR) >= 5
+
+
+def test_what_does_not_fit_into_memory_changes_nothing(images, tmp_path):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
+    hashes[1::7] = hashes[0] ^ np.uint64(3)
+    rows = [{"key": f"{i:016x}", "sha256": f"{i % 15_000:064x}", "phash": f"{h:016x}"} for i, h in enumerate(hashes)]
+    tables = {"a": images(rows[:9000]), "b": images(rows[9000:])}
+    plenty, little = Dedup(max_caption_count=5), Dedup(max_caption_count=5, memory_bytes=24 * 2**20)
+    wanted, found = plenty(tables), little(tables, scratch=tmp_path)
+    assert all(found[shard].equals(wanted[shard]) for shard in tables)
+    assert {*wanted["b"]["drop_reason"].to_pylist()} == {"duplicate_image", "near_duplicate_image", "caption_repeated"}
+    assert (little.config, list(tmp_path.iterdir())) == (plenty.config, [])
 
 
 def test_golden(images, golden):

@@ -21,7 +21,7 @@ from pipelines.stages.opener import OpenerConfig
 from pipelines.stages.spool import Spool
 from pipelines.stages.tars import read_tar
 from pipelines.stages.urls import Urls
-from schemas.tables import IMAGES, with_drop_reason
+from schemas.tables import IMAGES, URLS, with_drop_reason
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -133,7 +133,8 @@ def test_every_failure_by_its_slug(run, web, page, picture):
 
 def test_urls_that_img2dataset_cannot_even_ask_for(run, tmp_path):
     urls = ["no scheme", "ftp://a.test/", "http://127.0.0.1:1234/", "http://a.test:99999/"]
-    table = pa.table({"key": list("abcd"), "url": urls, "caption": [""] * 4, "source": [""] * 4})
+    rows = [{"key": key, "url": url, "caption": "", "source": ""} for key, url in zip("abcd", urls, strict=True)]
+    table = pa.Table.from_pylist(rows, schema=URLS)
     result = Download(opener=OpenerConfig(allow_loopback=True)).run(table, folder=tmp_path)
     assert result.column("drop_reason").to_pylist() == ["bad_url", "bad_url", "connection", "bad_url"]
 
@@ -267,14 +268,8 @@ def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, picture
 def test_what_may_have_been_the_kill_itself_is_tried_again(web, page, picture, tmp_path):
     keys = {"http_404": "/gone.jpg", "connection": "/back.jpg", "truncated": "/cut.jpg"}
     web.pages |= {path: page(body=picture()) for path in keys.values()}
-    table = pa.table(
-        {
-            "key": list(keys),
-            "url": [f"http://img.test{path}" for path in keys.values()],
-            "caption": [""] * 3,
-            "source": [""] * 3,
-        }
-    )
+    rows = [{"key": k, "url": f"http://img.test{path}", "caption": "", "source": ""} for k, path in keys.items()]
+    table = pa.Table.from_pylist(rows, schema=URLS)
     spool = tmp_path / "spool"
     spool.mkdir()
     with Spool(spool) as before:

@@ -28,6 +28,16 @@ def test_sizes_are_those_of_the_original(reason_of, width, height, reason):
     assert reason_of({"original_width": width, "original_height": height, "width": 1, "height": 1}) == reason
 
 
+@pytest.mark.parametrize("score", [0.0, 0.25, 0.28, 0.3, 0.9, None])
+@pytest.mark.parametrize("limit", [0.28, 0.3, 0.9])
+def test_scores_at_their_limits_and_pairs_without_one(reason_of, score, limit):
+    """Scores are stored in single precision: one that equals the limit there stays."""
+    is_low, is_high = score is not None and score < limit, score is not None and score > limit
+    assert reason_of({"similarity": score}, min_similarity=limit) == ("low_similarity" if is_low else None)
+    assert reason_of({"punsafe": score}, max_unsafe=limit) == ("unsafe" if is_high else None)
+    assert reason_of({"similarity": score, "punsafe": score}) is None
+
+
 @pytest.mark.parametrize(
     ("caption", "reason"),
     [

@@ -294,9 +294,9 @@ def test_the_listener_listens(listener):
 def run(urls: list[str], folder: Any, *, connect_to: dict[str, str]) -> Any:
     """The published table of a build's ``images`` asset."""
     keys = [f"{i:016x}" for i in range(len(urls))]
-    columns = {"key": keys, "url": urls, "caption": ["x"] * len(urls), "source": ["test"] * len(urls)}
+    rows = [{"key": key, "url": url, "caption": "x", "source": "test"} for key, url in zip(keys, urls, strict=True)]
     path = folder / "urls.parquet"
-    pq.write_table(pa.table(columns).cast(URLS), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=URLS), path)
     opener = OpenerConfig(deadline_s=2, max_bytes=200_000, connect_to=connect_to, backoff_base_s=0.01)
     job = download_job(
         "images",

@@ -49,6 +49,13 @@ def test_rows_and_bytes_equal_those_of_the_download(web, page, picture, tmp_path
     assert (found.schema, os.listdir(tmp_path / "mirror")) == (with_drop_reason(IMAGES), ["images.tar"])
 
 
+def test_the_scores_of_a_pair_are_in_its_row(picture, tmp_path):
+    pairs = [pair(0, picture(), scores={"similarity": 0.25}), pair(1, b"<html>", scores={"punsafe": 1.0})]
+    rows = {row["url"]: row for row in Ingest().run(pairs, source="s", folder=tmp_path).to_pylist()}
+    scores = [(row["similarity"], row["punsafe"]) for _, row in sorted(rows.items())]
+    assert scores == [(0.25, None), (None, 1.0)]
+
+
 def test_every_reason_that_comes_before_the_picture(picture, tmp_path):
     jpeg = picture()
     pairs = [

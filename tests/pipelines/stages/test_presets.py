@@ -12,6 +12,8 @@ from pipelines.stages.presets import PRESETS
         ({"caption": "figs"}, "caption_too_short", "caption_too_short", None),
         ({"caption": "ein Apfel auf dem Tisch"}, *["caption_not_english"] * 3),
         ({"caption": "img_0.jpg"}, *["caption_file_name"] * 3),
+        ({"similarity": 0.27}, None, "low_similarity", None),
+        ({"similarity": 0.28, "punsafe": 1.0}, None, None, None),
         ({}, None, None, None),
     ],
 )

@@ -1,10 +1,11 @@
 import hashlib
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.stages.urls import Urls, pair_key, read_pairs
+from pipelines.stages.urls import SeenPairs, Urls, pair_key, read_pairs
 from schemas.tables import URLS, with_drop_reason
 
 
@@ -21,6 +22,8 @@ def test_a_good_pair():
             "url": "http://a.test/1",
             "caption": " A red apple &amp; ",
             "source": "web",
+            "similarity": None,
+            "punsafe": None,
             "drop_reason": None,
         }
     ]
@@ -157,6 +160,58 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_pairs(tmp_path / name)
+
+
+def test_repeats_of_earlier_tables_are_found_whatever_their_sizes():
+    """Against a plain set; a pair that was dropped before does not count as seen."""
+    rng = random.Random(0)
+    stage, seen, known = Urls(source="test"), SeenPairs(), set()
+    for size in (1, 50, 1, 7, 300, 0, 20, 20, 1000, 3):
+        numbers = [rng.randrange(1500) for _ in range(size)]
+        urls = [f"http://a.test/{number}" for number in numbers]
+        captions = [" " if rng.random() < 0.2 else "a cat" for _ in numbers]
+        table = stage(pa.table({"url": pa.array(urls, pa.string()), "caption": pa.array(captions, pa.string())}))
+        before = table.column("drop_reason").to_pylist()
+        expected = []
+        for key, reason in zip(table.column("key").to_pylist(), before, strict=True):
+            expected.append("duplicate_pair" if reason is None and key in known else reason)
+        known |= {key for key, reason in zip(table.column("key").to_pylist(), before, strict=True) if reason is None}
+        result = seen.drop_repeats(table)
+        assert result.column("drop_reason").to_pylist() == expected
+        assert result.schema == table.schema
+    assert len(known) > 500
+
+
+def test_scores_are_numbers_or_null():
+    pairs = {"url": ["http://a.test/1"] * 4, "caption": ["a", "b", "c", "d"]}
+    scores = {"similarity": [0.25, float("nan"), None, float("inf")], "punsafe": [0, 1, None, 0]}
+    table = Urls(source="test")(pa.table({**pairs, **scores}))
+    assert table.schema == with_drop_reason(URLS)
+    assert table.column("similarity").to_pylist() == [0.25, None, None, None]
+    assert table.column("punsafe").to_pylist() == [0, 1, None, 0]
+    nothing = {"similarity": pa.nulls(4)}
+    assert Urls(source="test")(pa.table({**pairs, **nothing})).column("similarity").null_count == 4
+    with pytest.raises(ValueError, match="test: column 'punsafe' is string, wanted numbers: cast or rename it"):
+        Urls(source="test")(pa.table({**pairs, "punsafe": ["UNLIKELY"] * 4}))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_scores_of_a_file_in_any_case(tmp_path, suffix):
+    path = tmp_path / f"pairs{suffix}"
+    columns = {"PUNSAFE": [0.5, None], "url": ["u", "v"], "Similarity": [0.25, 0.5], "TEXT": ["a", "b"], "hash": [1, 2]}
+    if suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        lines = [columns, *zip(*columns.values(), strict=True)]
+        separator = "," if suffix == ".csv" else "\t"
+        texts = (separator.join("" if value is None else str(value) for value in line) for line in lines)
+        path.write_text("\n".join(texts) + "\n")
+    assert read_pairs(path).to_pydict() == {
+        "url": ["u", "v"],
+        "caption": ["a", "b"],
+        "similarity": [0.25, 0.5],
+        "punsafe": [0.5, None],
+    }
 
 
 def test_real_alt_texts(shared_data):

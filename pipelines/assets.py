@@ -5,8 +5,10 @@ Run it embedded with `build`, which needs no server, or in the Dagster UI: ``dag
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
@@ -17,7 +19,7 @@ from pipelines.resources import Street, build_config, runner_of, street_of, walk
 from pipelines.runner import AssetRun, Runner
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.retries import reasons_of, request_retry
-from pipelines.storage import Job, format_counts, local_folder
+from pipelines.storage import Job, Location, data_root, format_counts, local_folder, write_text_atomically
 from pipelines.street import ASSETS as STREET
 from pipelines.street import Walk
 
@@ -203,13 +205,22 @@ defs = dg.Definitions(
 )
 
 
-def build(config: BuildConfig, *, retry: str | None = None) -> int:
+def dagster_home(root: Location) -> Path:
+    """Where Dagster keeps the history of the builds of a data root, on this machine: `DAGSTER_HOME` of its UI."""
+    home = local_folder(root, "dagster")
+    home.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(home / "dagster.yaml", "telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+    return home
+
+
+def build(config: BuildConfig, *, retry: str | None = None, history: Literal["kept", "none"] = "none") -> int:
     """Bring a whole dataset up to date in this process.
 
     Args:
         config: what to build.
         retry: classes of failures, with commas between, of which the downloads are tried again first; see
             `pipelines.runner.retries.RETRY_CLASSES`. Later builds go on with what that gave.
+        history: "kept" has the Dagster UI show this build and its checks; it takes one or two seconds.
 
     Returns:
         The number of tables that had to be computed.
@@ -225,7 +236,8 @@ def build(config: BuildConfig, *, retry: str | None = None) -> int:
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     street = street_of(config)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with dg.DagsterInstance.ephemeral() as instance:
+    started = time.time()
+    with _instance(config, history) as instance:
         try:
             result = dg.materialize(
                 [*ASSETS, *ASSET_CHECKS], resources={"street": street}, instance=instance, run_config=quiet
@@ -233,7 +245,7 @@ def build(config: BuildConfig, *, retry: str | None = None) -> int:
         except dg.DagsterExecutionInterruptedError as error:
             raise KeyboardInterrupt from error
         except dg.DagsterError as error:
-            failed = _failed_checks(instance)
+            failed = _failed_checks(instance, since=started)
             if not failed:
                 raise
             raise ValueError("; ".join(failed)) from error
@@ -241,13 +253,19 @@ def build(config: BuildConfig, *, retry: str | None = None) -> int:
     return sum(count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue))
 
 
-def _failed_checks(instance: dg.DagsterInstance) -> list[str]:
-    """What the checks of the last run found that did not pass."""
+def _instance(config: BuildConfig, history: Literal["kept", "none"]) -> dg.DagsterInstance:
+    if history == "none":
+        return dg.DagsterInstance.ephemeral()
+    return dg.DagsterInstance.from_config(str(dagster_home(data_root(config.root))))
+
+
+def _failed_checks(instance: dg.DagsterInstance, *, since: float) -> list[str]:
+    """What the checks found that did not pass, since a Unix time."""
     messages = []
     for check in CHECKS:
         key = dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
         for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
-            evaluation = record.evaluation
+            evaluation = record.evaluation if record.create_timestamp >= since else None
             if isinstance(evaluation, dg.AssetCheckEvaluation) and not evaluation.passed:
                 messages.append(str(evaluation.description))
     return messages

@@ -11,6 +11,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.assets import dagster_home
+from pipelines.storage import DataRoot, data_root
 from ray_jobs.cli import run_cli
 
 STARTUP_S = 90.0
@@ -22,6 +24,8 @@ class UiConfig:
 
     outputs: Path = Path("outputs")
     """Where the MLflow database lies."""
+    data: DataRoot = Path("outputs/data")
+    """The data root whose builds the Dagster UI shows."""
     mlflow_port: int = 5000
     """Port of MLflow's UI."""
     dagster_port: int = 3000
@@ -82,8 +86,7 @@ def main(config: UiConfig) -> None:
     for service in wanted:
         _check_free(service)
     root = Path(__file__).resolve().parent.parent
-    home = config.outputs.resolve() / "dagster"
-    home.mkdir(exist_ok=True)
+    home = dagster_home(data_root(config.data))
     log_folder = config.outputs / "ui_logs"
     log_folder.mkdir(exist_ok=True)
     environment = os.environ | {

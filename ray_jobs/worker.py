@@ -14,7 +14,6 @@ import ray.train.torch
 import torch
 from mlflow.tracking import MlflowClient
 
-from detclipv2.build import build_detector
 from detclipv2.config import Supervision
 from detclipv2.data.loader import Shard, Stream
 from detclipv2.losses.hybrid import HybridObjective
@@ -46,14 +45,15 @@ def train_worker(config: dict[str, WorkerArgs]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(job.train.seed)
-    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
+    objective = HybridObjective(job.detector(), job.train.loss).eval()  # until the loop trains it
     encoder = objective.detector.text_encoder
     splits = {name: args.dataset.supervisions[name] for name in job.train.supervisions()}
     categories = splits["detection"].vocabulary if "detection" in splits else []
     phrases = splits["grounding"].vocabulary if "grounding" in splits else []
     # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
     enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
-    encoder.centre(sorted({*enriched.values(), *phrases}))
+    if job.start_from is None:  # a trained projection has found its bias
+        encoder.centre(sorted({*enriched.values(), *phrases}))
     # Each supervision type trains other parameters (Eq. 6 of arXiv:2304.04514).
     wrapped = ray.train.torch.prepare_model(objective, parallel_strategy_kwargs={"find_unused_parameters": True})
     streams = {

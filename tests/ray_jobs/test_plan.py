@@ -1,9 +1,11 @@
+import re
 import tomllib
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 from pydantic import TypeAdapter
 
 from detclipv2.config import TrainConfig
@@ -50,6 +52,18 @@ def test_every_ablation_is_named_by_itself_and_changes_one_thing() -> None:
     k_25 = asdict(recipes["k_25"].train.loss)
     assert {key for key in base if base[key] != k_25[key]} == {"num_proposals"}
     assert recipes["proposals_iou"].model.objectness == "on"
+
+
+@pytest.mark.slow
+def test_docs_show_what_the_command_prints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    shown = re.findall(r"^`detclip plan (.*)`\n\n(?:[^`]+\n\n)?```text\n(.*?)\n```", page, re.MULTILINE | re.DOTALL)
+
+    assert len(shown) == 3
+    for arguments, expected in shown:
+        plan(tyro.cli(PlanOptions, args=[*arguments.split(), "--rates", str(tmp_path / "none.json")]))
+        printed = capsys.readouterr().out
+        assert "\n".join(line.rstrip() for line in printed.rstrip().splitlines()) == expected
 
 
 @pytest.mark.slow

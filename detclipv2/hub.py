@@ -129,7 +129,7 @@ def from_pretrained(source: str | Path) -> Pretrained:
         ValueError: no model there, one of another layout, a file that is missing or not as it was written, or weights that do
             not fit.
     """
-    folder = Path(source) if Path(source).is_dir() else _downloaded(Path(source).as_posix())
+    folder = model_folder(source)
     description = _described(folder)
     try:
         _check_files(folder, description["sha256"])
@@ -156,6 +156,30 @@ def from_pretrained(source: str | Path) -> Pretrained:
         )
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
+
+
+def model_folder(source: str | Path) -> Path:
+    """A model folder as it is, or that of the newest snapshot of a model on the Hugging Face Hub.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    return Path(source) if Path(source).is_dir() else _downloaded(Path(source).as_posix())
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 of a model folder's description, which has those of its files.
+
+    Raises:
+        ValueError: no model there, or one of another layout.
+    """
+    _described(folder)
+    return _sha256(folder / _CONFIG)
+
+
+def concepts_path(folder: Path) -> Path:
+    """Where a model folder has its concept dictionary, if its names are followed by definitions."""
+    return folder / _CONCEPTS
 
 
 def _downloaded(model_id: str) -> Path:

@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, TrainConfig
+from detclipv2.hub import from_pretrained, model_digest
+from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
@@ -31,6 +34,8 @@ class JobConfig:
     """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
     concept_dictionary: Path | None = None
     """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
+    start_from: Path | None = None
+    """Model folder whose weights training starts from, and whose network `model` describes (ray_jobs/finetune.py)."""
     outputs: Path = Path("outputs")
     """Runs, models and the MLflow database go below it."""
     storage: DataRoot | None = None
@@ -92,7 +97,17 @@ class JobConfig:
             if self.concept_dictionary is None
             else ConceptDictionary.load(self.concept_dictionary).digest,
         }
+        if self.start_from is not None:
+            what["start_from"] = model_digest(self.start_from)
         return f"{self.recipe.replace(':', '-')}-{sha256_hex(canonical_json(what))[:8]}"
+
+    def detector(self) -> DetCLIPv2:
+        """The network as training starts with it.
+
+        Raises:
+            ValueError: weights that the configuration names are not there, or the model that it starts from cannot be read.
+        """
+        return build_detector(self.model) if self.start_from is None else from_pretrained(self.start_from).detector
 
     def dictionary(self) -> ConceptDictionary | None:
         """The concept dictionary, if there is one.

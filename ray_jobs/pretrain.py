@@ -17,7 +17,6 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from detclipv2.build import build_detector
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState
 from pipelines.runner.execute import connect
@@ -58,7 +57,7 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     if step is None:
         check_shards(dataset, job.data_root)
         # What is wrong with the model is said here, once, and not by every worker.
-        job.enricher(HybridObjective(build_detector(job.model), job.train.loss).detector.text_encoder)
+        job.enricher(HybridObjective(job.detector(), job.train.loss).detector.text_encoder)
     tracker = Tracker(job, dataset)
     status = "FAILED"
     try:

@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 from torchvision.ops import nms
 
-from detclipv2.build import build_detector
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
@@ -69,7 +68,7 @@ def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifes
     Raises:
         ValueError: the state is of another model.
     """
-    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()
+    objective = HybridObjective(job.detector(), job.train.loss).eval()
     split = dataset.supervisions.get("detection")
     # By the encoder before it was trained, as the workers did.
     dictionary = job.enricher(objective.detector.text_encoder).resolved([] if split is None else split.vocabulary)

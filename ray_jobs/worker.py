@@ -14,7 +14,6 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from detclipv2.build import build_detector
 from detclipv2.config import Supervision
 from detclipv2.data.loader import Stream
 from detclipv2.data.shards import Shard
@@ -107,14 +106,15 @@ def build_training(
         wrap: moves the objective to the device and makes it train with the other ranks.
     """
     torch.manual_seed(job.train.seed)
-    objective = HybridObjective(build_detector(job.model), job.train.loss).eval()  # until the loop trains it
+    objective = HybridObjective(job.detector(), job.train.loss).eval()  # until the loop trains it
     encoder = objective.detector.text_encoder
     splits = {name: dataset.supervisions[name] for name in job.train.supervisions()}
     categories = splits["detection"].vocabulary if "detection" in splits else []
     phrases = splits["grounding"].vocabulary if "grounding" in splits else []
     # Once, before training changes the encoder: a category keeps its text, and so does a resumed run.
     enriched = dict(zip(categories, job.enricher(encoder).texts(categories), strict=True)) if categories else {}
-    encoder.centre(sorted({*enriched.values(), *phrases}))
+    if job.start_from is None:  # a trained projection has found its bias
+        encoder.centre(sorted({*enriched.values(), *phrases}))
     streams = {
         supervision: Stream(
             supervision=supervision,

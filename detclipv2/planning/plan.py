@@ -221,5 +221,5 @@ def _memory_advice(model: ModelConfig, train: TrainConfig, kind: TypePlan, gpu: 
                 options += f"--train.{name.replace('_', '-')}.global-batch-size {whole} "
             mended.append(f"{options.strip()} ({total(changed, batch_size) / 1e9:.1f} GB)")
     if not mended:
-        return f"{problem}, not even one picture at a time: take smaller pictures, or a GPU with more memory"
+        return f"{problem}, not even one picture at a time: take more GPUs, smaller pictures or a smaller global batch"
     return f"{problem}: {' or '.join(mended)}"

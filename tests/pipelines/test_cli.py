@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run ``detclip data`` with the entry point that pyproject.toml declares."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    (declared,) = project["entry-points"]["detclip.commands"].items()
-    entry_point = EntryPoint(name=declared[0], value=declared[1], group="detclip.commands")
+    declared = project["entry-points"]["detclip.commands"]["data"]
+    entry_point = EntryPoint(name="data", value=declared, group="detclip.commands")
     monkeypatch.setattr(detclipv2.cli, "entry_points", lambda **_: (entry_point,))
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -132,7 +132,7 @@ def test_the_wheel_alone_says_what_it_lacks(found, monkeypatch, capsys: pytest.C
         detclipv2.cli.main()
     assert stop.value.code == 2
     assert re.match(
-        r"error: detclip data comes with the data street, which this installation lacks \(.*\): clone the repository",
+        r"error: detclip data comes with the repository, which this installation lacks",
         capsys.readouterr().err,
     )
 

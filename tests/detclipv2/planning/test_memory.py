@@ -9,16 +9,6 @@ from detclipv2.config import ModelConfig, SupervisionConfig, TrainConfig
 from detclipv2.planning.memory import activation_bytes, largest_block_bytes, model_size, saved, step_memory
 from detclipv2.planning.saved import SavedTensors
 
-SWIN = ModelConfig(
-    backbone="swin_tiny_patch4_window7_224",
-    backbone_weights="random",
-    channels=32,
-    num_tower_convs=1,
-    norm_groups=4,
-    text_encoder="clip",
-    text_weights="random",
-    text_training="trained",
-)
 SIZE = (64, 96)
 
 
@@ -48,13 +38,13 @@ def test_fake_tensors_save_as_much_as_real_ones(tiny_config: ModelConfig) -> Non
     assert found.num_anchors == maps.embeddings.shape[1]
 
 
-def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some() -> None:
-    line = activation_bytes(SWIN, SIZE, precision="bf16", device="cuda")
-    block = largest_block_bytes(SWIN, SIZE, precision="bf16", device="cuda")
-    checkpointed = replace(SWIN, gradient_checkpointing="on")
+def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_config: ModelConfig) -> None:
+    line = activation_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
+    block = largest_block_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
+    checkpointed = replace(tiny_config, gradient_checkpointing="on")
     again = activation_bytes(checkpointed, SIZE, precision="bf16", device="cuda")
 
-    measured = saved(SWIN, SIZE, batch_size=7, precision="bf16", device="cuda").num_bytes
+    measured = saved(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda").num_bytes
 
     assert line.of(7) == pytest.approx(measured, rel=0.001)
     assert line.per_image_recomputed == 0

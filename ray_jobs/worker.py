@@ -19,6 +19,8 @@ from detclipv2.data.loader import Stream
 from detclipv2.data.shards import Shard
 from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.planning.flops import train_flops
+from detclipv2.planning.gpus import gpu_of
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from detclipv2.training.schedule import Schedule
@@ -26,6 +28,7 @@ from pipelines.storage import Location
 from ray_jobs.data_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
+from ray_jobs.plan import data_sizes
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Books
 from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
@@ -132,7 +135,18 @@ def build_training(
         )
         for supervision, settings in job.train.supervisions().items()
     }
-    return Training(objective=objective, wrapped=wrap(objective), streams=streams, config=job.train, device=device)
+    sizes = data_sizes(dataset, job)
+    gpu = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return Training(
+        objective=objective,
+        wrapped=wrap(objective),
+        streams=streams,
+        config=job.train,
+        device=device,
+        # The first rank's are the only ones on the books.
+        flops_per_image=train_flops(job.model, job.train, sizes=sizes, world_size=world_size) if rank == 0 else {},
+        peak_flops_per_s=None if gpu is None else gpu.peak_flops_per_s,
+    )
 
 
 def shards_of(split: SupervisionSplit, *, data_root: Location) -> list[Shard]:

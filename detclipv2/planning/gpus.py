@@ -1,5 +1,6 @@
 """What GPUs can do, from their vendor's data sheets."""
 
+import re
 from dataclasses import dataclass
 
 TERA, GIGA = 1e12, 1e9
@@ -36,6 +37,16 @@ GPUS = {
         Gpu(name="b200", peak_flops_per_s=2250 * TERA, memory_bytes=180 * GIGA, bandwidth_bytes_per_s=8000 * GIGA),
     )
 }
+
+
+def gpu_of(device_name: str) -> Gpu | None:
+    """The GPU of the table that a device calls itself, such as "NVIDIA A100-SXM4-80GB"; None where it is not there."""
+    words = re.split(r"[^a-z0-9]+", device_name.lower().replace("rtx ", "rtx"))
+    for gpu in GPUS.values():
+        model, _, gigabytes = gpu.name.partition("-")
+        if model in words and (not gigabytes or f"{gigabytes}gb" in words):
+            return gpu
+    return None
 
 
 def gpu_named(name: str) -> Gpu:

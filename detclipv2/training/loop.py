@@ -38,7 +38,10 @@ class TrainHooks(Protocol):
         ...
 
     def save(self, step: int, state: Callable[[], TrainState]) -> None:
-        """Keep the state after a finished step, which ``state`` makes."""
+        """Keep the state after a finished step, which ``state`` makes.
+
+        Its tensors are those that the next step changes: they are to be written or copied before this returns.
+        """
         ...
 
     def wants_checkpoint(self, step: int) -> bool:

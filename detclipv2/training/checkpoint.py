@@ -61,6 +61,8 @@ def load_state(folder: Path) -> TrainState:
     path = folder / CHECKPOINT_NAME
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or _DIGEST not in content:
+            raise ValueError("it has no digest of its content")
         if content.pop(_DIGEST) != _digest(content):
             raise ValueError("its content is not what was written")
         segments = [Segment(**segment) for segment in content.pop("segments")]

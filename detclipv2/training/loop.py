@@ -38,7 +38,10 @@ class TrainHooks(Protocol):
         ...
 
     def save(self, step: int, state: Callable[[], TrainState]) -> None:
-        """Keep the state after a finished step, which ``state`` makes."""
+        """Keep the state after a finished step, which ``state`` makes.
+
+        Its tensors are those that the next step changes: they are to be written or copied before this returns.
+        """
         ...
 
     def wants_checkpoint(self, step: int) -> bool:
@@ -94,12 +97,12 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
             is_last = step == schedule.num_steps
             saves = hooks.wants_checkpoint(step) or is_last or step % config.checkpoint_every == 0
             if saves or step % config.log_every == 0 or training.device.type == "cpu":
-                _tell(metrics, hooks, max_skipped=config.max_skipped_steps)
+                tell(metrics, hooks, max_skipped=config.max_skipped_steps)
             if saves:
                 hooks.save(step, partial(learner.state, step, schedule.segments_after(step)))
 
 
-def _tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
+def tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
     """Hand the finished steps to the hooks; raise FloatingPointError where too many in a row were skipped."""
     for record, numbers in metrics.read():
         skipped = record.skipped()

@@ -52,6 +52,14 @@ def test_image_text_pairs_may_begin_later() -> None:
     assert Counter(schedule[40:65]) == Counter(schedule[65:90]) == EPOCH
 
 
+def test_each_segment_is_shuffled_anew() -> None:
+    first, second, third = (alternation(SAMPLES, BATCHES, num_steps=50, seed=0, segment=number) for number in range(3))
+
+    assert first == alternation(SAMPLES, BATCHES, num_steps=50, seed=0)
+    assert first != second != third != first
+    assert all(Counter(one[:25]) == Counter(one[25:]) == EPOCH for one in (second, third))
+
+
 def test_no_samples_at_all() -> None:
     with pytest.raises(ValueError, match="no supervision type has any sample"):
         alternation({"detection": 0}, {"detection": 4}, num_steps=3, seed=0)

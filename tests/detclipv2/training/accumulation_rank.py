@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detclipv2.build import build_detector
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.training import accumulation as accumulation_module
 from detclipv2.training.accumulation import Accumulation, average_gradients
 
 
@@ -24,6 +25,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     torch.manual_seed(0)
     objective = HybridObjective(build_detector(config), loss_config).train()
     wrapped = DistributedDataParallel(objective, find_unused_parameters=True)
+    accumulation_module.TEXTS_AT_A_TIME = 3
     accumulation = Accumulation(objective, part_size=1, precision="fp32", seed=(0, rank))
     found = {}
     for name, of_ranks in batches.items():

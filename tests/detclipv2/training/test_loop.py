@@ -18,6 +18,7 @@ from detclipv2.structures import Batch
 from detclipv2.training.checkpoint import TrainState, load_state, save_state, trained_state
 from detclipv2.training.loop import Training, train
 from detclipv2.training.metrics import SkippedStep
+from detclipv2.training.seeding import seed_torch
 
 VOCABULARY = ["apple", "cat", "dog", "kite", "owl", "red car"]
 
@@ -159,6 +160,54 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     assert [name for name, value in wanted.weights.items() if not torch.equal(value, found.weights[name])] == []
     assert wanted.model.keys() == found.weights.keys()
     assert wanted.segments == found.segments
+
+
+class Observed:
+    """A stream that notes from where it was read, and then begins at the beginning."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.shards = stream, stream.shards
+        self.asked: list[tuple[Sequence[Segment], int]] = []
+
+    def batches(self, history: Sequence[Segment], done: int) -> Iterator[Batch]:
+        self.asked.append((history, done))
+        return self.stream.batches((), 0)
+
+
+def test_a_training_goes_on_with_other_workers(training: Callable[..., Training], tmp_path: Path) -> None:
+    optim = OptimConfig(learning_rate=2e-3, warmup_steps=1, reference_batch_size=2)
+    settings = SupervisionConfig(batch_size=2, image_size=64, num_concepts=4)
+    lengths = {"num_steps": None, "epochs": 8.0, "optim": optim, "detection": settings, "image_text": None}
+    # On two workers an epoch of the two scenes is a step as well, but the rate is higher.
+    segments = [Segment(world_size=2, loader_workers=0, num_batches={"detection": 2})]
+    whole = Recorder(tmp_path / "whole")
+    train(training(**lengths), whole)
+    begun = load_state(tmp_path / "whole" / "4")
+    run, rest = training(**lengths), Recorder(tmp_path / "rest")
+    observed: Any = Observed(run.streams["detection"])
+
+    train(replace(run, streams={"detection": observed}), rest, resume=replace(begun, step=2, segments=segments))
+
+    assert observed.asked == [(tuple(segments), 0)]
+    assert list(rest.metrics) == [3, 4, 5, 6, 7, 8]
+    assert rest.metrics[3]["learning_rate"] == whole.metrics[3]["learning_rate"]
+    last = load_state(tmp_path / "rest" / "8")
+    assert last.segments == [*segments, Segment(world_size=1, loader_workers=0, num_batches={"detection": 6})]
+    # And a third time, inside the second segment.
+    train(replace(run, streams={"detection": observed}), Recorder(tmp_path), resume=load_state(tmp_path / "rest" / "4"))
+    assert observed.asked[1] == (tuple(segments), 2)
+
+
+def test_random_numbers_follow_from_seed_step_and_rank() -> None:
+    def drawn(*key: int | str) -> list[float]:
+        seed_torch(*key)
+        return torch.rand(3).tolist()
+
+    keys: list[tuple[int | str, ...]] = [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1), (0, 1, 0, "texts", 0)]
+    found = [drawn(*key) for key in keys]
+
+    assert found == [drawn(*key) for key in keys]
+    assert all(found.count(one) == 1 for one in found)
 
 
 def test_the_same_seed_gives_the_same_weights(training: Callable[..., Training], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from detclipv2.data.shards import ShardIndex
 from pipelines.storage import Location, fetch
+from pipelines.storage import data_root as fresh_root
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest
 from schemas.shards import SHARD_INDEX
@@ -29,7 +30,8 @@ def shard_index(entry: FileEntry, *, data_root: Location) -> ShardIndex:
         ValueError: it is damaged, or has other columns; or an object store has another content under its name.
         FileNotFoundError: it is gone.
     """
-    path = local_file(entry, data_root=data_root)
+    # With a client of this process: a loader process is a fork of the training's, whose client does not survive that.
+    path = local_file(entry, data_root=fresh_root(str(data_root)))
     try:
         table = conform(pq.read_table(path), SHARD_INDEX, where="its index")
     except (pa.ArrowException, ValueError) as error:

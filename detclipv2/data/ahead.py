@@ -1,5 +1,6 @@
 """Batches made ahead of the step that takes them: by processes, or by a thread of this one."""
 
+import pickle
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -76,7 +77,7 @@ class _Lanes(IterableDataset[Batch | Exception]):
             yield from self._lane((self._first_lane + worker.id) % self._num_lanes)
         except Exception as error:
             error.add_note(traceback.format_exc())  # the trace does not pass between processes, notes do
-            yield error
+            yield _portable(error)
 
 
 def _received(batches: Iterator[Batch | Exception]) -> Batch | Exception:
@@ -93,6 +94,15 @@ def _received(batches: Iterator[Batch | Exception]) -> Batch | Exception:
 def _next(batches: Generator[Batch, None, None]) -> Batch:
     batch = next(batches)
     return batch.pin_memory() if torch.cuda.is_available() else batch
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or what it says where it does not pass between processes: the training would wait for it for ever."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever the constructor of another's error does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _unchanged(batch: Any) -> Any:

@@ -116,11 +116,8 @@ def flipped(sample: Sample) -> Sample | None:
 
 
 def pad_to_canvas(images: list[Tensor], canvas_hw: tuple[int, int]) -> Tensor:
-    """Pictures [3, h, w] (uint8), none larger than the canvas, as one tensor [B, 3, H, W] (uint8), zeros around.
-
-    Colours lie side by side in memory, as in the pictures: they are copied row by row.
-    """
-    canvas = torch.zeros(len(images), *canvas_hw, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    """Pictures [3, h, w] (uint8), none larger than the canvas, as one tensor [B, 3, H, W] (uint8), zeros around."""
+    canvas = torch.zeros(len(images), 3, *canvas_hw, dtype=torch.uint8)
     for slot, image in zip(canvas, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image
     return canvas

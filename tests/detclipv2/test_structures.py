@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,3 +40,32 @@ def test_a_batch_moves_whole(make_batch: Callable[..., Batch]) -> None:
     assert moved.pixels.device.type == "meta"
     assert {tensor.device.type for tensor in [*moved.boxes_xyxy, *moved.labels]} == {"meta"}
     assert (moved.keys, moved.concepts, moved.image_sizes_hw) == (batch.keys, batch.concepts, batch.image_sizes_hw)
+
+
+def test_pixels_become_float_on_the_device(make_batch: Callable[..., Batch]) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 16, 1)
+    batch = _with(make_batch("detection", [["dog"], ["cat"]]), pixels=pixels)
+
+    moved = batch.to(torch.device("cpu"))
+
+    assert batch.pixels.dtype == torch.uint8
+    assert torch.equal(moved.pixels, pixels.float() / 255)
+    assert torch.equal(moved.to(torch.device("cpu")).pixels, moved.pixels), "float pixels stay as they are"
+    assert batch.to(torch.device("meta")).pixels.dtype == torch.float32
+
+
+def test_a_batch_passes_between_processes(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch("detection", [["dog"], ["cat"]], [[[1.0, 1, 9, 9]], []])
+
+    found = pickle.loads(pickle.dumps(batch))
+
+    assert torch.equal(found.pixels, batch.pixels)
+    for ours, theirs in zip([*found.boxes_xyxy, *found.labels], [*batch.boxes_xyxy, *batch.labels], strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    assert (found.keys, found.concepts, found.image_sizes_hw) == (batch.keys, batch.concepts, batch.image_sizes_hw)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pinned_pixels(make_batch: Callable[..., Batch]) -> None:
+    assert make_batch("detection", [["dog"]]).pin_memory().pixels.is_pinned()

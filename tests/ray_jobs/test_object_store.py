@@ -1,8 +1,11 @@
 """Jobs on a dataset in an object store see what they see on a local one."""
 
 import io
+import itertools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import tyro
 from rich.console import Console
 from upath import UPath
 
+from detclipv2.config import SupervisionConfig
+from detclipv2.data.loader import Stream
+from detclipv2.data.shards import Shard
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from pipelines.runner import Runner
@@ -19,6 +25,7 @@ from pipelines.runner.jobs import CONCEPTS, boxed_jobs, validation_job
 from pipelines.sources.emoji_scenes.source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
 from pipelines.storage.cache import cached_files, remove_oldest
+from ray_jobs.data_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
@@ -191,3 +198,31 @@ def test_the_books_name_the_manifest_in_the_store(bucket: UPath, dataset: Datase
     run = tracker.client.get_run(tracker.run_id)
     assert run.data.params["data"] == str(data)
     assert {entry.dataset.source for entry in run.inputs.dataset_inputs} == {f'{{"uri": "{data}"}}'}
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_training_reads_the_store_by_the_indexes(dataset: DatasetManifest, bucket: UPath, loader_workers: int) -> None:
+    root = bucket / "data"
+    split = dataset.supervisions["detection"]
+    assert (root / split.shards[0].path).exists()  # there is a client before there are processes
+    stream = Stream(
+        supervision="detection",
+        shards=[
+            Shard(
+                url=str(root / shard.path),
+                num_samples=shard.num_rows,
+                index=partial(shard_index, index, data_root=root),
+            )
+            for shard, index in zip(split.shards, split.indexes, strict=True)
+        ],
+        config=SupervisionConfig(batch_size=2, image_size=32, num_concepts=4),
+        vocabulary=split.vocabulary,
+        seed=0,
+        rank=0,
+        world_size=1,
+        loader_workers=loader_workers,
+    )
+    with closing(stream.batches()) as batches:
+        keys = [key for batch in itertools.islice(batches, 2) for key in batch.keys]
+
+    assert len(set(keys)) == len(keys) == split.num_samples == 4

@@ -90,6 +90,24 @@ def test_closing_ends_all(where: str) -> None:
     _assert_nothing_is_left()
 
 
+class ClientError(Exception):
+    """Cannot be unpickled, like those of some clients of object stores."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+def _refused(lane: int) -> Generator[Batch, None, None]:
+    raise ClientError(403, f"lane {lane}")
+    yield
+
+
+def test_an_error_that_does_not_pass_between_processes_is_told() -> None:
+    batches = ahead_in_processes(_refused, num_lanes=1, first_lane=0, num_ahead=1)
+    with pytest.raises(RuntimeError, match="^ClientError: 403: lane 0$"):
+        next(batches)
+
+
 def test_a_killed_process_is_an_error() -> None:
     with closing(_ahead("processes")) as batches:
         next(batches)

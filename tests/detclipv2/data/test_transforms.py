@@ -119,8 +119,8 @@ def test_the_scales_of_the_paper() -> None:
 
 
 def test_of_a_picture_larger_than_its_canvas_a_part_is_taken() -> None:
-    samples = [_fit(_sample((10, 5, 30, 15)), seed=seed, image_size=80, shorter_size=40, scale_jitter=(1.5, 2.5))
-               for seed in range(40)]  # fmt: skip
+    settings: dict[str, Any] = {"image_size": 80, "shorter_size": 40, "scale_jitter": (1.5, 2.5)}
+    samples = [_fit(_sample((10, 5, 30, 15)), seed=seed, **settings) for seed in range(40)]
 
     assert {tuple(sample.image.shape) for sample in samples} == {(3, 40, 80)}
     corners = set()

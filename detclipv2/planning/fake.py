@@ -38,11 +38,12 @@ def fake_detector(
         device: where the tensors claim to be: some operations go another way on a CPU.
         checkpointing: stands for ``config.gradient_checkpointing``.
     """
-    stub = ClipTextEncoder(ClipTextArchitecture(width=8, num_layers=1, num_heads=1), embed_dim=config.embed_dim)
     # A backbone is checked with real numbers when its normalisation is folded, so it is made with them.
-    detector = build_detector(
-        replace(config, backbone_weights="random", gradient_checkpointing=checkpointing), text_encoder=stub
-    ).train()
+    with torch.random.fork_rng(devices=[]):  # whoever counts in the middle of something keeps their random numbers
+        stub = ClipTextEncoder(ClipTextArchitecture(width=8, num_layers=1, num_heads=1), embed_dim=config.embed_dim)
+        detector = build_detector(
+            replace(config, backbone_weights="random", gradient_checkpointing=checkpointing), text_encoder=stub
+        ).train()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         detector = detector.to_empty(device=device)

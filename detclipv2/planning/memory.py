@@ -44,7 +44,8 @@ def model_size(model: ModelConfig) -> ModelSize:
         ValueError: the configuration names weights that are not there.
     """
     encoder_weights = "random" if model.text_encoder == "clip" else model.text_weights
-    detector = build_detector(replace(model, backbone_weights="random", text_weights=encoder_weights))
+    with torch.random.fork_rng(devices=[]):
+        detector = build_detector(replace(model, backbone_weights="random", text_weights=encoder_weights))
     parameters = list(detector.parameters())
     return ModelSize(
         num_parameters=sum(parameter.numel() for parameter in parameters),

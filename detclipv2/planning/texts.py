@@ -93,16 +93,18 @@ def text_cost(model: ModelConfig, *, precision: str = "fp32") -> TextCost:
     """
     if model.text_encoder == "clip" and model.text_weights != "random":
         model = replace(model, text_weights="random")  # of the base size, as those of CLIP ViT-B and FILIP-base are
-    encoder = build_text_encoder(model).train()
-    plain = encoder
-    if model.gradient_checkpointing == "on":
-        plain = build_text_encoder(replace(model, gradient_checkpointing="off")).train()
-    flops = text_flops(plain, num_texts=2)
-    few, more = (_saved_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))
+    with torch.random.fork_rng(devices=[]):  # whoever counts in the middle of something keeps their random numbers
+        encoder = build_text_encoder(model).train()
+        plain = encoder
+        if model.gradient_checkpointing == "on":
+            plain = build_text_encoder(replace(model, gradient_checkpointing="off")).train()
+        flops = text_flops(plain, num_texts=2)
+        again = text_flops(encoder, num_texts=2).backward / 2
+        few, more = (_saved_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))
     return TextCost(
         forward=flops.forward / 2,
         backward=flops.backward / 2,
-        recomputed=0.0 if plain is encoder else (text_flops(encoder, num_texts=2).backward - flops.backward) / 2,
+        recomputed=again - flops.backward / 2,
         saved_bytes=(more - few) / 4,
         fixed_bytes=few - (more - few),
     )

@@ -7,14 +7,13 @@ Run it embedded with `build`, which needs no server, or in the Dagster UI: ``dag
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import dagster as dg
 
 from pipelines.config import BuildConfig, DatasetConfig
 from pipelines.limits import CHECKS, Check, Finding
 from pipelines.resources import Street, build_config, runner_of, street_of, walk_of
-from pipelines.runner import AssetRun, Runner
+from pipelines.runner import AssetRun, Runner, Where
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.retries import reasons_of, request_retry
 from pipelines.storage import Job, format_counts, local_folder
@@ -32,7 +31,7 @@ def _opened(street: Street) -> tuple[Walk, Runner]:
     return walk_of(config, runner), runner
 
 
-def _run(street: Street, asset: str, *, where: Literal["ray", "here"]) -> dg.MaterializeResult:
+def _run(street: Street, asset: str, *, where: Where) -> dg.MaterializeResult:
     walk, runner = _opened(street)
     return _result(runner.run(asset, walk.jobs(asset), where=where))
 
@@ -90,7 +89,7 @@ def held_out(street: Street) -> dg.MaterializeResult:
 @dg.asset(deps=[deduplicated, held_out])
 def noun_phrases(street: Street) -> dg.MaterializeResult:
     """Pairs with the noun phrases of their captions."""
-    return _run(street, "noun_phrases", where="ray")
+    return _run(street, "noun_phrases", where="actors")
 
 
 @dg.asset(deps=[noun_phrases])

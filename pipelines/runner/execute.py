@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Times that a task whose worker died (out of memory, a lost machine) is tried again; Ray Data's default is for ever. What a
 # picture can kill is a process of its own: see pipelines.stages.decoder.
 MAX_RETRIES = 2
+# An actor begins as a new process, which takes as long as some small shards do.
+MIN_JOBS_PER_ACTOR = 6
 # Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20
 
@@ -48,7 +50,8 @@ def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str, in_actors: bo
         jobs: what to run.
         root: the data root.
         lease: see `pipelines.storage.publish`.
-        in_actors: run them in actors, one a core, where what a job has loaded (a model, say) is there for those that follow.
+        in_actors: run them in actors, one a core, where what a job has loaded (a model, say) is there for those that follow;
+            a few jobs run as tasks nevertheless, in processes that are there already.
     """
     import ray
 
@@ -63,8 +66,8 @@ def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str, in_actors: bo
         warnings.catch_warnings()
     ):  # max_retries has no other door in Ray 2.60, and 2.64 is announced to close this one
         warnings.simplefilter("ignore")
-        if in_actors:
-            num_actors = min(len(jobs), int(ray.cluster_resources().get("CPU", 1)))
+        num_actors = int(ray.cluster_resources().get("CPU", 1))
+        if in_actors and len(jobs) >= MIN_JOBS_PER_ACTOR * num_actors:
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors, initial_size=num_actors)
             options: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES, "num_cpus": 1}
             actor: Any = _Actor  # Ray's annotations know functions alone

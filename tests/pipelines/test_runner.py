@@ -223,7 +223,10 @@ def ray_ends() -> Iterator[None]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["ray", pytest.param("actors", marks=pytest.mark.slow)])
-def test_on_ray_a_dying_worker_costs_its_own_shard(where: Where, runner: Runner, ray_ends: None) -> None:
+def test_on_ray_a_dying_worker_costs_its_own_shard(
+    where: Where, runner: Runner, ray_ends: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.runner.execute.MIN_JOBS_PER_ACTOR", 1)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import the tests
     jobs = [job("a"), job("b", work=die), job("c", work=refuse), job("d")]
 

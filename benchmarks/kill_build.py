@@ -44,7 +44,8 @@ NAME = "killed"
 _VISITS = {"images": 6}
 # The web and the workers of a killed driver end shortly after it; the next run takes longer until it fetches.
 _DYING_S: dict[Victim, float] = {"driver": 2.0, "worker": 0.2, "raylet": 0.2}
-_TASK = "ray::Map(_run_row)"  # what a worker calls itself while it runs a job
+# What a worker calls itself while it runs a job: as a task, and as an actor.
+_TASKS = ("ray::Map(_run_row)", "ray::MapWorker(Map(_Actor))")
 _POLL_S = 0.01
 _BUILD_TIMEOUT_S = 600.0
 _DRIVER = """
@@ -301,7 +302,7 @@ class _Build:
                 command = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if (victim == "worker" and command.startswith(_TASK)) or (
+            if (victim == "worker" and command.startswith(_TASKS)) or (
                 victim == "raylet" and process.name() == "raylet"
             ):
                 return process, victim

@@ -16,7 +16,7 @@ import dagster as dg
 from pipelines.config import BuildConfig, DatasetConfig
 from pipelines.limits import CHECKS, Check, Finding
 from pipelines.resources import Street, build_config, runner_of, street_of, walk_of
-from pipelines.runner import AssetRun, Runner
+from pipelines.runner import AssetRun, Runner, Where
 from pipelines.runner.dataset import assemble_dataset, publish_dataset
 from pipelines.runner.retries import reasons_of, request_retry
 from pipelines.storage import Job, Location, data_root, format_counts, local_folder, write_text_atomically
@@ -34,7 +34,7 @@ def _opened(street: Street) -> tuple[Walk, Runner]:
     return walk_of(config, runner), runner
 
 
-def _run(street: Street, asset: str, *, where: Literal["ray", "here"]) -> dg.MaterializeResult:
+def _run(street: Street, asset: str, *, where: Where) -> dg.MaterializeResult:
     walk, runner = _opened(street)
     return _result(runner.run(asset, walk.jobs(asset), where=where))
 
@@ -92,7 +92,7 @@ def held_out(street: Street) -> dg.MaterializeResult:
 @dg.asset(deps=[deduplicated, held_out])
 def noun_phrases(street: Street) -> dg.MaterializeResult:
     """Pairs with the noun phrases of their captions."""
-    return _run(street, "noun_phrases", where="ray")
+    return _run(street, "noun_phrases", where="actors")
 
 
 @dg.asset(deps=[noun_phrases])

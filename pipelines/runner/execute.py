@@ -1,4 +1,4 @@
-"""Executes jobs in this process or through Ray Data.
+"""Executes jobs in this process or through Ray Data, as tasks or in actors.
 
 On Ray one row is one job and one task: an index flows one way, and whether it went well the other. Pictures, tables and
 manifests pass on disk alone, so that the object store stays empty.
@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Times that a task whose worker died (out of memory, a lost machine) is tried again; Ray Data's default is for ever. What a
 # picture can kill is a process of its own: see pipelines.stages.decoder.
 MAX_RETRIES = 2
+# An actor begins as a new process, which takes as long as some small shards do.
+MIN_JOBS_PER_ACTOR = 6
 # Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20
 
@@ -41,8 +43,16 @@ def run_here(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[Job
         yield JobResult(job=job, **_run(job, root, lease))
 
 
-def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[JobResult]:
-    """Run jobs as Ray Data tasks, yielding each result as it comes; a job whose worker keeps dying is an error too."""
+def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str, in_actors: bool = False) -> Iterator[JobResult]:
+    """Run jobs through Ray Data, yielding each result as it comes; a job whose worker keeps dying is an error too.
+
+    Args:
+        jobs: what to run.
+        root: the data root.
+        lease: see `pipelines.storage.publish`.
+        in_actors: run them in actors, one a core, where what a job has loaded (a model, say) is there for those that follow;
+            a few jobs run as tasks nevertheless, in processes that are there already.
+    """
     import ray
 
     connect()
@@ -56,7 +66,14 @@ def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[J
         warnings.catch_warnings()
     ):  # max_retries has no other door in Ray 2.60, and 2.64 is announced to close this one
         warnings.simplefilter("ignore")
-        answers = rows.map(partial(_run_row, jobs, root, lease), num_cpus=1, max_retries=MAX_RETRIES)
+        num_actors = int(ray.cluster_resources().get("CPU", 1))
+        if in_actors and len(jobs) >= MIN_JOBS_PER_ACTOR * num_actors:
+            pool = ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors, initial_size=num_actors)
+            options: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES, "num_cpus": 1}
+            actor: Any = _Actor  # Ray's annotations know functions alone
+            answers = rows.map(actor, fn_constructor_args=(jobs, root, lease), compute=pool, **options)
+        else:
+            answers = rows.map(partial(_run_row, jobs, root, lease), num_cpus=1, max_retries=MAX_RETRIES)
     waiting = set(range(len(jobs)))
     with closing(_LostTasks()) as lost:
         for answer in answers.iter_rows():
@@ -121,6 +138,16 @@ def connect() -> str | None:
 
 def _run_row(jobs: Sequence[Job], root: Location, lease: str, row: dict[str, int]) -> dict[str, Any]:
     return {**row, **_run(jobs[row["index"]], root, lease)}
+
+
+class _Actor:
+    """Runs one job after the other in a process of its own."""
+
+    def __init__(self, jobs: Sequence[Job], root: Location, lease: str) -> None:
+        self._jobs, self._root, self._lease = jobs, root, lease
+
+    def __call__(self, row: dict[str, int]) -> dict[str, Any]:
+        return _run_row(self._jobs, self._root, self._lease, row)
 
 
 def _run(job: Job, root: Location, lease: str) -> dict[str, str]:

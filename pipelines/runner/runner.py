@@ -28,6 +28,8 @@ from pipelines.storage import (
     write_text_atomically,
 )
 
+# In this process (global stages, and what takes a second or two), as tasks of Ray Data, or in its actors (what loads a model).
+Where = Literal["here", "ray", "actors"]
 Around = Callable[[list[Job]], AbstractContextManager[list[Job]]]
 
 
@@ -81,15 +83,13 @@ class Runner:
         self.folder = self.root / "datasets" / dataset
         self.console = console or Console()
 
-    def run(
-        self, asset: str, jobs: Sequence[Job], *, where: Literal["ray", "here"], around: Around = nullcontext
-    ) -> AssetRun:
+    def run(self, asset: str, jobs: Sequence[Job], *, where: Where, around: Around = nullcontext) -> AssetRun:
         """Bring an asset up to date.
 
         Args:
             asset: its name; every job has it as its stage.
             jobs: one a shard.
-            where: through Ray Data, or in this process (global stages, and what takes a second or two).
+            where: see `Where`.
             around: a context that what runs needs (a web server, say); it gets the jobs that are due and yields them ready.
 
         Raises:
@@ -141,7 +141,7 @@ class Runner:
             raise ValueError(f"{self.folder.name}: {asset} is not complete{shards}: build it first")
         return {shard: table for shard, table in tables.items() if table is not None}
 
-    def _run_due(self, asset: str, due: list[Job], *, lease: str, where: str, around: Around) -> list[JobResult]:
+    def _run_due(self, asset: str, due: list[Job], *, lease: str, where: Where, around: Around) -> list[JobResult]:
         """Run jobs under a progress bar; return the failures."""
         columns = (
             TextColumn("{task.description:<18}"),
@@ -157,7 +157,10 @@ class Runner:
         with progress, around(due) as ready:
             num_rows = sum(job.num_rows for job in ready)
             task = progress.add_task(asset, total=num_rows, num_shards=0, total_shards=len(ready))
-            results = (run_on_ray if where == "ray" else run_here)(ready, root=self.root, lease=lease)
+            if where == "here":
+                results = run_here(ready, root=self.root, lease=lease)
+            else:
+                results = run_on_ray(ready, root=self.root, lease=lease, in_actors=where == "actors")
             for num_shards, result in enumerate(results, start=1):
                 progress.update(task, advance=result.job.num_rows, num_shards=num_shards)
                 if result.error:

@@ -14,7 +14,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from pipelines.runner import AssetRun, Runner
+from pipelines.runner import AssetRun, Runner, Where
 from pipelines.runner.plan import summarize_reasons
 from pipelines.runner.rates import read_measured
 from pipelines.storage import KEPT, WHOLE, Job, TableFile, Written, write_split
@@ -222,13 +222,19 @@ def ray_ends() -> Iterator[None]:
 
 
 @pytest.mark.integration
-def test_on_ray_a_dying_worker_costs_its_own_shard(runner: Runner, ray_ends: None) -> None:
+@pytest.mark.parametrize("where", ["ray", pytest.param("actors", marks=pytest.mark.slow)])
+def test_on_ray_a_dying_worker_costs_its_own_shard(
+    where: Where, runner: Runner, ray_ends: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.runner.execute.MIN_JOBS_PER_ACTOR", 1)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import the tests
     jobs = [job("a"), job("b", work=die), job("c", work=refuse), job("d")]
 
-    with pytest.raises(ValueError, match=r"failed on 2 of 4 shards, first b: its task was lost: WorkerCrashedError"):
-        runner.run("filtered", jobs, where="ray")
+    with pytest.raises(
+        ValueError, match=r"failed on 2 of 4 shards, first b: its task was lost: (WorkerCrashed|ActorDied)Error"
+    ):
+        runner.run("filtered", jobs, where=where)
 
-    result = runner.run("filtered", [job(shard) for shard in "abcd"], where="ray")
+    result = runner.run("filtered", [job(shard) for shard in "abcd"], where=where)
     assert result.reasons == ["unfinished or gone"] * 2
     assert [table.manifest.rows_kept for table in result.tables.values()] == [1, 1, 1, 1]

@@ -2,12 +2,14 @@ import re
 import tomllib
 from dataclasses import asdict
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import tyro
 from pydantic import TypeAdapter
 
+from detclipv2.cli import main
 from detclipv2.config import TrainConfig
 from detclipv2.planning.gpus import GPUS
 from detclipv2.planning.plan import Rate, make_plan
@@ -184,3 +186,15 @@ def test_the_entry_point_names_the_command() -> None:
     module, _, name = project["entry-points"]["detclip.commands"]["plan"].partition(":")
 
     assert getattr(import_module(module), name) == {"plan": plan}
+
+
+def test_detclip_plan_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    entry_point = EntryPoint(name="plan", value="ray_jobs.plan:commands", group="detclip.commands")
+    monkeypatch.setattr("detclipv2.cli.entry_points", lambda **_: (entry_point,))
+    monkeypatch.setattr("sys.argv", ["detclip", "plan", "--recipe", "demo:pretrain", "--gpu", "abacus"])
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+
+    assert stop.value.code == 2
+    assert "error: no GPU 'abacus': there are v100" in capsys.readouterr().err

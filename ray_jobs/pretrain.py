@@ -18,11 +18,13 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.planning.flops import train_flops
 from detclipv2.training.checkpoint import TrainState
 from pipelines.runner.execute import connect
 from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.plan import data_sizes
 from ray_jobs.progress import progress_of, start_board
 from ray_jobs.publish import evaluate_and_register
 from ray_jobs.run_storage import RunStorage
@@ -125,6 +127,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         storage=storage,
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
+        flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
         progress=board,
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)

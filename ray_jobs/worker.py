@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -19,7 +20,6 @@ from detclipv2.data.loader import Stream
 from detclipv2.data.shards import Shard
 from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.planning.flops import train_flops
 from detclipv2.planning.gpus import gpu_of
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
@@ -28,7 +28,6 @@ from pipelines.storage import Location
 from ray_jobs.data_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
-from ray_jobs.plan import data_sizes
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Books
 from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
@@ -46,6 +45,7 @@ class WorkerArgs:
     storage: RunStorage
     tracking_uri: str
     run_id: str
+    flops_per_image: Mapping[Supervision, float]  # of a training step, by type
     progress: Any  # handle of the progress board, an actor
 
 
@@ -66,6 +66,7 @@ def train_worker(config: dict[str, WorkerArgs]) -> int:
         wrap=lambda model: ray.train.torch.prepare_model(
             model, parallel_strategy_kwargs={"find_unused_parameters": True}
         ),
+        flops_per_image=args.flops_per_image,
     )
     state = resume_state(args.storage, rank=rank)
     schedule = training.schedule(() if state is None else state.segments)
@@ -96,6 +97,7 @@ def build_training(
     world_size: int,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module],
+    flops_per_image: Mapping[Supervision, float] = MappingProxyType({}),
 ) -> Training:
     """One rank's training of a job: the objective and its streams.
 
@@ -107,6 +109,7 @@ def build_training(
         world_size: processes that train together.
         device: of this process.
         wrap: moves the objective to the device and makes it train with the other ranks.
+        flops_per_image: operations of a step for one picture of each type, for the metrics.
     """
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(job.detector(), job.train.loss).eval()  # until the loop trains it
@@ -135,7 +138,6 @@ def build_training(
         )
         for supervision, settings in job.train.supervisions().items()
     }
-    sizes = data_sizes(dataset, job)
     gpu = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return Training(
         objective=objective,
@@ -143,8 +145,7 @@ def build_training(
         streams=streams,
         config=job.train,
         device=device,
-        # The first rank's are the only ones on the books.
-        flops_per_image=train_flops(job.model, job.train, sizes=sizes, world_size=world_size) if rank == 0 else {},
+        flops_per_image=flops_per_image,
         peak_flops_per_s=None if gpu is None else gpu.peak_flops_per_s,
     )
 

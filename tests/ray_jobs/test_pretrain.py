@@ -211,7 +211,7 @@ def test_only_a_recorded_comparison_makes_a_champion(outputs: Path, tiny_data: P
     assert first.returncode == 0, first.stderr
     assert "version 1 is the champion now" in first.stdout
     assert "champion already" in again.stdout
-    assert client.get_registered_model("detclipv2").aliases["champion"] == "1"
+    assert str(client.get_registered_model("detclipv2").aliases["champion"]) == "1"
     comparisons = [entry.path for entry in client.list_artifacts(run.info.run_id, "comparisons")]
     assert comparisons == ["comparisons/detclipv2-1-with-none.json"]
     assert unknown.returncode == 2

@@ -31,6 +31,8 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
+from ray_jobs.run_storage import RAY_RECORD_NAME
+
 Victim = Literal["rank", "driver", "raylet"]
 Moment = Literal["data", "step", "save", "upload"]
 NAME = "killed"
@@ -60,7 +62,7 @@ class Kills:
     errors: list[str] = field(default_factory=list)
 
 
-def main(*, kills: int = 20, workers: int = 1, steps: int = 60, seed: int = 0, run: Path | None = None) -> None:
+def main(*, kills: int = 20, workers: int = 1, steps: int = 240, seed: int = 0, run: Path | None = None) -> None:
     """Kill, compare, print a table, and fail where anything differs.
 
     Args:
@@ -185,7 +187,7 @@ class _Training:
                         raise RuntimeError(f"it ended before the kill: {self.kills.errors or 'give it more steps'}")
                     self._run()
                 time.sleep(_POLL_S)
-            time.sleep(rng.random() * {"data": 0.01, "step": 0.1, "save": 0.02, "upload": 0.005}[moment])
+            time.sleep(rng.random() * {"data": 0.01, "step": 0.1, "save": 0.02, "upload": 0.03}[moment])
             with suppress(psutil.NoSuchProcess):
                 self._process_of(victim, rng).kill()
                 break
@@ -237,8 +239,11 @@ class _Training:
     def _is_now(self, moment: Moment) -> bool:
         if moment != "upload":
             return self.where().startswith(moment)
+        # From the making of its folder until Ray Train has entered it.
         newest = max((self.folder / "runs" / NAME).glob("step_*"), default=None)
-        return newest is not None and not (newest / "train_state.pt").is_file()
+        with suppress(FileNotFoundError):
+            return newest is not None and newest.name not in (self.folder / "runs" / NAME / RAY_RECORD_NAME).read_text()
+        return newest is not None
 
     def _process_of(self, victim: Victim, rng: random.Random) -> psutil.Process:
         assert self._driver is not None

@@ -25,7 +25,7 @@ from detclipv2.data.pictures import upright_rgb
 from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
-from detclipv2.structures import Detections, float_pixels
+from detclipv2.structures import Detections
 from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
@@ -200,9 +200,8 @@ class Predictor:
         resized = F.resize(picture, list(size_hw), antialias=True)
         # The canvas of training: group normalisation sees the padding too.
         canvas = pad_to_canvas([resized], canvas_size(size_hw, longer=longer, shorter=shorter))
-        pixels = float_pixels(canvas.to(self.device))
         found = postprocess(
-            self.detector(pixels, [size_hw]),
+            self.detector(canvas.to(self.device), [size_hw]),
             texts,
             logit_bias=self.detector.head.logit_bias,
             image_sizes_hw=[size_hw],

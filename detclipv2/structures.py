@@ -49,10 +49,10 @@ class Batch:
                 raise ValueError(f"{where}: concept number {[bool(t.strip()) for t in concepts].index(False)} is empty")
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on ``device``, pixels as float in [0, 1]: a quarter of the bytes go there."""
+        """The same batch with its tensors on ``device``; the detector makes numbers of bytes, for as many as it is given."""
         return replace(
             self,
-            pixels=float_pixels(self.pixels.to(device, non_blocking=True)),
+            pixels=self.pixels.to(device, non_blocking=True),
             boxes_xyxy=[boxes.to(device, non_blocking=True) for boxes in self.boxes_xyxy],
             labels=[labels.to(device, non_blocking=True) for labels in self.labels],
         )

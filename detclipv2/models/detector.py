@@ -9,7 +9,7 @@ from detclipv2.models.backbone import Backbone
 from detclipv2.models.head import Head
 from detclipv2.models.neck import STRIDES, Neck
 from detclipv2.models.text_encoder import TextEncoder
-from detclipv2.structures import HeadOutput
+from detclipv2.structures import HeadOutput, float_pixels
 
 
 class DetCLIPv2(nn.Module):
@@ -45,10 +45,10 @@ class DetCLIPv2(nn.Module):
         """What the head says of every anchor.
 
         Args:
-            pixels: [B, 3, H, W] in 0..1, padded.
+            pixels: [B, 3, H, W] in 0..1, or uint8, padded.
             image_sizes_hw: sizes before padding.
         """
-        normalised = _padded((pixels - self.pixel_mean) / self.pixel_std, self.backbone.size_divisor)
+        normalised = _padded((float_pixels(pixels) - self.pixel_mean) / self.pixel_std, self.backbone.size_divisor)
         pyramid = self.neck(self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
         maps = self.head(pyramid)
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in pyramid]

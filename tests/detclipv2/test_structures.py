@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from detclipv2.structures import Batch
+from detclipv2.structures import Batch, float_pixels
 
 
 def _with(batch: Batch, **changes: Any) -> Batch:
@@ -42,16 +42,15 @@ def test_a_batch_moves_whole(make_batch: Callable[..., Batch]) -> None:
     assert (moved.keys, moved.concepts, moved.image_sizes_hw) == (batch.keys, batch.concepts, batch.image_sizes_hw)
 
 
-def test_pixels_become_float_on_the_device(make_batch: Callable[..., Batch]) -> None:
+def test_bytes_travel_and_become_numbers_from_0_to_1(make_batch: Callable[..., Batch]) -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 16, 1)
     batch = _with(make_batch("detection", [["dog"], ["cat"]]), pixels=pixels)
 
-    moved = batch.to(torch.device("cpu"))
-
-    assert batch.pixels.dtype == torch.uint8
-    assert torch.equal(moved.pixels, pixels.float() / 255)
-    assert torch.equal(moved.to(torch.device("cpu")).pixels, moved.pixels), "float pixels stay as they are"
-    assert batch.to(torch.device("meta")).pixels.dtype == torch.float32
+    assert batch.to(torch.device("meta")).pixels.dtype == torch.uint8
+    assert torch.equal(float_pixels(pixels), pixels.float() / 255)
+    numbers = float_pixels(pixels)
+    assert float_pixels(numbers) is numbers
+    assert float_pixels(pixels.to("meta")).dtype == torch.float32
 
 
 def test_a_batch_passes_between_processes(make_batch: Callable[..., Batch]) -> None:

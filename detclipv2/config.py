@@ -158,7 +158,8 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = 10
     checkpoint_every: int = 100
-    # Processes of each worker that read and decode, for each supervision type; 0 has a thread of the worker do it, for where there are no cores to spare.
+    # Processes of each worker that read and decode, for each supervision type; 0 has a thread of the worker do it, for where
+    # there are no cores to spare.
     loader_workers: int = 0
     prefetch_batches: int = 2  # batches made ahead by each of them
     max_skipped_steps: int = 10  # steps in a row without a finite gradient after which training ends

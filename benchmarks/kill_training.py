@@ -4,9 +4,9 @@
     python -m benchmarks.kill_training --kills 20 --workers 2
 
 A short training runs undisturbed, then once more under kills: with SIGKILL, at random, a rank, the driver or the node's raylet,
-while a rank waits for data, in a step, while a checkpoint is written or uploaded. After a driver or a raylet the same command
-runs again; a rank is replaced by Ray Train. In the end everything is compared: the weights, the samples of every batch that any
-attempt read, the losses on the books, the number of runs.
+while a rank waits for data, in a step, while a checkpoint is written or uploaded. A rank is replaced by Ray Train; after a driver
+or a raylet what is left of the node is killed as well, and the same command runs again. In the end everything is compared: the
+weights, the samples of every batch that any attempt read, the losses on the books, the number of runs.
 """
 
 import itertools
@@ -31,13 +31,15 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from ray_jobs.run_storage import RAY_RECORD_NAME
+from ray_jobs.run_storage import RAY_RECORD_NAME, RunStorage
 
 Victim = Literal["rank", "driver", "raylet"]
 Moment = Literal["data", "step", "save", "upload"]
 NAME = "killed"
 MAX_DIFFERENCE = 1e-4  # of weights, on several ranks
 RUN_TIMEOUT_S = 300.0
+# Without its raylet a rank goes on by itself for a quarter of a minute; then its machine is gone as well.
+_ORPHANED_S = 3.0
 _POLL_S = 0.001
 _ROOT = Path(__file__).parents[1]
 
@@ -62,7 +64,7 @@ class Kills:
     errors: list[str] = field(default_factory=list)
 
 
-def main(*, kills: int = 20, workers: int = 1, steps: int = 240, seed: int = 0, run: Path | None = None) -> None:
+def main(*, kills: int = 20, workers: int = 1, steps: int = 400, seed: int = 0, run: Path | None = None) -> None:
     """Kill, compare, print a table, and fail where anything differs.
 
     Args:
@@ -92,7 +94,10 @@ def main(*, kills: int = 20, workers: int = 1, steps: int = 240, seed: int = 0, 
         started = time.monotonic()
         for number, (victim, moment) in enumerate(_plan(kills, random.Random(seed)), start=1):
             killed.kill(victim, moment, rng=random.Random(f"{seed}-{number}"))
-            console.print(f"kill {number}: {victim} in {moment}, {killed.where()}", highlight=False)
+            seconds = time.monotonic() - started
+            console.print(
+                f"kill {number}: {victim} in {moment}, after step {killed.step()}, {seconds:.0f} s", highlight=False
+            )
         killed.finish()
         table, problems = compare(undisturbed.outcome(), killed.outcome(), killed.kills, workers=workers)
         table.title = f"{len(killed.kills.done)} kills, {workers} worker(s), {time.monotonic() - started:.0f} s"
@@ -194,13 +199,18 @@ class _Training:
         self.kills.done.append((victim, moment))
         if victim != "rank":
             self._is_hurt = True
-            self._wait()
+            self._wait(_ORPHANED_S)
 
     def where(self) -> str:
         """What the first rank said last of where it is."""
         with suppress(FileNotFoundError):
             return (self.folder / "moment").read_text()
         return ""
+
+    def step(self) -> int:
+        """Of the newest checkpoint."""
+        steps = RunStorage(root=self.folder / "runs", name=NAME).steps()
+        return steps[-1] if steps else 0
 
     def finish(self) -> None:
         """Run to the end, and end what killed drivers have left running."""
@@ -268,16 +278,17 @@ class _Training:
         self.kills.num_runs += 1
         self._is_hurt = False
 
-    def _wait(self) -> None:
-        """Until this run ends; then end what it leaves behind."""
+    def _wait(self, timeout_s: float = RUN_TIMEOUT_S) -> None:
+        """Until this run ends, or, of one that was hurt, for a while; then end what it leaves behind."""
         assert self._driver is not None
         children: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self._driver.pid).children(recursive=True)
         try:
-            self._driver.wait(RUN_TIMEOUT_S)
+            self._driver.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.kills.errors.append(f"a run did not end within {RUN_TIMEOUT_S:.0f} s: {self._log()}")
+            if not self._is_hurt:
+                self.kills.errors.append(f"a run did not end within {RUN_TIMEOUT_S:.0f} s: {self._log()}")
             self._driver.kill()
             self._driver.wait()
         self._take_status()

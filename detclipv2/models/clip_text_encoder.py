@@ -98,10 +98,13 @@ class ClipTextEncoder(TextEncoder):
         self.architecture = architecture
         self.tokenizer = tokenizer
 
-    def _encode(self, texts: list[str]) -> Tensor:
+    def _num_tokens(self, texts: list[str]) -> list[int]:
+        return [last + 1 for last in self.tokenizer(texts).argmax(-1).tolist()]
+
+    def _encode(self, texts: list[str], *, num_tokens: int | None = None) -> Tensor:
         tokens = self.tokenizer(texts)  # [M, max_tokens]
         last = tokens.argmax(-1)  # [EOS] has the highest number
-        length = int(last.max()) + 1
+        length = num_tokens or int(last.max()) + 1
         tokens, last = tokens[:, :length].to(self.device), last.to(self.device)
         tower = self.transformer
         # What follows the longest text's [EOS] is padding, which nothing looks at: attention is causal.

@@ -5,7 +5,7 @@ Shapes: M texts, L tokens, W width of the transformer, D embedding width.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,11 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 _BATCH_SIZE = 256  # texts that go through the transformer together
+# What is remembered must not depend, in its last bit, on what else was new at that moment, or a resumed training would not end
+# as an undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
+_ROWS = {"cpu": 8}  # by kind of device: as many as pay when few texts are new
+_ROWS_ELSEWHERE = 256
+_TOKENS = 4
 _MEMORY_SIZE = 200_000  # texts that a frozen encoder remembers: captions never repeat, and there are millions
 
 
@@ -78,8 +83,17 @@ class TextEncoder(nn.Module, ABC):
         self.register_load_state_dict_post_hook(_forget)
 
     @abstractmethod
-    def _encode(self, texts: list[str]) -> Tensor:
-        """Features [M, W] of at least one text; a row does not depend on the others."""
+    def _num_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, after it was cut."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str], *, num_tokens: int | None = None) -> Tensor:
+        """Features [M, W] of at least one text; a row does not depend on the others, but for rounding.
+
+        Args:
+            texts: M texts.
+            num_tokens: all are padded to so many; to the longest unless given.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -111,12 +125,23 @@ class TextEncoder(nn.Module, ABC):
         batches = [ordered[start : start + _BATCH_SIZE] for start in range(0, len(ordered), _BATCH_SIZE)]
         return ordered, torch.cat([self._encode(batch) for batch in batches])
 
+    def _encode_alike(self, texts: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each text with its features [W], which are the same to the last bit whatever the other texts."""
+        rows = _ROWS.get(self.device.type, _ROWS_ELSEWHERE)
+        by_length: dict[int, list[str]] = {}
+        for text, count in zip(texts, self._num_tokens(texts), strict=True):
+            by_length.setdefault(min(-(-count // _TOKENS) * _TOKENS, self.max_tokens), []).append(text)
+        for num_tokens, alike in sorted(by_length.items()):
+            for start in range(0, len(alike), rows):
+                batch = alike[start : start + rows]
+                filled = batch + batch[-1:] * (rows - len(batch))
+                yield from zip(batch, self._encode(filled, num_tokens=num_tokens), strict=False)
+
     def _remembered(self, texts: list[str]) -> Tensor:
         new = set(texts) - self._features.keys()
         if new:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                ordered, features = self._encode_distinct(new)
-            self._features.update(zip(ordered, features, strict=True))
+                self._features.update(self._encode_alike(sorted(new)))
         found = torch.stack([self._features[text] for text in texts])
         for text in list(islice(self._features, max(0, len(self._features) - _MEMORY_SIZE))):  # the oldest first
             del self._features[text]
@@ -193,9 +218,17 @@ class SentenceEncoder(TextEncoder):
         )
         self.tokenizer = tokenizer
 
-    def _encode(self, texts: list[str]) -> Tensor:
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
-        tokens = tokens.to(self.device)
+    def _num_tokens(self, texts: list[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]]
+
+    def _encode(self, texts: list[str], *, num_tokens: int | None = None) -> Tensor:
+        tokens = self.tokenizer(
+            texts,
+            padding=True if num_tokens is None else "max_length",
+            truncation=True,
+            max_length=num_tokens or self.max_tokens,
+            return_tensors="pt",
+        ).to(self.device)
         hidden = self.transformer(**tokens).last_hidden_state  # [M, L, W]
         mask = tokens["attention_mask"][..., None].to(hidden.dtype)
         return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)

@@ -57,7 +57,7 @@ def test_embeddings_have_unit_length_and_one_row_a_text() -> None:
 
 
 def test_only_as_many_tokens_as_the_longest_text_has_are_looked_at_and_that_is_exact() -> None:
-    encoder = _encoder()
+    encoder = _encoder(training_mode="trained")
     tokens = open_clip.tokenizer.SimpleTokenizer(context_length=16)(NAMES)
     with torch.no_grad():
         reference = torch.nn.functional.normalize(encoder.projection(encoder.transformer(tokens)), dim=-1)
@@ -67,17 +67,17 @@ def test_only_as_many_tokens_as_the_longest_text_has_are_looked_at_and_that_is_e
     assert seen.tolist() == [[BOS, 1929, EOS, 0], [BOS, 736, 3055, EOS]]
     torch.testing.assert_close(encoder(NAMES), reference, rtol=0, atol=1e-6)
     for text, expected in zip(NAMES, reference, strict=True):
-        torch.testing.assert_close(_encoder()([text])[0], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(_encoder(training_mode="trained")([text])[0], expected, rtol=0, atol=1e-6)
 
 
 def test_a_long_text_is_cut_and_keeps_its_end() -> None:
-    encoder = _encoder()
+    encoder = _encoder(training_mode="trained")
     long = " ".join(["dog"] * 500)
 
     (seen,) = _tokens_seen(encoder, [long])
 
     assert seen.tolist() == [[BOS, *[1929] * 14, EOS]]
-    assert torch.equal(encoder([long]), _encoder()([" ".join(["dog"] * 14)]))
+    assert torch.equal(encoder([long]), _encoder(training_mode="trained")([" ".join(["dog"] * 14)]))
     assert not torch.allclose(encoder([long]), encoder([" ".join(["dog"] * 13)]), atol=1e-3)
 
 

@@ -50,6 +50,20 @@ def test_a_packaged_embedding_does_not_depend_on_its_neighbours(minilm: Sentence
     torch.testing.assert_close(minilm(["zebra crossing"])[0], padded, rtol=0, atol=1e-5)
 
 
+def test_what_a_frozen_encoder_remembers_does_not_depend_on_what_else_was_new(minilm: SentenceEncoder) -> None:
+    """To the last bit: a resumed training meets its texts in other company, and must end as an undisturbed one does."""
+    others = [f"{size} {thing}" for size in ("small", "very big", "") for thing in ("dogs", "fire engine", "umbrella")]
+    others += [" ".join(["long"] * count) for count in range(1, 20)]
+    alone = {}
+    for name in NAMES:
+        minilm._features.clear()
+        alone[name] = minilm.features([name])[0].clone()
+    for count in (1, 3, 11, len(others)):
+        minilm._features.clear()
+        together = minilm.features([*others[:count], *NAMES])[count:]
+        assert all(torch.equal(alone[name], found) for name, found in zip(NAMES, together, strict=True)), count
+
+
 def test_what_a_frozen_encoder_remembers_is_what_it_computes(text_folder: Path) -> None:
     def encoder(training_mode: Literal["frozen", "trained"]) -> SentenceEncoder:
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from detclipv2.build import build_detector
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.structures import Batch
+from detclipv2.structures import Batch, float_pixels
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from detclipv2.training.metrics import SkippedStep
@@ -39,7 +39,7 @@ class UnevenStream:
         for number, batch in enumerate(self.stream.batches(history, done), start=done):
             if dist.get_rank() == SLOW_RANK and number % 10 == 0:
                 time.sleep(0.05)
-            yield replace(batch, pixels=batch.pixels * 1e38) if spoils and number in SPOILED else batch
+            yield replace(batch, pixels=float_pixels(batch.pixels) * 1e38) if spoils and number in SPOILED else batch
 
 
 @dataclass

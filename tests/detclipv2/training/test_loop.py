@@ -14,7 +14,7 @@ from detclipv2.data.order import Segment
 from detclipv2.data.shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.structures import Batch
+from detclipv2.structures import Batch, float_pixels
 from detclipv2.training.checkpoint import TrainState, load_state, save_state, trained_state
 from detclipv2.training.loop import Training, train
 from detclipv2.training.metrics import SkippedStep
@@ -234,7 +234,7 @@ class Spoiled:
     def batches(self, history: Sequence[Segment], done: int) -> Iterator[Batch]:
         try:
             for number, batch in enumerate(self.stream.batches(history, done), start=done + 1):
-                yield replace(batch, pixels=batch.pixels * 1e38) if number in self.numbers else batch
+                yield replace(batch, pixels=float_pixels(batch.pixels) * 1e38) if number in self.numbers else batch
         finally:
             self.closed = True
 

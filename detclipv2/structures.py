@@ -37,7 +37,7 @@ class Batch:
         for index, key in enumerate(self.keys):
             where = f"{self.supervision} sample {key!r}"
             # A sum is finite where all pixels are, and a twentieth of the time of looking at each.
-            if self.pixels.is_floating_point() and not torch.isfinite(self.pixels[index].sum()):
+            if self.pixels.is_floating_point() and not torch.isfinite(self.pixels[index].sum(dtype=torch.float64)):
                 raise ValueError(f"{where}: a pixel is not finite; leave the picture out")
             if not torch.isfinite(self.boxes_xyxy[index]).all():
                 raise ValueError(f"{where}: a box is not finite; leave it out")

@@ -5,7 +5,6 @@ Run it embedded with `build`, which needs no server, or in the Dagster UI: ``dag
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,7 +235,6 @@ def build(config: BuildConfig, *, retry: str | None = None, history: Literal["ke
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     street = street_of(config)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    started = time.time()
     with _instance(config, history) as instance:
         try:
             result = dg.materialize(
@@ -245,7 +243,7 @@ def build(config: BuildConfig, *, retry: str | None = None, history: Literal["ke
         except dg.DagsterExecutionInterruptedError as error:
             raise KeyboardInterrupt from error
         except dg.DagsterError as error:
-            failed = _failed_checks(instance, since=started)
+            failed = _failed_checks(instance)
             if not failed:
                 raise
             raise ValueError("; ".join(failed)) from error
@@ -256,16 +254,21 @@ def build(config: BuildConfig, *, retry: str | None = None, history: Literal["ke
 def _instance(config: BuildConfig, history: Literal["kept", "none"]) -> dg.DagsterInstance:
     if history == "none":
         return dg.DagsterInstance.ephemeral()
-    return dg.DagsterInstance.from_config(str(dagster_home(data_root(config.root))))
+    try:
+        home = dagster_home(data_root(config.root))
+    except OSError as error:
+        raise ValueError(f"cannot write in the data root: {error}") from error
+    return dg.DagsterInstance.from_config(str(home))
 
 
-def _failed_checks(instance: dg.DagsterInstance, *, since: float) -> list[str]:
-    """What the checks found that did not pass, since a Unix time."""
+def _failed_checks(instance: dg.DagsterInstance) -> list[str]:
+    """What the checks of the last run found that did not pass."""
     messages = []
+    (run,) = instance.get_runs(limit=1)  # the newest
     for check in CHECKS:
         key = dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
         for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
-            evaluation = record.evaluation if record.create_timestamp >= since else None
+            evaluation = record.evaluation if record.run_id == run.run_id else None
             if isinstance(evaluation, dg.AssetCheckEvaluation) and not evaluation.passed:
                 messages.append(str(evaluation.description))
     return messages

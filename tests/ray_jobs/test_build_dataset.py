@@ -275,7 +275,8 @@ def starts(lines: list[str], beginning: str) -> str:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every published file; the lock, the web's logs and the measured rates are none."""
+    """Every published file; the lock, the web's logs, the measured rates and Dagster's history are none."""
     others = (".lock", "requests.jsonl", "answers.jsonl", "rates.json")
     paths = [path for path in root.rglob("*") if path.is_file() and path.name not in others]
+    paths = [path for path in paths if path.relative_to(root).parts[0] != "dagster"]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}

@@ -32,17 +32,17 @@ _ROOT = Path(__file__).parents[1]
 Side = Literal["ray", "torchrun"]
 
 
-def main(*, steps: int = 120, turns: int = 2, workers: int = 2, run: tuple[Side, Path] | None = None) -> None:
+def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side, Path] | None = None) -> None:
     """Measure in turns, print the ratio, and fail beyond the target.
 
     Args:
         steps: of each training.
         turns: trainings of each side.
         workers: processes that train together.
-        run: train one side in this folder, and measure nothing; a run of this script that another one times.
+        only: train one side in this folder, and measure nothing; a run of this script that another one times.
     """
-    if run is not None:
-        {"ray": _train_on_ray, "torchrun": _train_bare}[run[0]](run[1], steps, workers)
+    if only is not None:
+        {"ray": _train_on_ray, "torchrun": _train_bare}[only[0]](only[1], steps, workers)
         return
     console = Console()
     times: dict[Side, list[float]] = {"ray": [], "torchrun": []}
@@ -61,7 +61,7 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, run: tuple[Side,
                     sys.executable,
                     *(launcher if side == "torchrun" else ()),
                     *script,
-                    "--run",
+                    "--only",
                     side,
                     str(place),
                 ]

@@ -1,6 +1,8 @@
 """The driver's view of a training that runs elsewhere: an actor that the first rank tells its step."""
 
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,9 +78,10 @@ class Progress:
         self.mean_s: dict[Supervision, float] = {}
         self.losses: dict[str, float] = {}
         self.rates: dict[str, float] = {}
+        self._told_s = -math.inf
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a finished step."""
+        """Take the metrics of a finished step, and tell the board of it now and then, and of the last one."""
         kind = self.types[step - self.done - 1]
         self.left[kind] -= 1
         step_s = float(metrics["step_s"])
@@ -89,6 +92,10 @@ class Progress:
             for name, value in metrics.items()
             if name.startswith("images_per_s/")
         }
+        # As often as it is looked at: each call costs several processes some time, which a busy machine takes from the training.
+        if step < self.num_steps and time.monotonic() - self._told_s < POLL_S:
+            return
+        self._told_s = time.monotonic()
         self.board.update.remote(
             Status(
                 step=step,

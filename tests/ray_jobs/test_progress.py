@@ -29,10 +29,14 @@ def test_the_time_left_counts_each_type_with_its_own_time() -> None:
     progress.step(11, metrics("detection", 1.0))
     assert board.sent[-1].remaining_s == pytest.approx(4 * 1.0), "of a type that had no turn nothing is known yet"
     progress.step(12, metrics("image_text", 4.0))
+    assert progress.remaining_s() == pytest.approx(1 * 1.0 + 2 * 4.0)
+    assert len(board.sent) == 1, "the board is not told more often than it is looked at"
+    for step, kind, step_s in ((13, "detection", 1.0), (14, "image_text", 4.0), (15, "image_text", 4.0)):
+        progress.step(step, metrics(kind, step_s))
 
     status = board.sent[-1]
-    assert status.remaining_s == pytest.approx(1 * 1.0 + 2 * 4.0)
-    assert (status.step, status.num_steps) == (12, 15)
+    assert len(board.sent) == 2, "the last step is told at once"
+    assert (status.step, status.num_steps, status.remaining_s) == (15, 15, 0)
     assert status.images_per_s == {"detection": 8.0, "image_text": 2.0}
     assert set(status.losses) == {"loss/detection/align", "loss/image_text/align"}
 

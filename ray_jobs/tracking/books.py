@@ -10,8 +10,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-# A sample takes a fifth of a second of processor: every five seconds they cost a training on two cores 4 %.
-SYSTEM_METRICS_INTERVAL_S = 30
+SYSTEM_METRICS_INTERVAL_S = 5
 
 
 class Books:

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
+from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -23,9 +24,10 @@ class Books:
         self._waiting: list[Any] = []  # metrics that MLflow is still writing
 
     def watch_system(self) -> None:
-        """Sample this machine's load from now on, until ``end_watch``."""
+        """Sample this machine's load from now on, until ``end_watch``, as often as MLflow's own variable says where it is set."""
         mlflow.set_tracking_uri(self.uri)
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
+        if not MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.is_set():
+            mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
         mlflow.start_run(run_id=self.run_id, log_system_metrics=True)
 
     def end_watch(self) -> None:

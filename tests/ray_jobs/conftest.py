@@ -38,6 +38,7 @@ def job_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))} | {
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5",  # they are over before five seconds
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # trainings of seconds do not wait for two
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,

@@ -156,6 +156,7 @@ def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: P
         assert read_dataset_manifest(Path(source)).digest == dataset.digest, "the digest leads back to the manifest"
     assert run.data.params["train.num_steps"] == "12"
     assert run.data.params["model.backbone"] == "tf_efficientnet_lite0"
+    assert any(name.startswith("system/") for name in run.data.metrics)
     assert {"val/novel_ap50", "val/base_ap50", "val/lvis_ap_300", "val/fixed_ap_10000"} <= run.data.metrics.keys()
     assert logged_steps(client, run, "val/fixed_ap_10000") == [6, 12], "during training, and at the end"
     during = [Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "detections/step_000000006")]

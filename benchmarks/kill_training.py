@@ -31,6 +31,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.jobs import build_tiny, job_process
 from ray_jobs.run_storage import RAY_RECORD_NAME, RunStorage
 
 Victim = Literal["rank", "driver", "raylet"]
@@ -41,7 +42,8 @@ RUN_TIMEOUT_S = 300.0
 # Without its raylet a rank goes on by itself for a quarter of a minute; then its machine is gone as well.
 _ORPHANED_S = 3.0
 _POLL_S = 0.001
-_ROOT = Path(__file__).parents[1]
+# With a checkpoint every other moment, a controller that looks for one every two seconds is the last to be done.
+_PROCESS = job_process(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +82,7 @@ def main(*, kills: int = 20, workers: int = 1, steps: int = 400, seed: int = 0, 
     console = Console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(
-            [sys.executable, "ray_jobs/build_dataset.py", "--scale", "tiny", "--root", str(folder / "data")],
-            **_process(),
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        build_tiny(folder / "data")
         started = time.monotonic()
         undisturbed = _Training(folder / "undisturbed", data=folder / "data", workers=workers, steps=steps)
         undisturbed.finish()
@@ -274,7 +271,7 @@ class _Training:
             return
         self._take_status()
         with (self.folder / "log").open("ab") as log:
-            self._driver = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, **_process())
+            self._driver = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, **_PROCESS)
         self.kills.num_runs += 1
         self._is_hurt = False
 
@@ -309,13 +306,6 @@ class _Training:
 
     def _is_done(self) -> bool:
         return (self.folder / "result.pt").is_file() and not self._is_running()
-
-
-def _process() -> dict[str, Any]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    # With a checkpoint every other moment, a controller that looks for one every two seconds is the last to be done.
-    often = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-    return {"cwd": _ROOT, "env": {**environment, **often, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}}
 
 
 def _train(folder: Path, *, workers: int, steps: int) -> None:

@@ -7,7 +7,6 @@ turns; the first steps of a run are left out, while caches fill.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,12 +22,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.jobs import build_tiny, job_process
 from ray_jobs.job import JobConfig, load_recipe
 from schemas.manifest import read_dataset_manifest
 
 MAX_RATIO = 1.05
 WARM_UP_STEPS = 20
-_ROOT = Path(__file__).parents[1]
+# Ray's workers are nice to others; here both sides have to be.
+_PROCESS = job_process(RAY_worker_niceness="0")
 Side = Literal["ray", "torchrun"]
 
 
@@ -48,8 +49,7 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side
     times: dict[Side, list[float]] = {"ray": [], "torchrun": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build = ("ray_jobs/build_dataset.py", "--scale", "tiny", "--root", str(folder / "data"))
-        subprocess.run([sys.executable, *build], **_process(), check=True, stdout=subprocess.DEVNULL)
+        build_tiny(folder / "data")
         for turn in range(turns):
             for side in ("torchrun", "ray"):
                 place = folder / f"{side}-{turn}"
@@ -65,7 +65,7 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side
                     side,
                     str(place),
                 ]
-                done = subprocess.run(command, **_process(), capture_output=True, text=True)
+                done = subprocess.run(command, **_PROCESS, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(done.stdout + done.stderr)
                 ends = json.loads((place / "ends.json").read_text())
@@ -80,15 +80,6 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side
     console.print(table)
     if ratio > MAX_RATIO:
         raise SystemExit(1)
-
-
-def _process() -> dict[str, Any]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    # Ray's workers are nice to others; here both sides have to be.
-    return {
-        "cwd": _ROOT,
-        "env": {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT), "RAY_worker_niceness": "0"},
-    }
 
 
 def _job(folder: Path, steps: int, workers: int) -> JobConfig:

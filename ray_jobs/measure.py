@@ -2,7 +2,6 @@
 
 import random
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,7 +16,8 @@ from detclipv2.planning.gpus import Gpu
 from detclipv2.planning.plan import Rate
 from detclipv2.planning.texts import DataSize, encoded_texts, text_cost
 from detclipv2.structures import Batch
-from detclipv2.training.optim import build_optimizer
+from detclipv2.training.learner import Learner
+from detclipv2.training.metrics import Moment
 from ray_jobs.job import JobConfig
 
 NUM_WARMUP_STEPS, NUM_TIMED_STEPS = 2, 5
@@ -26,7 +26,7 @@ POSITIVE_CONCEPTS = 5
 
 
 def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervision, DataSize]) -> list[Rate]:
-    """Time steps of each type on one process: the network, the losses, the optimizer; reading pictures is left out.
+    """Time steps of each type on one process, as the loop takes them; reading pictures is left out.
 
     A step takes as many pictures as go through the network at a time. Texts are new in every step, as captions are. The median
     of the timed steps counts. Weights are random, as they do not change the time.
@@ -40,8 +40,8 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
     torch.manual_seed(job.train.seed)
     weights = "random" if job.model.text_encoder == "clip" else job.model.text_weights
     model = replace(job.model, backbone_weights="random", text_weights=weights)
-    objective = HybridObjective(build_detector(model), job.train.loss).to(device).train()
-    optimizer = build_optimizer(objective, job.train.optim)
+    objective = HybridObjective(build_detector(model), job.train.loss).to(device)
+    learner = Learner(objective, objective, config=job.train, device=device, resume=None)
     rates = []
     for name, settings in job.train.supervisions().items():
         seconds, num_texts = [], 0
@@ -50,7 +50,8 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
             rng = random.Random(f"measure-{job.train.seed}-{name}-{step if name == 'image_text' else 0}")
             batch = _batch(job, name, sizes[name], rng=rng)
             num_texts = len({text for concepts in batch.concepts for text in concepts})
-            seconds.append(_step(objective, optimizer, batch, device=device, bf16=job.train.precision == "bf16"))
+            taken = learner.step(step + 1, batch, rate=job.train.optim.learning_rate, begin=Moment(device), wait_s=0.0)
+            seconds.append(taken.end.seconds_since(taken.begin))
         image = image_flops(job.model, job.train, name, num_texts=num_texts)
         text = text_cost(job.model, precision=job.train.precision)
         flops = settings.batch_size * image.model + encoded_texts(job.model, name, num_texts) * text.model
@@ -64,31 +65,6 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
             )
         )
     return rates
-
-
-def _step(
-    objective: HybridObjective,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    *,
-    device: torch.device,
-    bf16: bool,
-) -> float:
-    """Seconds of a step."""
-    _wait(device)
-    started = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        losses = objective(batch.to(device))
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
-    optimizer.step()
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _batch(job: JobConfig, supervision: Supervision, size: DataSize, *, rng: random.Random) -> Batch:

@@ -46,12 +46,12 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     try:
         values = evaluated.metrics.to_dict()
         write_model_card(model_folder, metrics=values)
-        tracker.log_metrics({f"val/{name}": value for name, value in values.items()}, step=state.step)
+        tracker.books.log({f"val/{name}": value for name, value in values.items()}, step=state.step)
         tags = {"data_digest": dataset.digest} | {name: f"{value:.4f}" for name, value in values.items()}
         version = Registry(tracker.uri, job.registered_model).register(model_folder, run_id=tracker.run_id, tags=tags)
         report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
-        tracker.log_files(report)
-        tracker.log_files(
+        tracker.books.log_files(report)
+        tracker.books.log_files(
             *sample_pictures(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
         )
     finally:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from detclipv2.config import Supervision, TrainConfig
-from detclipv2.data.alternation import alternation
 from detclipv2.planning.texts import DataSize
+from detclipv2.training.schedule import Schedule, global_batch_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Steps:
 def count_steps(
     train: TrainConfig, sizes: Mapping[Supervision, DataSize], *, world_size: int
 ) -> dict[Supervision, Steps]:
-    """Steps by type.
+    """Steps by type, as the loop takes them.
 
     Args:
         train: the training.
@@ -32,18 +32,10 @@ def count_steps(
     Raises:
         ValueError: no type has samples.
     """
-    images = {name: config.samples_per_worker(world_size) * world_size for name, config in train.supervisions().items()}
-    epoch = {name: math.ceil(sizes[name].num_samples / count) for name, count in images.items()}
-    if train.epochs is not None:
-        total = {name: round(train.epochs * count) for name, count in epoch.items()}
-    else:
-        assert train.num_steps is not None
-        types = alternation(
-            {name: sizes[name].num_samples for name in images},
-            images,
-            num_steps=train.num_steps,
-            seed=train.seed,
-            image_text_after=train.image_text_after,
-        )
-        total = dict(Counter(types))
-    return {name: Steps(images=images[name], per_epoch=epoch[name], total=total.get(name, 0)) for name in images}
+    images = global_batch_sizes(train, world_size=world_size)
+    num_samples = {name: sizes[name].num_samples for name in images}
+    total = Counter(Schedule(config=train, num_samples=num_samples, world_size=world_size).types)
+    return {
+        name: Steps(images=count, per_epoch=math.ceil(num_samples[name] / count), total=total[name])
+        for name, count in images.items()
+    }

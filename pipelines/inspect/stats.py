@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.inspect.dataset import BuiltDataset
+from pipelines.runner.jobs import CONCEPTS
+from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
 from pipelines.storage.tables import files_by_shard
 from schemas.shards import SHARD_INDEX
 
 NUM_TOP_CONCEPTS = 20
-CONCEPTS_NAME = "concepts.parquet"
-PHRASE_COUNTS_NAME = "phrases.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +141,11 @@ def _concept_counts(dataset: BuiltDataset, supervision: str) -> Iterator[pa.Tabl
     """Columns ``concept`` and ``count``."""
     if supervision == "image_text":
         for table in dataset.tables("statistics").values():
-            counts = pq.read_table(table.file(PHRASE_COUNTS_NAME).local(), columns=["phrase", "num_pairs"])
+            counts = pq.read_table(table.file(PHRASE_COUNTS_FILE).local(), columns=["phrase", "num_pairs"])
             yield counts.rename_columns(["concept", "count"]).cast(_COUNTS)
     else:
         for table in dataset.tables(f"{supervision}_shards").values():
-            counts = pq.read_table(table.file(CONCEPTS_NAME).local(), columns=["concept", "num_boxes"])
+            counts = pq.read_table(table.file(CONCEPTS).local(), columns=["concept", "num_boxes"])
             yield counts.rename_columns(["concept", "count"]).cast(_COUNTS)
 
 

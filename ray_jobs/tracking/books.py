@@ -57,7 +57,7 @@ class Books:
         """A small record as a JSON artifact."""
         self.client.log_dict(self.run_id, dict(record), name)
 
-    def log_files(self, *paths: Path, folder: str) -> None:
+    def log_files(self, *paths: Path, folder: str | None = None) -> None:
         """Files as artifacts."""
         for path in paths:
             self.client.log_artifact(self.run_id, str(path), folder)

@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,12 @@ from typing import Any
 import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param
+from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
 from ray_jobs.job import JobConfig
+from ray_jobs.tracking.books import Books
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
@@ -54,6 +53,7 @@ class Tracker:
         self.client = MlflowClient(self.uri)
         self.run_name = job.run_name(dataset)
         self.run_id = self._open()
+        self.books = Books(self.uri, self.run_id)
 
     def _open(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
@@ -97,17 +97,6 @@ class Tracker:
         self.client.log_dict(run_id, self.dataset.model_dump(), "dataset_manifest.json")
         self.client.update_run(run_id, status="RUNNING")
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Metrics of the finished training, such as AP."""
-        now = time.time_ns() // 1_000_000
-        entries = [Metric(name, value, now, step) for name, value in metrics.items()]
-        self.client.log_batch(self.run_id, metrics=entries)
-
-    def log_files(self, *paths: Path, folder: str | None = None) -> None:
-        """Files as artifacts of the run."""
-        for path in paths:
-            self.client.log_artifact(self.run_id, str(path), folder)
-
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """(step, value) of every logged loss."""
         names = [name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/")]
@@ -131,7 +120,8 @@ class Tracker:
         return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def close(self, status: str) -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
+        """Write what the books hold back, and end the run as FINISHED, FAILED or KILLED."""
+        self.books.flush()
         self.client.set_terminated(self.run_id, status)
 
 

@@ -21,17 +21,7 @@ def build_objective(config: ModelConfig) -> HybridObjective:
 
 def part_of(batch: Batch, rank: int, world_size: int) -> Batch:
     """Images of a batch that a process gets."""
-    count = len(batch.keys) // world_size
-    part = slice(rank * count, (rank + 1) * count)
-    return Batch(
-        supervision=batch.supervision,
-        keys=batch.keys[part],
-        pixels=batch.pixels[part],
-        image_sizes_hw=batch.image_sizes_hw[part],
-        boxes_xyxy=batch.boxes_xyxy[part],
-        labels=batch.labels[part],
-        concepts=batch.concepts[part],
-    )
+    return batch.split(len(batch.keys) // world_size)[rank]
 
 
 def main(folder: Path, rank: int, world_size: int) -> None:

@@ -4,9 +4,6 @@ This holds where the batch has as many positives as there are processes: each di
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +20,7 @@ from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.proposals import region_scores, select_proposals
 from detclipv2.ops.word_region import best_region_similarity
 from detclipv2.structures import Batch
+from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("one_rank.py")
 NUM_ANCHORS = 86  # of a 64 px picture
@@ -106,17 +104,7 @@ def test_processes_equal_one(
 ) -> None:
     config = replace(tiny_config, text_training="trained", region_norm="unit")
     torch.save((config, batches), tmp_path / "batches.pt")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    commands = [
-        [sys.executable, str(SCRIPT), str(tmp_path), str(number), str(world_size)] for number in range(world_size)
-    ]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(errors)
+    run_ranks(SCRIPT, tmp_path, world_size=world_size)
     results: list[dict[str, Result]] = [torch.load(tmp_path / f"{number}.pt") for number in range(world_size)]
 
     objective = ONE_RANK.build_objective(config)

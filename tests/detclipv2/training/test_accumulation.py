@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from detclipv2.structures import Batch, HeadOutput
 from detclipv2.training import accumulation as accumulation_module
 from detclipv2.training.accumulation import Accumulation
 from detclipv2.training.seeding import seed_torch
+from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("accumulation_rank.py")
 FIRST, SECOND = [4.0, 4, 36, 40], [30.0, 20, 60, 60]
@@ -214,15 +212,7 @@ def test_parts_equal_the_whole_on_two_ranks(tiny_config: ModelConfig, make_batch
     # One rank without any box.
     batches["d"][1] = replace(batches["d"][1], boxes_xyxy=[torch.zeros(0, 4)] * 4, labels=[torch.zeros(0).long()] * 4)
     torch.save((config, CONFIG, batches), tmp_path / "batches.pt")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    commands = [[sys.executable, str(SCRIPT), str(tmp_path), str(number), "2"] for number in range(2)]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_ranks(SCRIPT, tmp_path, world_size=2)
     results = [torch.load(tmp_path / f"{number}.pt") for number in range(2)]
 
     for found, synthetic in results:

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +9,7 @@ import torch
 
 from detclipv2.config import LossConfig, ModelConfig, OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.data.loader import Shard
+from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("alternation_rank.py")
 WORLD_SIZE, NUM_STEPS = 3, 500
@@ -48,18 +46,10 @@ def test_ranks_whose_data_and_speed_differ_never_wait_for_ever(
         optim=OptimConfig(learning_rate=1e-3),
         checkpoint_every=200,
     )
-    # At least as many as there are processes, or the loader refuses.
+    # One sample of a shard of its own.
     shards["grounding"].append(write_shard("grounding-1", {"grounding-1-0": of_type["grounding"]}, size=(32, 32)))
     torch.save((model, config, shards, ["cat", "dog", "kite", "owl"]), tmp_path / "training.pt")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    commands = [[sys.executable, str(SCRIPT), str(tmp_path), str(n), str(WORLD_SIZE)] for n in range(WORLD_SIZE)]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [process.communicate(timeout=500)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * WORLD_SIZE, "\n".join(errors)
+    run_ranks(SCRIPT, tmp_path, world_size=WORLD_SIZE, timeout_s=500)
     first, *others = (torch.load(tmp_path / f"{number}.pt") for number in range(WORLD_SIZE))
 
     assert len(first["types"]) == NUM_STEPS

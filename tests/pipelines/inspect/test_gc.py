@@ -141,7 +141,5 @@ def test_in_an_object_store(bucket) -> None:
 
     build(root, version=2)
     found = collect(root, delete=True)
-    assert sorted({item.folder.parent.name for item in found}) == [
-        *("balanced", "filtered", "images", "phrase_counts", "statistics")
-    ]
+    assert sorted({item.folder.parent.name for item in found}) == ["balanced", "filtered", "images"]
     assert collect(root, delete=False) == []

@@ -1,13 +1,13 @@
 """Decoding in a process of its own: a picture that kills a decoder costs its own row, and nobody else's.
 
-One picture at a time crosses over, so a death needs no search: the picture inside is the suspect. It is tried once more
-in a fresh process, which a death by chance survives, and quarantined when that one dies too. Fetched pictures wait in the
-parent meanwhile, so that nothing is fetched twice.
+Pictures cross over some at a time, so that the process always has a next one, and are decoded in their order. So a death
+needs no search: the first that has no answer is the suspect. It is tried once more in a fresh process, which a death by
+chance survives, and quarantined when that one dies too. Pictures wait in the parent until they are answered, so that nothing
+is fetched twice.
 """
 
 import atexit
 import contextlib
-import io
 import json
 import os
 import pickle
@@ -16,16 +16,22 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import warnings
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from queue import Queue
+from typing import Any
 
-from pipelines.stages.pictures import Resizer, ResizerResult, phash
+from pipelines.stages.pictures import PictureError, Resizer, StoredPicture
 
 # Of one picture, in one process. The largest allowed take a few seconds.
 PICTURE_LIMIT_S = 60.0
 _START_LIMIT_S = 120.0
 _NUM_DEATHS_TO_CONVICT = 2
+# Pictures at the process at once, the one at work included.
+_NUM_IN_FLIGHT = 4
 _MESSAGE_LIMIT_BYTES = 1 << 30
 _LENGTHS = struct.Struct(">II")
 # glibc would give the memory of every picture back and ask for it again, a fifth of the time of decoding.
@@ -33,45 +39,90 @@ _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-class ResizerSpec(Protocol):
-    """What the decoding process builds its resizer from; it is pickled, and compared by ``==``."""
+@dataclass(kw_only=True)
+class Decoding:
+    """A picture that a `DecoderProcess` was given.
 
-    def build(self) -> Resizer: ...
+    Attributes:
+        content: as fetched; empty as soon as there is a result.
+        result: the picture to be stored, or why there is none: what the resizer raised, or ``quarantined`` where the picture
+            kills its process. None: not known yet, see `DecoderProcess.finish`.
+    """
+
+    content: bytes
+    result: StoredPicture | PictureError | None = None
+    deaths: list[str] = field(default_factory=list)
 
 
 class DecoderProcess:
-    """A ``Resizer`` that works in another process, started when first needed and again whenever it has died.
+    """A resizer in another process, which is started when first needed and again whenever it has died.
 
     Attributes:
-        phash: of the picture that came last. img2dataset's result has no room for it, but it resizes and writes one
-            picture after the other.
         error: why no process could be started, or None.
     """
 
-    def __init__(self, spec: ResizerSpec, *, limit_s: float = PICTURE_LIMIT_S) -> None:
-        self.spec = spec
-        self.phash: str | None = None
+    def __init__(self, resizer: Resizer, *, limit_s: float = PICTURE_LIMIT_S) -> None:
+        self.resizer = resizer
         self.error: Exception | None = None
         self._limit_s = limit_s
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: _Channel | None = None
         self._is_ready = False
+        self._in_flight: deque[Decoding] = deque()
 
-    def __call__(self, stream: io.BytesIO, _boxes: object = None) -> ResizerResult:
-        """What the resizer returns; its error begins with ``quarantined`` where the picture kills its process."""
-        causes = []
-        for _ in range(_NUM_DEATHS_TO_CONVICT):
-            channel = self.wait_until_ready()
-            try:
-                channel.send(stream.getvalue())
-                answer, jpeg = channel.receive(self._limit_s)
-            except (EOFError, OSError) as error:
-                causes.append(self._cause_of_death(error))
-                continue
-            self.phash = answer["phash"]
-            width, height, original_width, original_height = answer["sizes"]
-            return jpeg or None, width, height, original_width, original_height, answer["error"]
-        return None, None, None, None, None, f"quarantined: its decoder {', then '.join(causes)}"
+    def submit(self, content: bytes) -> Decoding:
+        """Hand over a picture; waits while the process has enough to do.
+
+        Raises:
+            RuntimeError: the process does not start.
+        """
+        while len(self._in_flight) >= _NUM_IN_FLIGHT:
+            self._finish_first()
+        decoding = Decoding(content=content)
+        self._send(self.wait_until_ready(), decoding)
+        self._in_flight.append(decoding)
+        return decoding
+
+    def finish(self, decoding: Decoding) -> StoredPicture | PictureError:
+        """Wait for the result.
+
+        Raises:
+            RuntimeError: the process does not start again.
+        """
+        while decoding.result is None:
+            self._finish_first()
+        return decoding.result
+
+    def _finish_first(self) -> None:
+        """Wait for the answer that comes next, or for a death in place of it."""
+        first = self._in_flight[0]
+        channel = self.wait_until_ready()
+        try:
+            answer, jpeg = channel.receive(self._limit_s)
+        except (EOFError, OSError) as error:
+            first.deaths.append(self._cause_of_death(error))
+            if len(first.deaths) == _NUM_DEATHS_TO_CONVICT:
+                self._settle_first(PictureError("quarantined", f"its decoder {', then '.join(first.deaths)}"))
+            if self._in_flight:
+                channel = self.wait_until_ready()
+                for decoding in self._in_flight:
+                    self._send(channel, decoding)
+            return
+        self._settle_first(PictureError(*answer["error"]) if "error" in answer else StoredPicture(jpeg=jpeg, **answer))
+
+    def _settle_first(self, result: StoredPicture | PictureError) -> None:
+        first = self._in_flight.popleft()
+        first.result, first.content = result, b""
+
+    def _send(self, channel: "_Channel", decoding: Decoding) -> None:
+        # A process that has died is found out by who waits for its answers, some of which may still lie there.
+        try:
+            channel.send(decoding.content, limit_s=self._limit_s)
+        except TimeoutError:
+            assert self._process is not None
+            self._process.kill()
+        except OSError:
+            pass
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +145,7 @@ class DecoderProcess:
                 env={**os.environ, **_KEEP_MEMORY, "PYTHONPATH": os.pathsep.join(paths)},
             )
         self._channel = _Channel(ours)
-        self._channel.send(pickle.dumps(self.spec))
+        self._channel.send(pickle.dumps(self.resizer))
 
     def wait_until_ready(self) -> "_Channel":
         """Start the process where it does not run, and wait for it.
@@ -147,9 +198,10 @@ class _Channel:
         self._sock = sock
         self._reader = sock.makefile("rb")
 
-    def send(self, content: bytes, value: Any = None) -> None:
+    def send(self, content: bytes, value: Any = None, *, limit_s: float | None = None) -> None:
+        """Raises an OSError when the other end is gone, TimeoutError when it does not take the message in time."""
         header = json.dumps(value).encode()
-        self._sock.settimeout(None)
+        self._sock.settimeout(limit_s)
         self._sock.sendall(_LENGTHS.pack(len(header), len(content)) + header)
         self._sock.sendall(content)
 
@@ -175,12 +227,16 @@ class _Channel:
 _shared: DecoderProcess | None = None
 
 
-def decoder_for(spec: ResizerSpec) -> DecoderProcess:
-    """The decoding process of this process: it starts in a second, which not every shard needs to pay."""
+def decoder_for(resizer: Resizer) -> DecoderProcess:
+    """The decoding process of this process: it starts in a second, which not every shard needs to pay.
+
+    Args:
+        resizer: is pickled, and compared by ``==`` with the one at work.
+    """
     global _shared
-    if _shared is None or _shared.spec != spec or _shared.error is not None:
+    if _shared is None or _shared.resizer != resizer or _shared.error is not None:
         close_decoder()
-        _shared = DecoderProcess(spec)
+        _shared = DecoderProcess(resizer)
     _shared.start()
     return _shared
 
@@ -201,9 +257,24 @@ def serve(fd: int) -> None:
     with contextlib.suppress(OSError):  # where memory runs out, this process goes before one that holds a shard
         Path("/proc/self/oom_score_adj").write_text("1000")
     channel = _Channel(socket.socket(fileno=fd))
-    resizer = pickle.loads(channel.receive()[1]).build()
+    resizer: Resizer = pickle.loads(channel.receive()[1])
     channel.send(b"", "ready")
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+    contents: Queue[bytes | None] = Queue(_NUM_IN_FLIGHT)
+    threading.Thread(target=_receive_all, args=(channel, contents), daemon=True).start()
+    with contextlib.suppress(ConnectionError):  # the parent is gone
+        while (content := contents.get()) is not None:
+            try:
+                picture = resizer(content)
+            except PictureError as error:
+                channel.send(b"", {"error": (error.slug, error.detail)})
+            else:
+                channel.send(picture.jpeg, picture.columns)
+
+
+def _receive_all(channel: _Channel, contents: "Queue[bytes | None]") -> None:
+    """Take what the parent sends, also while a picture is at work or its answer waits to be taken; None at the end."""
+    try:
         while True:
-            jpeg, *sizes, error = resizer(io.BytesIO(channel.receive()[1]))
-            channel.send(jpeg or b"", {"sizes": sizes, "error": error, "phash": jpeg and phash(jpeg)})
+            contents.put(channel.receive()[1])
+    except (EOFError, OSError):
+        contents.put(None)

@@ -5,8 +5,10 @@ has returned: a process that is killed leaves nothing that looks finished. What 
 running again goes on from there.
 """
 
+import io
 import os
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stages.decoder import DecoderProcess, ResizerSpec, decoder_for
+from pipelines.stages.decoder import DecoderProcess, Decoding, decoder_for
 from pipelines.stages.opener import OpenerConfig, hardened_urlopen
-from pipelines.stages.pictures import PictureResizer
+from pipelines.stages.pictures import PictureError, PictureResizer, Resizer
 from pipelines.stages.spool import Spool, locked_spool
 from pipelines.stages.tars import clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
@@ -69,7 +71,7 @@ RETRY_CLASSES: Mapping[str, frozenset[str]] = {
 
 _NO_AI_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
 _SCHEMA = with_drop_reason(IMAGES)
-_RESULT_COLUMNS = ("width", "height", "original_width", "original_height", "sha256")
+_RESULT_COLUMNS = ("width", "height", "original_width", "original_height", "sha256", "phash", "drop_reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ class Download:
     opener: OpenerConfig = field(default_factory=OpenerConfig)
 
     name: ClassVar[str] = "download"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_schema: ClassVar[pa.Schema] = URLS
     output_schema: ClassVar[pa.Schema] = IMAGES
 
@@ -107,7 +109,7 @@ class Download:
         }
 
     @property
-    def resizer(self) -> ResizerSpec:
+    def resizer(self) -> Resizer:
         """What decodes; picklable, since it works in another process."""
         return PictureResizer(
             image_size_px=self.image_size_px, encode_quality=self.encode_quality, max_pixels=self.max_pixels
@@ -139,30 +141,28 @@ class Download:
                 writer = _SpoolWriter(results, decoder=decoder)
                 with hardened_urlopen(self.opener, answers=results.answers):
                     is_done = pc.is_in(table["key"], value_set=pa.array(list(results.rows), pa.string()))
-                    self._drive_img2dataset(table.filter(pc.invert(is_done)), writer, decoder, Path(scratch))
+                    to_do = table.filter(pc.invert(is_done))
+                    if len(to_do):
+                        decoder.wait_until_ready()
+                        self._drive_img2dataset(to_do, writer, Path(scratch))
                 rows = writer.rows_of(table["key"].to_pylist())
                 write_tar(folder / IMAGES_TAR_NAME, results.samples())
-        for name in (*_RESULT_COLUMNS, "phash", "drop_reason"):
+        for name in _RESULT_COLUMNS:
             table = table.append_column(name, pa.array([row.get(name) for row in rows], _SCHEMA.field(name).type))
         return table.cast(_SCHEMA)
 
-    def _drive_img2dataset(
-        self, table: pa.Table, writer: "_SpoolWriter", decoder: DecoderProcess, scratch: Path
-    ) -> None:
+    def _drive_img2dataset(self, table: pa.Table, writer: "_SpoolWriter", scratch: Path) -> None:
         # Else the import of albumentations would ask the network for its newest version.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.downloader import Downloader
 
-        if not len(table):
-            return
-        decoder.wait_until_ready()
         shard_path = scratch / "urls.feather"
         shard = table.select(["url", "key"]).rename_columns(["url", "pair_key"])
         with pa.ipc.new_file(str(shard_path), shard.schema) as feather:
             feather.write_table(shard)
         Downloader(
             sample_writer_class=lambda *_: writer,
-            resizer=decoder,
+            resizer=writer.resize,
             thread_count=self.thread_count,
             save_caption=False,
             extract_exif=False,
@@ -181,29 +181,51 @@ class Download:
 
 
 class _SpoolWriter:
-    """A sample writer for img2dataset: to a spool, in the order of arrival."""
+    """A resizer and a sample writer for img2dataset: to a spool, in the order of arrival.
+
+    The resizer only hands pictures to the decoder, and says nothing of their fate: what it returns goes through img2dataset
+    to ``write``, which waits for the results. So the decoder always has a next picture, as img2dataset takes them one by one.
+    """
 
     def __init__(self, spool: Spool, *, decoder: DecoderProcess) -> None:
         self.error: Exception | None = None
         self._spool = spool
         self._decoder = decoder
+        self._waiting: deque[tuple[Decoding, dict[str, Any]]] = deque()
 
-    def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
+    def resize(self, stream: io.BytesIO, _boxes: object = None) -> tuple[Decoding, None, None, None, None, None]:
+        """Called by img2dataset for every body, followed by ``write`` with the first of the results."""
+        return self._decoder.submit(stream.getvalue()), None, None, None, None, None
+
+    def write(self, decoding: Decoding | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
         """Called by img2dataset for every URL, from one thread; it only prints what is raised here, hence ``error``."""
-        row = {name: meta[name] for name in _RESULT_COLUMNS}
-        if jpeg is None:
-            row["drop_reason"] = drop_reason(meta["error_message"])
+        if decoding is None:
+            self._add(meta, None, {"drop_reason": drop_reason(meta["error_message"])})
+            return
+        self._waiting.append((decoding, meta))
+        while self._waiting and self._waiting[0][0].result is not None:
+            self._add_first()
+
+    def close(self) -> None:
+        """Called by img2dataset at the end of the shard."""
+        while self._waiting:
+            self._add_first()
+
+    def _add_first(self) -> None:
+        decoding, meta = self._waiting.popleft()
+        picture = self._decoder.finish(decoding)
+        if isinstance(picture, PictureError):
+            self._add(meta, None, {"drop_reason": picture.slug})
         else:
-            row["phash"] = self._decoder.phash
+            self._add(meta, picture.jpeg, {"sha256": meta["sha256"], **picture.columns})
+
+    def _add(self, meta: dict[str, Any], jpeg: bytes | None, row: dict[str, Any]) -> None:
         try:
             self._spool.add(meta["pair_key"], row, jpeg=jpeg)
             self._spool.answers.drop(meta["url"])
         except Exception as error:
             self.error = error
             raise
-
-    def close(self) -> None:
-        """Called by img2dataset at the end of the shard."""
 
     def rows_of(self, keys: list[str]) -> list[dict[str, Any]]:
         """The results, one a key; raises what made img2dataset lose one."""

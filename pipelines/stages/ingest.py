@@ -1,8 +1,6 @@
 """Pictures that a source brings along, stored exactly as the download stage stores those of the web."""
 
 import hashlib
-import io
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +10,8 @@ from typing import IO, Any, ClassVar
 import pyarrow as pa
 
 from pipelines.sources.source import PicturePair
-from pipelines.stages.download import IMAGES_TAR_NAME, drop_reason
-from pipelines.stages.pictures import GuardedResizer, phash
+from pipelines.stages.download import IMAGES_TAR_NAME
+from pipelines.stages.pictures import PictureError, PictureResizer, Resizer
 from pipelines.stages.tars import TarSample, clear_disk_errors, write_tar
 from pipelines.stages.urls import pair_key
 from schemas.tables import IMAGES, with_drop_reason
@@ -36,7 +34,7 @@ class Ingest:
     max_pixels: int = 64_000_000
 
     name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     @property
@@ -61,7 +59,7 @@ class Ingest:
         Raises:
             OSError: the pictures could not be stored, such as on a full disk.
         """
-        resizer = self._resizer()
+        resizer = PictureResizer(**self.config)
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
         with clear_disk_errors(folder), tempfile.TemporaryFile(dir=folder) as spool:
@@ -76,7 +74,7 @@ class Ingest:
         rows.sort(key=lambda row: row["key"])
         return pa.Table.from_pylist(rows, schema=with_drop_reason(IMAGES))
 
-    def _row(self, pair: PicturePair, resizer: GuardedResizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
+    def _row(self, pair: PicturePair, resizer: Resizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
         """A row without its source, and the stored picture if the row is kept."""
         row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or "", **pair.scores}
         row["key"] = pair_key(row["url"], row["caption"])
@@ -85,11 +83,11 @@ class Ingest:
             return row, None
         seen.add(row["key"])
         assert pair.picture is not None  # else there was a reason
-        jpeg, width, height, original_width, original_height, error = resizer(io.BytesIO(pair.picture))
-        if jpeg is None:
-            return {**row, "drop_reason": drop_reason(error or "")}, None
-        row |= {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
-        return row | {"sha256": hashlib.sha256(pair.picture).hexdigest(), "phash": phash(jpeg)}, jpeg
+        try:
+            picture = resizer(pair.picture)
+        except PictureError as error:
+            return row | {"drop_reason": error.slug}, None
+        return row | picture.columns | {"sha256": hashlib.sha256(pair.picture).hexdigest()}, picture.jpeg
 
     def _reason_before(self, pair: PicturePair, *, is_repeat: bool) -> str | None:
         """What is wrong before the picture is looked at."""
@@ -102,20 +100,6 @@ class Ingest:
         if not pair.caption.strip():
             return "caption_empty"
         return "duplicate_pair" if is_repeat else None
-
-    def _resizer(self) -> GuardedResizer:
-        # Else the import of albumentations would ask the network for its newest version.
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        from img2dataset.resizer import Resizer
-
-        resizer = Resizer(
-            image_size=self.image_size_px,
-            resize_mode="keep_ratio",
-            resize_only_if_bigger=True,
-            encode_quality=self.encode_quality,
-            encode_format="jpg",
-        )
-        return GuardedResizer(resizer, max_pixels=self.max_pixels)
 
 
 def _samples(spool: IO[bytes], extents: dict[str, tuple[int, int]]) -> Iterator[TarSample]:

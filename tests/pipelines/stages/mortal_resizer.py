@@ -1,35 +1,32 @@
 """Resizers that die, in a module of its own: the decoding process imports it by its name."""
 
 import ctypes
-import io
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from pipelines.stages.pictures import PictureResizer, Resizer, ResizerResult
+from pipelines.stages.pictures import PictureResizer, StoredPicture
 
 POISON = b"\xff\xfe\x00\x08poison"  # a JPEG comment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mortal:
-    """A resizer that dies of poison in a way: by a signal, by a null pointer, by leaving, or by never coming back."""
+    """A resizer that dies of poison in a way: by a signal, by a null pointer, by leaving, or by never coming back with or without
+    the interpreter's lock."""
 
     way: str = "kill"
     deaths: Path | None = None  # counts them
     num_deadly: int = 1_000_000  # deaths after which the poison has lost its power
 
-    def build(self) -> Resizer:
-        resize = PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10**6).build()
-
-        def decode(stream: io.BytesIO) -> ResizerResult:
-            if b"poison" in stream.getvalue() and self._count() <= self.num_deadly:
-                self._die()
-            return resize(stream)
-
-        return decode
+    def __call__(self, content: bytes) -> StoredPicture:
+        if b"poison" in content and self._count() <= self.num_deadly:
+            self._die()
+        return PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10**6)(content)
 
     def _count(self) -> int:
         if self.deaths is None:
@@ -45,10 +42,13 @@ class Mortal:
             ctypes.string_at(0)
         elif self.way == "leave":
             os._exit(3)
+        elif self.way == "hold":
+            ctypes.PyDLL(None).sleep(3600)  # PyDLL, unlike CDLL, keeps the interpreter's lock
         time.sleep(3600)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StillBorn:
-    def build(self) -> Resizer:
-        os._exit(7)
+class StillBorn(Mortal):
+    """A resizer that ends the process which unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return os._exit, (7,)

@@ -1,4 +1,3 @@
-import io
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from pipelines.stages.decoder import DecoderProcess, close_decoder
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
-from pipelines.stages.pictures import PictureResizer, phash
+from pipelines.stages.pictures import PictureError, PictureResizer, StoredPicture
 from schemas.tables import SCORES, URLS
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
@@ -42,13 +41,25 @@ def poisoned(picture: Callable[..., bytes]) -> bytes:
 
 
 def test_gives_what_the_resizer_gives(picture):
-    spec = PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10_000)
-    decoder, resize = DecoderProcess(spec), spec.build()
-    for content in (picture(), picture(format="PNG"), b"no picture", b"", picture(size=(200, 200)), picture()):
-        result = decoder(io.BytesIO(content))
-        assert result == resize(io.BytesIO(content))
-        jpeg = result[0]
-        assert decoder.phash == (phash(jpeg) if jpeg else None)
+    resizer = PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10_000)
+    decoder = DecoderProcess(resizer)
+    contents = [
+        picture(),
+        picture(format="PNG"),
+        b"no picture",
+        b"",
+        picture(size=(200, 200)),
+        picture(size=(90, 60)),
+    ] * 2
+    decodings = [decoder.submit(content) for content in contents]
+    results = [decoder.finish(decoding) for decoding in decodings]
+    for content, result in zip(contents, results, strict=True):
+        if isinstance(result, StoredPicture):
+            assert result == resizer(content)
+        else:
+            with pytest.raises(PictureError, match=f"^{result}$"):
+                resizer(content)
+    assert [isinstance(result, StoredPicture) for result in results] == [True, True, False, False, False, True] * 2
     decoder.close()
 
 
@@ -63,17 +74,32 @@ def test_gives_what_the_resizer_gives(picture):
 )
 def test_a_picture_that_kills_twice_is_quarantined_and_the_next_is_decoded(picture, poisoned, way, cause):
     decoder = DecoderProcess(Mortal(way=way), limit_s=1)
-    decoder(io.BytesIO(picture()))  # the start is not counted in the limit
-    *_, error = decoder(io.BytesIO(poisoned))
-    assert error == f"quarantined: its decoder {cause}"
-    assert decoder(io.BytesIO(picture()))[-1] is None
+    sizes = (30, 31, None, 32, 33, 34, None, 35)
+    contents = [poisoned if size is None else picture(size=(size, size)) for size in sizes]
+    results = [decoder.finish(decoding) for decoding in [decoder.submit(content) for content in contents]]
+    for size, result in zip(sizes, results, strict=True):
+        if size is None:
+            assert str(result) == f"quarantined: its decoder {cause}"
+        else:
+            assert isinstance(result, StoredPicture) and result.width == size
+    decoder.close()
+
+
+def test_a_decoder_that_takes_nothing_more_does_not_block_its_parent(picture, poisoned):
+    """A picture that is at work for ever, in code that lets no other thread run, with more behind it than a socket holds."""
+    decoder = DecoderProcess(Mortal(way="hold"), limit_s=1)
+    good = picture()
+    good += bytes(2_000_000) + good[-2:]
+    decodings = [decoder.submit(content) for content in (poisoned, good, good, good)]
+    slugs = [getattr(decoder.finish(decoding), "slug", None) for decoding in decodings]
+    assert slugs == ["quarantined", None, None, None]
     decoder.close()
 
 
 def test_a_death_by_chance_costs_nothing(poisoned, tmp_path):
     decoder = DecoderProcess(Mortal(deaths=tmp_path / "deaths", num_deadly=1))
-    jpeg, *sizes, error = decoder(io.BytesIO(poisoned))
-    assert (bool(jpeg), sizes, error) == (True, [40, 40, 50, 50], None)
+    result = decoder.finish(decoder.submit(poisoned))
+    assert isinstance(result, StoredPicture) and (result.width, result.original_width) == (40, 50)
     assert (tmp_path / "deaths").read_bytes() == b"xx"
     decoder.close()
 
@@ -81,7 +107,7 @@ def test_a_death_by_chance_costs_nothing(poisoned, tmp_path):
 def test_a_process_that_does_not_start_is_no_fault_of_the_picture(picture):
     decoder = DecoderProcess(StillBorn())
     with pytest.raises(RuntimeError, match="^the decoding process does not start: it ended with status 7$"):
-        decoder(io.BytesIO(picture()))
+        decoder.submit(picture())
     assert isinstance(decoder.error, RuntimeError)
 
 
@@ -89,7 +115,7 @@ def test_the_process_ends_with_its_parent(tmp_path):
     code = (
         "import os, signal\n"
         "from pipelines.stages.decoder import decoder_for\n"
-        "from pipelines.stages.pictures import PictureResizer, phash\n"
+        "from pipelines.stages.pictures import PictureResizer\n"
         "decoder = decoder_for(PictureResizer(image_size_px=40, encode_quality=95, max_pixels=1000))\n"
         "decoder.wait_until_ready()\n"
         "print(decoder._process.pid, flush=True)\n"

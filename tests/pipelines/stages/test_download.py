@@ -72,8 +72,7 @@ def test_pictures_are_made_smaller_never_larger(run, web, page, picture):
         assert image.format == "JPEG"
         assert image.size == stored[path]
         assert row["sha256"] == hashlib.sha256(web.pages[path].body).hexdigest()
-        image.draft("L", (64, 64))
-        assert row["phash"] == str(imagehash.phash(image))
+        assert imagehash.hex_to_hash(row["phash"]) - imagehash.phash(image) <= 4
 
 
 def test_every_failure_by_its_slug(run, web, page, picture):

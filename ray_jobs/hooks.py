@@ -1,10 +1,10 @@
 """The loop's door to the outside: books, checkpoints, preemption notices, the progress board."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import ray.train
 from ray.train import CheckpointUploadMode
@@ -13,13 +13,14 @@ from detclipv2.training.checkpoint import TrainState, save_state
 from detclipv2.training.metrics import SkippedStep
 from detclipv2.training.schedule import Schedule
 from ray_jobs.job import JobConfig
-from ray_jobs.progress import Progress
+from ray_jobs.progress import Progress, ProgressBoard
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Books
 
 WAITING_NAME = "waiting_metrics.json"  # beside a checkpoint: metrics of steps that no mean on the books covers yet
 # Asking whether a machine is about to go is a barrier over all workers: now and then is often enough for notices of a minute.
 STEPS_BETWEEN_NOTICES = 10
+_NOTICES_COME = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"  # Ray Train gives it to its workers
 
 
 class WorkerHooks:
@@ -52,7 +53,7 @@ class WorkerHooks:
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a machine is about to be taken away, and this is the first step that knows."""
-        if self._answered or step % STEPS_BETWEEN_NOTICES:
+        if not _NOTICES_COME or self._answered or step % STEPS_BETWEEN_NOTICES:
             return False
         self._answered = ray.train.get_preemption_info() is not None
         return self._answered
@@ -66,7 +67,7 @@ class RankZeroHooks(WorkerHooks):
         job: JobConfig,
         books: Books,
         *,
-        progress: Any,  # handle of the progress board, an actor
+        board: ProgressBoard,
         schedule: Schedule,
         waiting: Mapping[str, list[float]],
     ) -> None:
@@ -75,13 +76,13 @@ class RankZeroHooks(WorkerHooks):
         Args:
             job: the job.
             books: of its run.
-            progress: the board.
+            board: where the driver looks.
             schedule: of the training, from where this attempt begins.
             waiting: metrics that were waiting at its last checkpoint.
         """
         super().__init__(job, books, rank=0)
         self.num_steps = schedule.num_steps
-        self.progress = Progress(board=progress, types=schedule.types_left, done=schedule.done)
+        self.progress = Progress(board=board, types=schedule.types_left, done=schedule.done)
         self.logged = books.last_step("grad_norm")
         self.waiting = {name: list(values) for name, values in waiting.items()}
         books.watch_system()

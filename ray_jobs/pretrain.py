@@ -25,7 +25,7 @@ from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.plan import data_sizes
-from ray_jobs.progress import progress_of, start_board
+from ray_jobs.progress import ProgressBoard, progress_of
 from ray_jobs.publish import evaluate_and_register
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
@@ -119,7 +119,8 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     )
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
-    board = start_board()
+    board = ProgressBoard(run_name=storage.name)
+    board.clear()
     args = WorkerArgs(
         job=job,
         dataset=dataset,
@@ -128,7 +129,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
         flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
-        progress=board,
+        board=board,
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
     make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train

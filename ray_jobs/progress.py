@@ -1,16 +1,17 @@
-"""The driver's view of a training that runs elsewhere: an actor that the first rank tells its step."""
+"""The driver's view of a training that runs elsewhere: a board in the cluster that the first rank writes its step on."""
 
+import contextlib
+import json
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
 
-import ray
+from ray.experimental import internal_kv
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -18,6 +19,7 @@ from rich.progress import Progress as Bar
 from detclipv2.config import Supervision
 
 POLL_S = 1.0
+_NAMESPACE = "detclipv2.progress"
 PRINT_EVERY_S = 15.0  # where there is no terminal to redraw
 _FORGETTING = 0.05  # weight of the newest step in the mean time of its type
 
@@ -42,24 +44,33 @@ class Status:
         return f"{losses}  images/s {rates}{left}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class ProgressBoard:
-    """The latest status of a training."""
+    """Where the latest status of a training hangs: a value in the key-value store of the cluster's head.
 
-    def __init__(self) -> None:
-        self.status = Status()
+    An actor would be a process more, and each one wakes a hundred times a second. A board that cannot be reached is no reason
+    to stop a training.
+    """
+
+    run_name: str
+
+    def clear(self) -> None:
+        """Take away what an earlier training of this name has left."""
+        self.update(Status())
 
     def update(self, status: Status) -> None:
-        """Called by the first rank after every step."""
-        self.status = status
+        """Called by the first rank."""
+        with contextlib.suppress(Exception):
+            internal_kv._internal_kv_put(
+                self.run_name, json.dumps(asdict(status)), overwrite=True, namespace=_NAMESPACE
+            )
 
     def read(self) -> Status:
         """The latest status."""
-        return self.status
-
-
-def start_board() -> Any:
-    """A new board, as the handle of an actor that takes no CPU from the workers."""
-    return ray.remote(num_cpus=0)(ProgressBoard).remote()
+        with contextlib.suppress(Exception):
+            value = internal_kv._internal_kv_get(self.run_name, namespace=_NAMESPACE)
+            return Status(**json.loads(value))
+        return Status()
 
 
 class Progress:
@@ -69,7 +80,7 @@ class Progress:
     that it is right after a resume, too, and when a type that takes long is still to come.
     """
 
-    def __init__(self, *, board: Any, types: Sequence[Supervision], done: int) -> None:
+    def __init__(self, *, board: ProgressBoard, types: Sequence[Supervision], done: int) -> None:
         self.board = board
         self.num_steps = done + len(types)
         self.done = done
@@ -96,7 +107,7 @@ class Progress:
         if step < self.num_steps and time.monotonic() - self._told_s < POLL_S:
             return
         self._told_s = time.monotonic()
-        self.board.update.remote(
+        self.board.update(
             Status(
                 step=step,
                 num_steps=self.num_steps,
@@ -113,7 +124,7 @@ class Progress:
 
 
 @contextmanager
-def progress_of(board: Any, *, console: Console) -> Iterator[None]:
+def progress_of(board: ProgressBoard, *, console: Console) -> Iterator[None]:
     """Draw the board's progress while the body runs: a bar on a terminal, a line now and then elsewhere."""
     done = threading.Event()
     thread = threading.Thread(target=_draw, args=(board, console, done), daemon=True)
@@ -125,7 +136,7 @@ def progress_of(board: Any, *, console: Console) -> Iterator[None]:
         thread.join(timeout=10 * POLL_S)
 
 
-def _draw(board: Any, console: Console, done: threading.Event) -> None:
+def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None:
     columns = (
         TextColumn("training"),
         BarColumn(bar_width=24),
@@ -138,10 +149,7 @@ def _draw(board: Any, console: Console, done: threading.Event) -> None:
         task = bar.add_task("training", total=None, words="starting workers")
         while True:
             finished = done.wait(POLL_S)
-            try:
-                status: Status = ray.get(board.read.remote(), timeout=5 * POLL_S)
-            except ray.exceptions.RayError:
-                return
+            status = board.read()
             bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
             since_print += POLL_S
             if not console.is_terminal and status.step != printed and (finished or since_print >= PRINT_EVERY_S):

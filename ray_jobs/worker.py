@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import ray
 import ray.train
@@ -28,6 +27,7 @@ from pipelines.storage import Location
 from ray_jobs.data_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job import JobConfig
+from ray_jobs.progress import ProgressBoard
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Books
 from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
@@ -46,7 +46,7 @@ class WorkerArgs:
     tracking_uri: str
     run_id: str
     flops_per_image: Mapping[Supervision, float]  # of a training step, by type
-    progress: Any  # handle of the progress board, an actor
+    board: ProgressBoard
 
 
 def train_worker(config: dict[str, WorkerArgs]) -> int:
@@ -82,7 +82,7 @@ def _hooks(args: WorkerArgs, schedule: Schedule, state: TrainState | None, books
     return RankZeroHooks(
         args.job,
         books,
-        progress=args.progress,
+        board=args.board,
         schedule=schedule,
         waiting={} if waiting is None else json.loads(waiting),
     )

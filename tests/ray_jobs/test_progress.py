@@ -1,19 +1,18 @@
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from detclipv2.config import Supervision
-from ray_jobs.progress import Progress, Status
+from ray_jobs.progress import Progress, ProgressBoard, Status
 
 
 class Board:
-    """Stands where the actor's handle would: keeps what it is sent."""
+    """Keeps what it is sent."""
 
     def __init__(self) -> None:
         self.sent: list[Status] = []
-        self.update = self
 
-    def remote(self, status: Status) -> None:
+    def update(self, status: Status) -> None:
         self.sent.append(status)
 
 
@@ -24,7 +23,7 @@ def metrics(kind: str, step_s: float, **more: float) -> dict[str, Any]:
 def test_the_time_left_counts_each_type_with_its_own_time() -> None:
     board = Board()
     types: list[Supervision] = ["detection", "image_text", "detection", "image_text", "image_text"]
-    progress = Progress(board=board, types=types, done=10)
+    progress = Progress(board=cast(ProgressBoard, board), types=types, done=10)
 
     progress.step(11, metrics("detection", 1.0))
     assert board.sent[-1].remaining_s == pytest.approx(4 * 1.0), "of a type that had no turn nothing is known yet"
@@ -43,7 +42,7 @@ def test_the_time_left_counts_each_type_with_its_own_time() -> None:
 
 def test_nothing_is_left_after_the_last_step() -> None:
     board = Board()
-    progress = Progress(board=board, types=["detection", "detection"], done=0)
+    progress = Progress(board=cast(ProgressBoard, board), types=["detection", "detection"], done=0)
 
     for step in (1, 2):
         progress.step(step, metrics("detection", 0.5))

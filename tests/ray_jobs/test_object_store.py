@@ -85,7 +85,7 @@ def evaluated(predictor: Predictor, dataset: DatasetManifest, root: Location) ->
 def test_a_training_whose_data_and_checkpoints_are_in_an_object_store(
     bucket: UPath, tiny_data: Path, tmp_path: Path
 ) -> None:
-    bucket.fs.put(str(tiny_data.parents[2]), f"{bucket.path}/data", recursive=True)
+    bucket.fs.put(str(tiny_data.parents[2]), (bucket / "data").path, recursive=True)
     data = str(bucket / "data/datasets/tiny" / MANIFEST_NAME)
     options = ("--data", data, "--storage", str(bucket / "runs"), "--name", "mine", "--outputs", str(tmp_path))
 

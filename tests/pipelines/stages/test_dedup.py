@@ -152,13 +152,14 @@ def test_nothing_to_compare(verdicts):
 def test_distinct_scenes_stay_and_their_copies_go():
     """Small synthetic scenes on smooth backgrounds are the hard case of a perceptual hash."""
     from pipelines.sources.emoji_scenes.source import EmojiScenes
-    from pipelines.stages.pictures import phash
+    from pipelines.stages.pictures import PictureResizer
 
     scenes = EmojiScenes(seed=0, image_size_px=160)
+    resizer = PictureResizer(image_size_px=160, encode_quality=95, max_pixels=10**6)
     copies = [i for i in range(2000) if scenes.kind_of(i) == "near_duplicate"][:5]
     pictures = [i for i in range(500) if scenes.kind_of(i) == "picture"]
     indices = sorted({*pictures, *map(scenes.original_of, copies), *copies})
-    hashes = [phash(scenes.picture(i)) for i in indices]
+    hashes = [resizer(scenes.picture(i)).phash for i in indices]
     rows = [
         dict.fromkeys(IMAGES.names)
         | {"key": f"{i:06}", "url": "", "caption": "", "source": "", "sha256": str(i), "phash": h}

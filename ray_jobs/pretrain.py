@@ -119,7 +119,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     )
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
-    board = ProgressBoard(run_name=storage.name)
+    board = ProgressBoard(run_id=tracker.run_id)
     board.clear()
     args = WorkerArgs(
         job=job,
@@ -129,7 +129,6 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
         flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
-        board=board,
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
     make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train

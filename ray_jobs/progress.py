@@ -1,13 +1,12 @@
 """The driver's view of a training that runs elsewhere: a board in the cluster that the first rank writes its step on."""
 
-import contextlib
 import json
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 
@@ -52,25 +51,22 @@ class ProgressBoard:
     to stop a training.
     """
 
-    run_name: str
+    run_id: str
 
     def clear(self) -> None:
-        """Take away what an earlier training of this name has left."""
+        """Take away what an earlier attempt of the run has left."""
         self.update(Status())
 
     def update(self, status: Status) -> None:
         """Called by the first rank."""
-        with contextlib.suppress(Exception):
-            internal_kv._internal_kv_put(
-                self.run_name, json.dumps(asdict(status)), overwrite=True, namespace=_NAMESPACE
-            )
+        with suppress(Exception):
+            internal_kv._internal_kv_put(self.run_id, json.dumps(asdict(status)), overwrite=True, namespace=_NAMESPACE)
 
-    def read(self) -> Status:
-        """The latest status."""
-        with contextlib.suppress(Exception):
-            value = internal_kv._internal_kv_get(self.run_name, namespace=_NAMESPACE)
-            return Status(**json.loads(value))
-        return Status()
+    def read(self) -> Status | None:
+        """The latest status, or None where the board cannot be reached."""
+        with suppress(Exception):
+            return Status(**json.loads(internal_kv._internal_kv_get(self.run_id, namespace=_NAMESPACE)))
+        return None
 
 
 class Progress:
@@ -144,12 +140,12 @@ def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[words]}"),
     )
-    since_print, printed = 0.0, 0
+    since_print, printed, status = 0.0, 0, Status()
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None, words="starting workers")
         while True:
             finished = done.wait(POLL_S)
-            status = board.read()
+            status = board.read() or status
             bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
             since_print += POLL_S
             if not console.is_terminal and status.step != printed and (finished or since_print >= PRINT_EVERY_S):

@@ -46,7 +46,6 @@ class WorkerArgs:
     tracking_uri: str
     run_id: str
     flops_per_image: Mapping[Supervision, float]  # of a training step, by type
-    board: ProgressBoard
 
 
 def train_worker(config: dict[str, WorkerArgs]) -> int:
@@ -82,7 +81,7 @@ def _hooks(args: WorkerArgs, schedule: Schedule, state: TrainState | None, books
     return RankZeroHooks(
         args.job,
         books,
-        board=args.board,
+        board=ProgressBoard(run_id=args.run_id),
         schedule=schedule,
         waiting={} if waiting is None else json.loads(waiting),
     )

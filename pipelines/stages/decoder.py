@@ -78,9 +78,9 @@ class DecoderProcess:
         """
         while len(self._in_flight) >= _NUM_IN_FLIGHT:
             self._finish_first()
-        decoding = Decoding(content=content)
-        self._send(self.wait_until_ready(), decoding)
+        channel, decoding = self.wait_until_ready(), Decoding(content=content)
         self._in_flight.append(decoding)
+        self._send(channel, decoding)
         return decoding
 
     def finish(self, decoding: Decoding) -> StoredPicture | PictureError:
@@ -103,10 +103,6 @@ class DecoderProcess:
             first.deaths.append(self._cause_of_death(error))
             if len(first.deaths) == _NUM_DEATHS_TO_CONVICT:
                 self._settle_first(PictureError("quarantined", f"its decoder {', then '.join(first.deaths)}"))
-            if self._in_flight:
-                channel = self.wait_until_ready()
-                for decoding in self._in_flight:
-                    self._send(channel, decoding)
             return
         self._settle_first(PictureError(*answer["error"]) if "error" in answer else StoredPicture(jpeg=jpeg, **answer))
 
@@ -148,7 +144,7 @@ class DecoderProcess:
         self._channel.send(pickle.dumps(self.resizer))
 
     def wait_until_ready(self) -> "_Channel":
-        """Start the process where it does not run, and wait for it.
+        """Start the process where it does not run, and wait for it; a new one is given what the last one has not answered.
 
         Raises:
             RuntimeError: it does not start; nor will it be tried again.
@@ -164,6 +160,8 @@ class DecoderProcess:
                 self.error = RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}")
                 raise self.error from error
             self._is_ready = True
+            for decoding in self._in_flight:
+                self._send(self._channel, decoding)
         assert self._channel is not None
         return self._channel
 

@@ -111,9 +111,7 @@ class Download:
     @property
     def resizer(self) -> Resizer:
         """What decodes; picklable, since it works in another process."""
-        return PictureResizer(
-            image_size_px=self.image_size_px, encode_quality=self.encode_quality, max_pixels=self.max_pixels
-        )
+        return PictureResizer(**self.config)
 
     def run(self, table: pa.Table, *, folder: Path, spool: Path | None = None) -> pa.Table:
         """Fetch a shard and write ``folder/images.tar``, its pictures sorted by key.
@@ -184,7 +182,8 @@ class _SpoolWriter:
     """A resizer and a sample writer for img2dataset: to a spool, in the order of arrival.
 
     The resizer only hands pictures to the decoder, and says nothing of their fate: what it returns goes through img2dataset
-    to ``write``, which waits for the results. So the decoder always has a next picture, as img2dataset takes them one by one.
+    to ``write``, which puts down the results that have come by then. So the decoder always has a next picture, though img2dataset
+    takes one after the other.
     """
 
     def __init__(self, spool: Spool, *, decoder: DecoderProcess) -> None:

@@ -96,6 +96,17 @@ def test_a_decoder_that_takes_nothing_more_does_not_block_its_parent(picture, po
     decoder.close()
 
 
+def test_a_process_that_dies_between_two_shards_leaves_no_answer_to_a_wrong_picture(picture):
+    decoder = DecoderProcess(PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10_000))
+    given_up = decoder.submit(picture(size=(20, 20)))  # by a shard that failed
+    decoder._process.kill()
+    decoder._process.wait()
+    decoder.start()
+    decodings = [decoder.submit(picture(size=(size, size))) for size in (21, 22)]
+    assert [decoder.finish(decoding).width for decoding in (*decodings, given_up)] == [21, 22, 20]
+    decoder.close()
+
+
 def test_a_death_by_chance_costs_nothing(poisoned, tmp_path):
     decoder = DecoderProcess(Mortal(deaths=tmp_path / "deaths", num_deadly=1))
     result = decoder.finish(decoder.submit(poisoned))

@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines.stages import download
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.pictures import PictureResizer
 from pipelines.stages.spool import Spool
 from pipelines.stages.tars import read_tar
 from pipelines.stages.urls import Urls
@@ -72,6 +73,10 @@ def test_pictures_are_made_smaller_never_larger(run, web, page, picture):
         assert image.format == "JPEG"
         assert image.size == stored[path]
         assert row["sha256"] == hashlib.sha256(web.pages[path].body).hexdigest()
+        assert (
+            row["phash"]
+            == PictureResizer(image_size_px=40, encode_quality=95, max_pixels=10**6)(web.pages[path].body).phash
+        )
         assert imagehash.hex_to_hash(row["phash"]) - imagehash.phash(image) <= 4
 
 
@@ -219,6 +224,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pipelines.stages.download import Download
 from pipelines.stages.opener import OpenerConfig
+from pipelines.stages.pictures import PictureResizer
 from pipelines.stages.spool import Spool
 
 address, urls, folder, spool = sys.argv[1:]

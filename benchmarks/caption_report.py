@@ -1,6 +1,6 @@
 """What filters and noun phrases make of real captions: ``python benchmarks/caption_report.py`` prints it as Markdown.
 
-The figures of docs/data.md come from it. Pictures are not at hand: every row has a neutral size and a picture of its own.
+The figures of docs/data.md come from it. Images are not at hand: every row has a neutral size and an image of its own.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from random import Random
 import pyarrow as pa
 
 from benchmarks.captions import SHARED_DATA, read_captions, table_of
+from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.noun_phrases import NounPhrases
-from pipelines.stages.presets import PRESETS
 from pipelines.stages.statistics import count_heads, count_phrases
 from pipelines.storage import count_reasons, format_counts, split
 from ray_jobs.cli import run_cli

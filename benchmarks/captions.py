@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.filters import clean_caption
 from pipelines.stages.noun_phrases import NounPhrases
-from pipelines.stages.presets import PRESETS
 from pipelines.storage import format_counts, write_split
 from ray_jobs.cli import run_cli
 from schemas.tables import IMAGES, SCORES
@@ -175,13 +175,13 @@ def dedup_shards(folder: Path) -> Counter[str]:
 def write_rows(captions: list[str], num_rows: int, folder: Path, _: int) -> None:
     """Rows as the download stage leaves them, of real captions, in shards.
 
-    Half of the captions are real ones, the others the first half of one and the second of another. One picture in ten is
-    an earlier one's bytes, one in ten has a hash two bits from an earlier one's. Sizes spread as those of web pictures.
+    Half of the captions are real ones, the others the first half of one and the second of another. One image in ten is
+    an earlier one's bytes, one in ten has a hash two bits from an earlier one's. Sizes spread as those of web images.
     """
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, num_rows, dtype=np.uint64)
     kind, earlier = rng.random(num_rows), (rng.random(num_rows) * np.arange(num_rows)).astype(np.int64)
-    picture = np.where(kind < 0.1, earlier, np.arange(num_rows))
+    image = np.where(kind < 0.1, earlier, np.arange(num_rows))
     bits = np.uint64(1) << rng.integers(0, 64, (2, num_rows), dtype=np.uint64)
     hashes = np.where(kind < 0.1, hashes[earlier], np.where(kind < 0.2, hashes[earlier] ^ bits[0] ^ bits[1], hashes))
     sides = np.exp(rng.normal(6.3, 0.6, (2, num_rows))).astype(np.int64) + 1
@@ -192,19 +192,19 @@ def write_rows(captions: list[str], num_rows: int, folder: Path, _: int) -> None
         table = table_of(
             [captions[first[i]] if i % 2 else _spliced(captions[first[i]], captions[second[i]]) for i in rows],
             key=[f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in rows],
-            url=[f"http://pictures.test/{i}.jpg" for i in rows],
+            url=[f"http://images.test/{i}.jpg" for i in rows],
             original_width=sides[0][rows],
             original_height=sides[1][rows],
             width=(sides * scale)[0][rows].round(),
             height=(sides * scale)[1][rows].round(),
-            sha256=[f"{picture[i]:064x}" for i in rows],
+            sha256=[f"{image[i]:064x}" for i in rows],
             phash=[f"{hashes[i]:016x}" for i in rows],
         )
         pq.write_table(table, folder / f"rows-{start // ROWS_PER_SHARD:05d}.parquet")
 
 
 def table_of(captions: list[str], **columns: object) -> pa.Table:
-    """IMAGES of these captions; what ``columns`` does not name is of a picture of 320 by 320."""
+    """IMAGES of these captions; what ``columns`` does not name is of an image of 320 by 320."""
     num_rows = len(captions)
     constants: dict[str, object] = {"key": "", "url": "", "source": "benchmark", "sha256": "", "phash": "0" * 16}
     sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), 320)

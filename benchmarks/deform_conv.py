@@ -16,7 +16,7 @@ from torchvision.ops import deform_conv2d
 
 from detclipv2.ops.deform_conv import modulated_deform_conv
 
-SHAPE = (32, 96, 16, 16)  # pictures, channels, height, width: the finest level of a 128 px batch
+SHAPE = (32, 96, 16, 16)  # images, channels, height, width: the finest level of a 128 px batch
 NUM_ROUNDS = 7
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

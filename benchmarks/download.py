@@ -1,6 +1,6 @@
-"""Pictures a second of our download stage and of plain img2dataset, from the same web on loopback.
+"""Images a second of our download stage and of plain img2dataset, from the same web on loopback.
 
-    python -m benchmarks.download --pictures 2000 --repeats 3
+    python -m benchmarks.download --images 2000 --repeats 3
 
 Both fetch with the same number of threads in this process, shrink in the same way and write one tar a shard. The runs
 alternate, and the ratio is that of medians, so that a busy machine troubles both alike. Ours decodes in a second process,
@@ -24,10 +24,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.fetch.decoder import decoder_for
+from pipelines.fetch.download import Download
+from pipelines.fetch.http_client import OpenerConfig
 from pipelines.sources.small_web import PHOTOS_HOST, SmallWeb
-from pipelines.stages.decoder import decoder_for
-from pipelines.stages.download import Download
-from pipelines.stages.opener import OpenerConfig
 from schemas.tables import URLS
 
 TARGET = 0.9
@@ -45,7 +45,7 @@ class Cost:
 
 def main(
     *,
-    pictures: int = 2000,
+    images: int = 2000,
     repeats: int = 3,
     threads: int = 64,
     size: tuple[int, int] = (800, 600),
@@ -54,10 +54,10 @@ def main(
     """Measure, print a table, and fail below the target.
 
     Args:
-        pictures: URLs of a shard.
+        images: URLs of a shard.
         repeats: shards for each of the two, after one to warm up.
         threads: that fetch.
-        size: width and height of the pictures of the web, in pixels.
+        size: width and height of the images of the web, in pixels.
         image_size_px: shorter side of the stored ones.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -66,18 +66,18 @@ def main(
         stage = Download(image_size_px=image_size_px, thread_count=threads)
         with SmallWeb(folder / "web", folder=folder) as web:
             address = web.connect_to[PHOTOS_HOST]
-            ours = our_run(stage, address, num_urls=pictures)
-            plain = plain_run(stage, address, num_urls=pictures)
+            ours = our_run(stage, address, num_urls=images)
+            plain = plain_run(stage, address, num_urls=images)
             costs: dict[str, list[Cost]] = {"plain img2dataset": [], "download stage": []}
             for i in range(repeats + 1):
                 for (label, seen), run in zip(costs.items(), (plain, ours), strict=True):
                     cost = measured(run, folder / f"{label.split()[0]}-{i}", stage)
                     seen.extend([cost] if i else [])
-    report(costs, num_urls=pictures)
+    report(costs, num_urls=images)
 
 
 def draw(folder: Path, *, size: tuple[int, int]) -> None:
-    """Pictures of soft coloured noise, which compress as photos do."""
+    """Images of soft coloured noise, which compress as photos do."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     width, height = size
@@ -89,7 +89,7 @@ def draw(folder: Path, *, size: tuple[int, int]) -> None:
 
 
 def our_run(stage: Download, address: str, *, num_urls: int) -> Callable[[Path], int]:
-    """The stage on a shard of URLs at many hosts, each with its robots.txt; gives the number of pictures kept."""
+    """The stage on a shard of URLs at many hosts, each with its robots.txt; gives the number of images kept."""
     hosts = [f"photos{i}.test" for i in range(NUM_HOSTS)]
     urls = [f"http://{hosts[i % NUM_HOSTS]}/{i % NUM_FILES}.jpg?{i}" for i in range(num_urls)]
     keys = [f"{i:016x}" for i in range(num_urls)]
@@ -147,14 +147,14 @@ def plain_run(stage: Download, address: str, *, num_urls: int) -> Callable[[Path
 
 
 def measured(run: Callable[[Path], int], folder: Path, stage: Download) -> Cost:
-    """What one shard costs; all its pictures have to come."""
+    """What one shard costs; all its images have to come."""
     folder.mkdir()
     decoder = psutil.Process(decoder_for(stage.resizer).pid)
     wall_s, cpu_s = time.perf_counter(), time.process_time() + sum(decoder.cpu_times()[:2])
     num_kept = run(folder)
     wall_s = time.perf_counter() - wall_s
     cpu_s = time.process_time() + sum(decoder.cpu_times()[:2]) - cpu_s
-    print(f"{folder.name}: {num_kept} pictures, {wall_s:.1f} s, {cpu_s:.1f} s of processor", flush=True)
+    print(f"{folder.name}: {num_kept} images, {wall_s:.1f} s, {cpu_s:.1f} s of processor", flush=True)
     return Cost(wall_s=wall_s, cpu_s=cpu_s)
 
 
@@ -164,7 +164,7 @@ def report(costs: dict[str, list[Cost]], *, num_urls: int) -> None:
     Raises:
         SystemExit: ours is slower than the target allows.
     """
-    table = Table("", "pictures a second", "pictures a second of processor")
+    table = Table("", "images a second", "images a second of processor")
     rates = {}
     for label, seen in costs.items():
         wall = num_urls / statistics.median(cost.wall_s for cost in seen)

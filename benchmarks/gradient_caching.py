@@ -45,7 +45,7 @@ def make_objective(device: torch.device) -> HybridObjective:
 
 
 def make_batch(num_pairs: int, image_size: int) -> Batch:
-    """Pictures of coarse random colours, each with two phrases and a caption of its own."""
+    """Images of coarse random colours, each with two phrases and a caption of its own."""
     colours = torch.rand(num_pairs, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     return Batch(
         supervision="image_text",

@@ -25,11 +25,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.assets import build
-from pipelines.config import BuildConfig
-from pipelines.scales import SCALES, Scale
+from pipelines.build.assets import ASSETS
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.dagster_assets import build
+from pipelines.build.scales import SCALES, Scale
 from pipelines.sources.small_web import REQUEST_LOG_NAME
-from pipelines.street import ASSETS
 from schemas.manifest import MANIFEST_NAME, Manifest
 
 NAME = "growth"
@@ -38,7 +38,7 @@ MAX_WORK = 3.2
 TIMES_MEMORY = 10
 MAX_MEMORY = 1.15
 SAMPLE_INTERVAL_S = 0.2
-# No picture is held out, and no phrase is out of bounds where there is no bound.
+# No image is held out, and no phrase is out of bounds where there is no bound.
 ASSETS_OF_PAIRS = [
     name
     for name, asset in ASSETS.items()
@@ -66,7 +66,7 @@ def main(
             num_grounding=pairs // 10,
             num_validation=20,
             pairs_per_shard=pairs_per_shard,
-            pictures_per_shard=50,
+            images_per_shard=50,
         )
         build(BuildConfig(scale=NAME, root=only_build))
         return
@@ -162,7 +162,7 @@ class Peaks:
     """
 
     driver: int = 0
-    worker: int = 0  # of Ray's workers, with the process in which it decodes pictures
+    worker: int = 0  # of Ray's workers, with the process in which it decodes images
 
     def look(self, driver: psutil.Process) -> None:
         """Sample all processes of a build."""

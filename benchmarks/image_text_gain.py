@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detclipv2.evaluation.lvis import LvisMetrics
-from pipelines.config import BuildConfig
+from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.cli import run_cli
 from ray_jobs.job import load_recipe

@@ -33,14 +33,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.scales import SCALES
+from pipelines.build.assets import ASSETS
+from pipelines.build.scales import SCALES
 from pipelines.sources.emoji_scenes import EmojiScenes
 from pipelines.sources.small_web import ANSWER_LOG_NAME, REQUEST_LOG_NAME
-from pipelines.street import ASSETS
 
 Victim = Literal["driver", "worker", "raylet"]
 NAME = "killed"
-# Most of the time, and all of the fetching, is in the pictures.
+# Most of the time, and all of the fetching, is in the images.
 _VISITS = {"images": 6}
 # The web and the workers of a killed driver end shortly after it; the next run takes longer until it fetches.
 _DYING_S: dict[Victim, float] = {"driver": 2.0, "worker": 0.2, "raylet": 0.2}
@@ -155,8 +155,8 @@ def kill_builds(folder: Path, *, pairs: int, num_kills: int, seed: int, console:
 
 def build_scenes(root: Path, *, pairs: int) -> None:
     """One build, in this process."""
-    from pipelines.assets import build
-    from pipelines.config import BuildConfig
+    from pipelines.build.build_config import BuildConfig
+    from pipelines.build.dagster_assets import build
 
     SCALES[NAME] = replace(
         SCALES["tiny"], num_pairs=pairs, pairs_per_shard=max(1, pairs // 5), num_detection=400, num_grounding=200

@@ -1,7 +1,7 @@
 """Images a second of one processor core: the loader of detclipv2 against webdataset and Pillow doing the same work.
 
 ``python benchmarks/loader.py`` writes shards of photographs (of ``../shared/data/coco_ccby`` where that is, else of smooth random
-pictures), reads them in turn with either, each in a process of its own with one thread, and prints a table. It exits with
+images), reads them in turn with either, each in a process of its own with one thread, and prints a table. It exits with
 status 1 where the loader is less than 1.5 times as fast. Both end with float pixels on the processor; what the loader hands
 out before, for a GPU to make float, is measured too.
 """
@@ -49,7 +49,7 @@ class Case:
     """What is read, and how many of it."""
 
     supervision: Supervision
-    longer_px: tuple[int, int]  # of the stored pictures, from and to
+    longer_px: tuple[int, int]  # of the stored images, from and to
     image_size: int
     shorter_size: int | None
     scale_jitter: tuple[float, float]
@@ -93,7 +93,7 @@ CASES = {
 
 
 def photographs() -> list[Image.Image]:
-    """Pictures with detail, to be cut and resized."""
+    """Images with detail, to be cut and resized."""
     if PHOTOS.is_dir():
         return [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))[:60]]
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def photographs() -> list[Image.Image]:
 
 
 def write_shards(case: Case, folder: Path) -> None:
-    """Two shards of JPEG pictures, quality 90, four in five of them lying, with a caption or three boxes."""
+    """Two shards of JPEG images, quality 90, four in five of them lying, with a caption or three boxes."""
     rng, photos = random.Random(0), photographs()
     for number in range(2):
         with tarfile.open(folder / f"{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:

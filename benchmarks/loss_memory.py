@@ -30,7 +30,7 @@ MAX_SHARE = 0.1  # of the whole matrix in fp32
 # Matrices from which on time and memory are judged: below, calls take the time, and gradients and buffers the memory.
 TIMED_BYTES = 2**20
 LARGE_BYTES = 2**30
-POSITIVES_A_PICTURE = 100
+POSITIVES_PER_IMAGE = 100
 CONCEPTS_A_CAPTION = 6
 
 Loss = Literal["alignment", "hard", "soft", "image_to_text"]
@@ -44,7 +44,7 @@ class Case:
     loss: Loss
     way: Literal["chunks", "whole"]
     num_images: int
-    num_regions: int  # of a picture
+    num_regions: int  # of an image
     num_texts: int
     width: int
     num_rounds: int = 1  # the fastest counts
@@ -55,7 +55,7 @@ class Case:
         return 4 * self.num_images * self.num_regions * self.num_texts
 
 
-# Loss, pictures, regions of each, texts, width, rounds, and whether the whole matrix is tried too.
+# Loss, images, regions of each, texts, width, rounds, and whether the whole matrix is tried too.
 SHAPES: list[tuple[Loss, int, int, int, int, int, bool]] = [
     ("alignment", 8, 270, 200, 128, 20, True),  # the demo
     ("alignment", 1, 22_400, 1_000, 256, 3, True),
@@ -72,7 +72,7 @@ SHAPES: list[tuple[Loss, int, int, int, int, int, bool]] = [
 
 def alignment(case: Case, regions: Tensor, texts: Tensor) -> Run:
     """L_align with positives spread evenly."""
-    images = torch.arange(case.num_images).repeat_interleave(POSITIVES_A_PICTURE)
+    images = torch.arange(case.num_images).repeat_interleave(POSITIVES_PER_IMAGE)
     number = torch.arange(len(images))
     anchors, concepts = number * 7 % case.num_regions, number * 11 % case.num_texts
     bias, valid = torch.tensor(-4.6, requires_grad=True), torch.ones(regions.shape[:2], dtype=torch.bool)
@@ -100,7 +100,7 @@ def alignment(case: Case, regions: Tensor, texts: Tensor) -> Run:
 
 
 def word_region(case: Case, regions: Tensor, texts: Tensor) -> Run:
-    """The mean squared similarity of captions and pictures, every text being a concept of one caption."""
+    """The mean squared similarity of captions and images, every text being a concept of one caption."""
     texts_of = [
         list(range(i, min(i + CONCEPTS_A_CAPTION, len(texts)))) for i in range(0, len(texts), CONCEPTS_A_CAPTION)
     ]
@@ -168,7 +168,7 @@ def main() -> None:
     """Measure all cases, print the table, judge."""
     table = Table(
         Column("loss", no_wrap=True),
-        Column("pictures x regions x texts x width", no_wrap=True),
+        Column("images x regions x texts x width", no_wrap=True),
         *(
             Column(title, justify="right")
             for title in ("matrix, MiB", "chunks, s", "whole, s", "chunks, MiB", "whole, MiB")

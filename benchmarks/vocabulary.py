@@ -1,4 +1,4 @@
-"""What a large vocabulary costs on one picture of 1333 x 800 pixels on a CPU: names scored in chunks, and all at one time.
+"""What a large vocabulary costs on one image of 1333 x 800 pixels on a CPU: names scored in chunks, and all at one time.
 
 Run ``python benchmarks/vocabulary.py`` with one OpenMP thread a process, on Linux. Weights and text embeddings are random; the
 head has the paper's size, the backbone is a light one. It fails if the chunks need more than 256 MB or find something else.
@@ -21,7 +21,7 @@ from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig
 from detclipv2.models.postprocess import MAX_PAIRS, postprocess
 
-CANVAS_HW, PICTURE_HW = (800, 1344), (800, 1333)
+CANVAS_HW, IMAGE_HW = (800, 1344), (800, 1333)
 NUM_NAMES = (1, 80, 1203, 13_000)
 MAX_NAMES_WHOLE = 2000  # 13,000 names at one time take more than 7 GB
 MAX_ADDED_MB = 256
@@ -46,19 +46,19 @@ def status_mb(key: str) -> float:
 
 @torch.inference_mode()
 def measure(num_names: int, max_pairs: int) -> Measured:
-    """Detect ``num_names`` random names in a random picture."""
+    """Detect ``num_names`` random names in a random image."""
     torch.manual_seed(0)
     detector = build_detector(ModelConfig(backbone="lcnet_050", backbone_weights="random", drop_path=0.0)).eval()
     texts = F.normalize(torch.randn(num_names, 256), dim=-1)
     pixels = torch.rand(1, 3, *CANVAS_HW)
     started = time.perf_counter()
-    output = detector(pixels, [PICTURE_HW])
+    output = detector(pixels, [IMAGE_HW])
     detected = time.perf_counter()
     before = status_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     resumed = time.perf_counter()
     (found,) = postprocess(
-        output, texts, logit_bias=detector.head.logit_bias, image_sizes_hw=[PICTURE_HW], max_pairs=max_pairs
+        output, texts, logit_bias=detector.head.logit_bias, image_sizes_hw=[IMAGE_HW], max_pairs=max_pairs
     )
     return Measured(
         network_s=detected - started,
@@ -70,7 +70,7 @@ def measure(num_names: int, max_pairs: int) -> Measured:
 
 def main() -> None:
     """Measure, print the table, and judge."""
-    table = Table("names", "network, s", title=f"one picture of {PICTURE_HW[1]} x {PICTURE_HW[0]}, fp32, CPU")
+    table = Table("names", "network, s", title=f"one image of {IMAGE_HW[1]} x {IMAGE_HW[0]}, fp32, CPU")
     for way in WAYS:
         table.add_column(f"{way}: s")
         table.add_column("peak, MB")

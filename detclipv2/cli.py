@@ -35,7 +35,7 @@ class Predict:
     vocabulary: Path | None = None
     """Or a file with what to look for: one name a line, or a .json with categories as in COCO and LVIS."""
     out: Path | None = None
-    """Where to write: a picture (.jpg, .png, .webp) with the detections drawn, or .json."""
+    """Where to write: an image (.jpg, .png, .webp) with the detections drawn, or .json."""
     model: Path | None = None
     """A model folder, or a model's id on the Hugging Face Hub; the newest one below outputs/models unless given."""
     threshold: float = 0.25
@@ -74,7 +74,7 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     try:
         image = ImageOps.exif_transpose(Image.open(config.image))  # upright, as its boxes will be
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{config.image} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{config.image} cannot be read as an image: {error}") from error
     asked_for = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
     # Of a whole vocabulary; a few names are encoded sooner than the weights are hashed.
     cache = None if config.vocabulary is None else TextEmbeddingCache(cache_folder() / "texts")

@@ -90,12 +90,12 @@ class SupervisionConfig:
         None  # the shorter side is at most this; None: as image_size, which gives a square canvas
     )
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
-    # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other pictures.
+    # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other images.
     dictionary_share: float = 1.0
     flip: float = (
         0.5  # probability of a horizontal flip; left and right change places in texts, or else there is no flip
     )
-    # Both sides of a picture with boxes are a factor from this range times what they may be at most; of one that becomes larger
+    # Both sides of an image with boxes are a factor from this range times what they may be at most; of one that becomes larger
     # than that a random part is taken (0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter).
     scale_jitter: tuple[float, float] = (1.0, 1.0)
 
@@ -118,7 +118,7 @@ class SupervisionConfig:
 
     @property
     def sides_px(self) -> tuple[int, int]:
-        """Most that the longer and the shorter side of a picture may have."""
+        """Most that the longer and the shorter side of an image may have."""
         return self.image_size, self.shorter_size or self.image_size
 
 
@@ -173,7 +173,7 @@ class TrainConfig:
                 f"loader_workers {self.loader_workers}, prefetch_batches {self.prefetch_batches}: at least 0 and 1"
             )
         if self.image_text is not None and self.image_text.shorter_size is not None:
-            raise ValueError("image_text.shorter_size: image-text pictures are resized to a square; leave it out")
+            raise ValueError("image_text.shorter_size: image-text images are resized to a square; leave it out")
 
     def supervisions(self) -> dict[Supervision, SupervisionConfig]:
         """The types that take part, in a fixed order."""

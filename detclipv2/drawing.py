@@ -1,10 +1,10 @@
-"""Detections drawn on a picture, for people to look at."""
+"""Detections drawn on an image, for people to look at."""
 
 from collections.abc import Collection, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-MIN_LONG_SIDE_PX = 480  # smaller pictures are enlarged, or else their labels could not be read
+MIN_LONG_SIDE_PX = 480  # smaller images are enlarged, or else their labels could not be read
 SUPERSAMPLING = 2
 ORDINARY, HIGHLIGHTED = (37, 99, 235), (219, 39, 119)  # RGB: blue, magenta; white text is legible on both
 
@@ -20,10 +20,10 @@ def draw_detections(
     *,
     highlight: Collection[str] = (),
 ) -> Image.Image:
-    """A new RGB picture with the boxes, their labels and scores; small pictures come back enlarged.
+    """A new RGB image with the boxes, their labels and scores; small images come back enlarged.
 
     Args:
-        image: any picture; it is left as it is.
+        image: any image; it is left as it is.
         boxes_xyxy: N boxes x1, y1, x2, y2 in pixels of ``image``.
         labels: N texts.
         scores: N numbers in [0, 1].

@@ -42,7 +42,7 @@ class Pretrained:
 
     detector: DetCLIPv2
     config: ModelConfig
-    image_size: int  # longer side of a picture at inference at most, in pixels
+    image_size: int  # longer side of an image at inference at most, in pixels
     shorter_size: int | None  # shorter side at most; None: as image_size
     data_digest: str  # of the dataset manifest that it was trained on
     vocabulary: Vocabulary | None  # the names that it was evaluated with
@@ -67,7 +67,7 @@ def save_pretrained(
         folder: where to; a model there is replaced.
         detector: what to save.
         config: that it was built with.
-        image_size: longer side of a picture at inference at most, in pixels.
+        image_size: longer side of an image at inference at most, in pixels.
         shorter_size: shorter side at most; as ``image_size`` unless given.
         data_digest: of the dataset manifest that it was trained on.
         vocabulary: what it detects when no names are given.

@@ -21,7 +21,7 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
 from detclipv2 import hub
-from detclipv2.data.pictures import upright_rgb
+from detclipv2.data.images import upright_rgb
 from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
@@ -35,11 +35,11 @@ TEXTS_AT_ONCE = 256  # that pass through the text encoder
 
 
 class Predictor:
-    """A trained detector, ready for pictures and names.
+    """A trained detector, ready for images and names.
 
     Args:
         detector: trained weights; it is put in evaluation mode.
-        image_size: pictures are resized, keeping their aspect ratio, until their longer side is this many pixels,
+        image_size: images are resized, keeping their aspect ratio, until their longer side is this many pixels,
         shorter_size: or their shorter side this many, whichever comes first.
         device: where to compute.
         prompt: names are set into it before they are encoded, as in training.
@@ -105,7 +105,7 @@ class Predictor:
 
     @torch.inference_mode()
     def encode_names(self, names: Sequence[str], *, own_definitions: Mapping[str, str] | None = None) -> Tensor:
-        """Text embeddings [M, D] of names, to be used for many pictures.
+        """Text embeddings [M, D] of names, to be used for many images.
 
         Where the model was trained with definitions behind the names, they are put there; ``own_definitions``, by name, come
         before those of the model's dictionary. A name that occurs twice has the same embedding twice. The numbers that a name
@@ -158,28 +158,28 @@ class Predictor:
         names: Sequence[str] | Tensor | None = None,
         **options: Unpack[DetectionOptions],
     ) -> Detections | list[Detections]:
-        """Detections in pixels of ``image``, best first; a list of them for a list of pictures.
+        """Detections in pixels of ``image``, best first; a list of them for a list of images.
 
-        A score depends on the picture and on its name alone, not on the other names or pictures.
+        A score depends on the image and on its name alone, not on the other names or images.
 
         Args:
-            image: any mode and size; turned upright first where its EXIF data say so. Or a list of pictures.
+            image: any mode and size; turned upright first where its EXIF data say so. Or a list of images.
             names: what to look for, or the embeddings [M, D] of it from ``encode_names``; the vocabulary unless given.
             **options: ``score_threshold`` (0), ``nms_iou`` (0.6), ``max_detections`` (300) and ``pre_nms_topk`` (1000), as
                 ``postprocess`` explains them.
 
         Raises:
-            ValueError: there is nothing to look for, or a picture has no pixels or cannot be read.
+            ValueError: there is nothing to look for, or an image has no pixels or cannot be read.
         """
         texts = self._embeddings_of(names)
         if isinstance(image, Image.Image):
             return self._detect(upright_rgb(image), texts, options)
         found = []
-        for position, picture in enumerate(image, start=1):
+        for position, one_image in enumerate(image, start=1):
             try:
-                pixels = upright_rgb(picture)
+                pixels = upright_rgb(one_image)
             except ValueError as error:
-                raise ValueError(f"picture {position} of {len(image)}: {error}") from error
+                raise ValueError(f"image {position} of {len(image)}: {error}") from error
             found.append(self._detect(pixels, texts, options))
         return found
 
@@ -192,12 +192,12 @@ class Predictor:
             raise ValueError("nothing to look for: give names=[...], or call set_vocabulary([...]) first")
         return self.vocabulary.embeddings
 
-    def _detect(self, picture: Tensor, texts: Tensor, options: DetectionOptions) -> Detections:
-        """Detections of one picture [3, H, W]; it has a canvas to itself, so that no neighbour can change its result."""
-        height, width = picture.shape[-2:]
+    def _detect(self, pixels: Tensor, texts: Tensor, options: DetectionOptions) -> Detections:
+        """Detections of one image [3, H, W]; it has a canvas to itself, so that no neighbour can change its result."""
+        height, width = pixels.shape[-2:]
         longer, shorter = self.image_size, self.shorter_size or self.image_size
         size_hw = fitted_size((height, width), longer=longer, shorter=shorter)
-        resized = F.resize(picture, list(size_hw), antialias=True)
+        resized = F.resize(pixels, list(size_hw), antialias=True)
         # The canvas of training: group normalisation sees the padding too.
         canvas = pad_to_canvas([resized], canvas_size(size_hw, longer=longer, shorter=shorter))
         found = postprocess(

@@ -19,7 +19,7 @@ detections = predictor(image, names=["red apple", "guitar"])  # a PIL image; box
 {vocabulary}
 
 - Data: dataset manifest `{data_digest}`.
-- Backbone `{backbone}`, text encoder `{text_encoder}`; pictures of up to {size} pixels; written by detclipv2 {version}.
+- Backbone `{backbone}`, text encoder `{text_encoder}`; images of up to {size} pixels; written by detclipv2 {version}.
 
 ## Measured
 
@@ -27,10 +27,10 @@ detections = predictor(image, names=["red apple", "guitar"])  # a PIL image; box
 
 ## Limits
 
-- It finds what its data show, in the style in which they show it. Nothing is said about other pictures.
+- It finds what its data show, in the style in which they show it. Nothing is said about other images.
 - A score is a ranking within one model and no calibrated probability. Among many names choose a threshold by measurement.
 - The first {max_tokens} tokens of a name count. A name is a noun phrase; counting, negation and relations are not understood.
-- It inherits what is wrong or one-sided in its pictures, captions and pre-trained parts. Do not let it decide about people.
+- It inherits what is wrong or one-sided in its images, captions and pre-trained parts. Do not let it decide about people.
 """
 
 

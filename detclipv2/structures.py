@@ -15,7 +15,7 @@ from detclipv2.config import Supervision
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pictures of one supervision type with their texts.
+    """Images of one supervision type with their texts.
 
     Raises:
         ValueError: a pixel or a box is not finite, a label has no concept, or a concept is empty; the message names the key.
@@ -38,7 +38,7 @@ class Batch:
             where = f"{self.supervision} sample {key!r}"
             # A sum is finite where all pixels are, and a twentieth of the time of looking at each.
             if self.pixels.is_floating_point() and not torch.isfinite(self.pixels[index].sum(dtype=torch.float64)):
-                raise ValueError(f"{where}: a pixel is not finite; leave the picture out")
+                raise ValueError(f"{where}: a pixel is not finite; leave the image out")
             if not torch.isfinite(self.boxes_xyxy[index]).all():
                 raise ValueError(f"{where}: a box is not finite; leave it out")
             labels, concepts = self.labels[index], self.concepts[index]
@@ -58,7 +58,7 @@ class Batch:
         )
 
     def split(self, size: int) -> list["Batch"]:
-        """Parts of ``size`` pictures each, the last of which may have fewer; all keep the canvas of the whole."""
+        """Parts of ``size`` images each, the last of which may have fewer; all keep the canvas of the whole."""
         parts = [slice(start, start + size) for start in range(0, len(self.keys), size)]
         return [
             replace(
@@ -107,7 +107,7 @@ class HeadOutput:
     objectness: Tensor | None = None  # [B, K] logits of a score that knows no text, where the head has one
     anchors_xyxy: Tensor  # [K, 4]
     num_anchors: list[int]  # of each level; sums to K
-    valid: Tensor  # [B, K] bool: the anchor's centre lies on the picture, which ends at the next multiple of 32 px
+    valid: Tensor  # [B, K] bool: the anchor's centre lies on the image, which ends at the next multiple of 32 px
 
 
 @dataclass(frozen=True, kw_only=True)

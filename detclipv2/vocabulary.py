@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Names that are embedded once and detected in any number of pictures."""
+    """Names that are embedded once and detected in any number of images."""
 
     names: list[str]
     embeddings: Tensor  # [M, D] float32

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.assets import build
-from pipelines.config import BuildConfig
-from pipelines.forecast import forecast
-from pipelines.forecast_table import forecast_table
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.dagster_assets import build
+from pipelines.build.forecast import forecast
+from pipelines.build.forecast_table import forecast_table
 from pipelines.storage import format_counts
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest

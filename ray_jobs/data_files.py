@@ -43,11 +43,11 @@ def shard_index(entry: FileEntry, *, data_root: Location) -> ShardIndex:
     )
 
 
-class ValidationPictures:
-    """The pictures of a dataset's validation set, by their file names."""
+class ValidationImages:
+    """The images of a dataset's validation set, by their file names."""
 
     def __init__(self, dataset: DatasetManifest, *, data_root: Location) -> None:
-        """Read which pictures there are, where they lie on an object store.
+        """Read which images there are, where they lie on an object store.
 
         Raises:
             ValueError: there the validation set has no manifest.
@@ -65,16 +65,16 @@ class ValidationPictures:
         self._sha256 = {entry.path: entry.sha256 for entry in manifest.files}
 
     def path(self, name: str) -> Path:
-        """A picture on this machine.
+        """An image on this machine.
 
         Raises:
-            ValueError: the validation set on an object store names no such picture, or it has another content there.
+            ValueError: the validation set on an object store names no such image, or it has another content there.
             FileNotFoundError: it is gone from there.
         """
-        picture = self._folder / name
-        if isinstance(picture, Path):
-            return picture
+        image = self._folder / name
+        if isinstance(image, Path):
+            return image
         sha256 = self._sha256.get(f"{self._folder.name}/{name}")
         if sha256 is None:
-            raise ValueError(f"validation picture {picture} is not in the validation set; build the dataset again")
-        return fetch(picture, sha256=sha256)
+            raise ValueError(f"validation image {image} is not in the validation set; build the dataset again")
+        return fetch(image, sha256=sha256)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detclipv2.evaluation.lvis import LvisMetrics
-from pipelines.config import BuildConfig
+from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.cli import run_cli
 from ray_jobs.job import load_recipe
@@ -61,11 +61,11 @@ def last_screen(config: DemoConfig, run_name: str, metrics: LvisMetrics | None, 
             f"  AP50 {metrics.novel_ap50:.2f} on {len(metrics.novel_categories)} concepts that captions alone taught",
         ]
     validation = sorted((config.outputs / "data" / "validation").glob("*/images/*.jpg"))
-    picture = validation[0] if validation else "photo.jpg"
+    image = validation[0] if validation else "photo.jpg"
     lines += [
         "",
         f"Look at it     {config.outputs}/reports/{run_name}/report.html",
-        f'Use it         .venv/bin/detclip predict {picture} --names "red apple" guitar kite --out drawn.jpg',
+        f'Use it         .venv/bin/detclip predict {image} --names "red apple" guitar kite --out drawn.jpg',
         "See the runs   make ui",
         "Grow it        .venv/bin/python ray_jobs/build_dataset.py --scale demo_large",
         "Your own data  .venv/bin/python ray_jobs/build_dataset.py --urls pairs.parquet --detection coco.json --images photos/",

@@ -18,7 +18,7 @@ from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot, Location
 from pipelines.storage import data_root as root_of
 from ray_jobs.cli import run_cli
-from ray_jobs.data_files import ValidationPictures, local_file
+from ray_jobs.data_files import ValidationImages, local_file
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 from schemas.predictions import LvisDetection
 
@@ -46,10 +46,10 @@ class EvaluateConfig:
 def evaluate(
     predictor: Predictor, dataset: DatasetManifest, *, data_root: Location, console: Console, max_detections: int = 300
 ) -> Evaluated:
-    """Detect every category of the validation set in every picture of it.
+    """Detect every category of the validation set in every image of it.
 
     Raises:
-        ValueError: the dataset has no validation set, or a picture of it is missing.
+        ValueError: the dataset has no validation set, or an image of it is missing.
     """
     if dataset.validation_annotations is None or dataset.validation_images is None:
         raise ValueError(
@@ -61,30 +61,30 @@ def evaluate(
     # LVIS's own definitions, where the validation set has them and the model was trained with definitions.
     own = {category["name"].replace("_", " "): category["def"] for category in categories if category.get("def")}
     texts = predictor.encode_names(validation_names(dataset, data_root=data_root), own_definitions=own)
-    files = ValidationPictures(dataset, data_root=data_root)
+    files = ValidationImages(dataset, data_root=data_root)
     rows: list[dict[str, Any]] = []
-    pictures = track(
+    entries = track(
         ground_truth["images"],
         description="evaluation",
         console=console,
         disable=not console.is_terminal,
         transient=True,
     )
-    for picture in pictures:
-        name = picture_name(picture)
+    for entry in entries:
+        name = image_name(entry)
         try:
             image = Image.open(files.path(name))
             image.load()
         except OSError as error:
             path = data_root / dataset.validation_images / name
-            raise ValueError(f"validation picture {path} cannot be read: {error}; build the dataset again") from error
+            raise ValueError(f"validation image {path} cannot be read: {error}; build the dataset again") from error
         found = predictor(image, names=texts, max_detections=max_detections)
         for (x1, y1, x2, y2), score, label in zip(
             found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
         ):
             rows.append(
                 LvisDetection(
-                    image_id=picture["id"],
+                    image_id=entry["id"],
                     category_id=categories[label]["id"],
                     bbox=(x1, y1, x2 - x1, y2 - y1),
                     score=score,
@@ -103,9 +103,9 @@ def validation_names(dataset: DatasetManifest, *, data_root: Location) -> list[s
     return [category["name"].replace("_", " ") for category in categories]
 
 
-def picture_name(picture: dict[str, Any]) -> str:
+def image_name(entry: dict[str, Any]) -> str:
     """File name of an LVIS image entry, which names it by its URL."""
-    return str(picture.get("file_name") or picture["coco_url"]).rsplit("/", 1)[-1]
+    return str(entry.get("file_name") or entry["coco_url"]).rsplit("/", 1)[-1]
 
 
 def metrics_table(metrics: LvisMetrics) -> Table:
@@ -116,7 +116,7 @@ def metrics_table(metrics: LvisMetrics) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for label, prefix, cap in (
-        ("LVIS AP, 300 per picture", "lvis", 300),
+        ("LVIS AP, 300 per image", "lvis", 300),
         ("Fixed AP, 10,000 per category", "fixed", 10_000),
     ):
         cells = [values.get(f"{prefix}_{column.lower()}_{cap}") for column in columns]

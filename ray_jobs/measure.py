@@ -1,4 +1,4 @@
-"""A few real steps of a recipe on this machine, with made-up pictures, to see how fast they are."""
+"""A few real steps of a recipe on this machine, with made-up images, to see how fast they are."""
 
 import random
 import statistics
@@ -26,9 +26,9 @@ POSITIVE_CONCEPTS = 5
 
 
 def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervision, DataSize]) -> list[Rate]:
-    """Time steps of each type on one process, as the loop takes them; reading pictures is left out.
+    """Time steps of each type on one process, as the loop takes them; reading images is left out.
 
-    A step takes as many pictures as go through the network at a time. Texts are new in every step, as captions are. The median
+    A step takes as many images as go through the network at a time. Texts are new in every step, as captions are. The median
     of the timed steps counts. Weights are random, as they do not change the time.
 
     Raises:
@@ -46,7 +46,7 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
     for name, settings in job.train.supervisions().items():
         seconds, num_texts = [], 0
         for step in range(NUM_WARMUP_STEPS + NUM_TIMED_STEPS):
-            # Concepts of boxed pictures come again, and a frozen encoder remembers them; captions are new in every step.
+            # Concepts of boxed images come again, and a frozen encoder remembers them; captions are new in every step.
             rng = random.Random(f"measure-{job.train.seed}-{name}-{step if name == 'image_text' else 0}")
             batch = _batch(job, name, sizes[name], rng=rng)
             num_texts = len({text for concepts in batch.concepts for text in concepts})
@@ -61,14 +61,14 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
                 recipe=job.recipe,
                 supervision=name,
                 flops_per_s=flops / statistics.median(seconds[NUM_WARMUP_STEPS:]),
-                source=f"measured: {NUM_TIMED_STEPS} steps of {settings.batch_size} pictures on one process",
+                source=f"measured: {NUM_TIMED_STEPS} steps of {settings.batch_size} images on one process",
             )
         )
     return rates
 
 
 def _batch(job: JobConfig, supervision: Supervision, size: DataSize, *, rng: random.Random) -> Batch:
-    """Noise, with as many boxes and concepts as real pictures have, about."""
+    """Noise, with as many boxes and concepts as real images have, about."""
     settings = job.train.supervisions()[supervision]
     height, width = canvas_hw(settings)
     boxes, labels, concepts = [], [], []

@@ -76,7 +76,7 @@ def plan(options: Annotated[PlanOptions, tyro.conf.arg(name="")]) -> None:
 def data_sizes(manifest: DatasetManifest, job: JobConfig) -> dict[Supervision, DataSize]:
     """What a plan needs to know of a dataset.
 
-    Concepts of grounding pictures are drawn from its phrases, from those of captions, and from the concept dictionary.
+    Concepts of grounding images are drawn from its phrases, from those of captions, and from the concept dictionary.
     """
     splits = {name: manifest.supervisions[name] for name in job.train.supervisions()}
     captions = splits["image_text"].vocabulary if "image_text" in splits else []

@@ -20,7 +20,7 @@ from rich.console import Console
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.planning.flops import train_flops
 from detclipv2.training.checkpoint import TrainState
-from pipelines.runner.execute import connect
+from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
 from ray_jobs.job import JobConfig, load_recipe

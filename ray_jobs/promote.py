@@ -20,7 +20,7 @@ from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteConfig:
-    """Measure a version and the champion on the same pictures; the better one is the champion from then on.
+    """Measure a version and the champion on the same images; the better one is the champion from then on.
 
     Both are measured anew: figures of the past may come from other data. The comparison is kept as a file of the version's run.
     """

@@ -18,8 +18,8 @@ from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_trained_state
 from pipelines.storage import Location
-from ray_jobs.data_files import ValidationPictures, local_file
-from ray_jobs.evaluate import Evaluated, evaluate, metrics_table, picture_name, validation_names
+from ray_jobs.data_files import ValidationImages, local_file
+from ray_jobs.evaluate import Evaluated, evaluate, image_name, metrics_table, validation_names
 from ray_jobs.job import JobConfig
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.tracking import Registry, Tracker
@@ -52,7 +52,7 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
         report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
         tracker.books.log_files(report)
         tracker.books.log_files(
-            *sample_pictures(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
+            *sample_images(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
         )
     finally:
         tracker.close("FINISHED")
@@ -102,15 +102,15 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
     return Predictor.from_pretrained(folder)
 
 
-def _pictures_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location) -> list[int]:
-    """Ids of the first validation pictures that show base and novel objects, then of the first others."""
+def _images_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location) -> list[int]:
+    """Ids of the first validation images that show base and novel objects, then of the first others."""
     assert dataset.validation_annotations is not None
     ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
     novel = {c["id"] for c in ground_truth["categories"] if c["name"] in evaluated.metrics.novel_categories}
-    kinds: dict[int, set[bool]] = {picture["id"]: set() for picture in ground_truth["images"]}
+    kinds: dict[int, set[bool]] = {image["id"]: set() for image in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
         kinds[annotation["image_id"]].add(annotation["category_id"] in novel)
-    return sorted(kinds, key=lambda picture: (-len(kinds[picture]), picture))[:NUM_DRAWN]
+    return sorted(kinds, key=lambda image: (-len(kinds[image]), image))[:NUM_DRAWN]
 
 
 def _report(
@@ -121,7 +121,7 @@ def _report(
     predictor: Predictor,
     model_folder: Path,
 ) -> Path:
-    drawn = _pictures_to_draw(dataset, evaluated, job.data_root)
+    drawn = _images_to_draw(dataset, evaluated, job.data_root)
     path = job.outputs / "reports" / tracker.run_name / "report.html"
     write_report(
         ReportData(
@@ -134,7 +134,7 @@ def _report(
             data_root=job.data_root,
             metrics=evaluated.metrics,
             losses=tracker.losses(),
-            detections={picture: shown(evaluated.detections, picture) for picture in drawn},
+            detections={image: shown(evaluated.detections, image) for image in drawn},
             config=json.loads(json.dumps(asdict(job), default=str)),
             reproduce=[f"python ray_jobs/pretrain.py {job.recipe} --data {job.data}"],
             min_score=DRAW_SCORE,
@@ -144,20 +144,20 @@ def _report(
     return path
 
 
-def sample_pictures(
+def sample_images(
     dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path
 ) -> Sequence[Path]:
-    """Validation pictures with the detections drawn, as JPEG files in ``folder``."""
+    """Validation images with the detections drawn, as JPEG files in ``folder``."""
     assert dataset.validation_annotations is not None
     ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    file_names = {picture["id"]: picture_name(picture) for picture in ground_truth["images"]}
-    pictures = ValidationPictures(dataset, data_root=data_root)
+    file_names = {image["id"]: image_name(image) for image in ground_truth["images"]}
+    images = ValidationImages(dataset, data_root=data_root)
     paths = []
-    for image_id in _pictures_to_draw(dataset, evaluated, data_root):
+    for image_id in _images_to_draw(dataset, evaluated, data_root):
         rows = shown(evaluated.detections, image_id)
         drawn = draw_detections(
-            Image.open(pictures.path(file_names[image_id])),
+            Image.open(images.path(file_names[image_id])),
             [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
             [names[row["category_id"]] for row in rows],
             [row["score"] for row in rows],
@@ -169,7 +169,7 @@ def sample_pictures(
 
 
 def shown(detections: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
-    """The detections of a picture that a person should see: the strong ones, each object with its best name alone."""
+    """The detections of an image that a person should see: the strong ones, each object with its best name alone."""
     rows = [row for row in detections if row["image_id"] == image_id and row["score"] >= DRAW_SCORE]
     if not rows:
         return []

@@ -50,7 +50,7 @@ def add_rates(rates: list[Rate], *, path: Path = RATES_PATH) -> None:
 def paper_rates() -> list[Rate]:
     """What the paper's times of steps imply, with the operations of this implementation.
 
-    Its pictures with boxes are smaller on average than the canvas that is counted here, so that these are upper bounds: with
+    Its images with boxes are smaller on average than the canvas that is counted here, so that these are upper bounds: with
     shorter sides drawn evenly from 480 to 800 px, 0.65 times as much.
     """
     job = load_recipe(PAPER_RECIPE)

@@ -19,7 +19,7 @@ from PIL import Image
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
 from pipelines.storage import Location
-from ray_jobs.data_files import ValidationPictures, local_file
+from ray_jobs.data_files import ValidationImages, local_file
 from schemas.manifest import DatasetManifest
 from schemas.training import TrainingSample
 
@@ -34,7 +34,7 @@ CURVE_WIDTH, CURVE_HEIGHT = 300, 120  # units of the SVG
 class ReportData:
     """Everything that the page shows.
 
-    ``detections`` are rows of the LVIS results format by image id, for the validation pictures to draw, in that order.
+    ``detections`` are rows of the LVIS results format by image id, for the validation images to draw, in that order.
     ``losses`` are (step, value) pairs by name. ``baseline`` is another run's metrics on the same validation set.
     """
 
@@ -57,7 +57,7 @@ class ReportData:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    picture: str  # data URI
+    image: str  # data URI
     caption: list[str]  # at odd positions, the parts of the caption that are noun phrases
 
 
@@ -74,7 +74,7 @@ class _Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scene:
-    picture: str  # data URI
+    image: str  # data URI
     num_detections: int
     num_novel: int
 
@@ -91,7 +91,7 @@ def write_report(data: ReportData, path: Path) -> None:
     """Write the page, in one file without any outside resource.
 
     Raises:
-        ValueError: ``detections`` names a picture that the validation set does not have.
+        ValueError: ``detections`` names per image that the validation set does not have.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -131,7 +131,7 @@ def _trained_on(dataset: DatasetManifest) -> str:
     splits = [
         (dataset.supervisions[name].num_samples, kind) for name, kind in kinds.items() if name in dataset.supervisions
     ]
-    parts = [f"{num_samples:,} pictures {kind}" for num_samples, kind in splits]
+    parts = [f"{num_samples:,} images {kind}" for num_samples, kind in splits]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts or ["no data"])
 
 
@@ -150,7 +150,7 @@ def _pairs(data: ReportData) -> list[_Pair]:
                 image = Image.open(io.BytesIO(_member(tar, name.removesuffix("json") + "jpg")))
                 image.thumbnail((PAIR_SIDE_PX, PAIR_SIDE_PX))
                 caption = _split_at_phrases(sample.caption or "", sample.concepts)
-                pairs.append(_Pair(picture=_data_uri(image), caption=caption))
+                pairs.append(_Pair(image=_data_uri(image), caption=caption))
     return pairs[:NUM_PAIRS]
 
 
@@ -175,20 +175,20 @@ def _scenes(data: ReportData, ground_truth: Mapping[str, Any]) -> list[_Scene]:
     names = {category["id"]: _words(category["name"]) for category in ground_truth["categories"]}
     files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     novel = {_words(name) for name in data.metrics.novel_categories}
-    pictures = ValidationPictures(data.dataset, data_root=data.data_root)
+    images = ValidationImages(data.dataset, data_root=data.data_root)
     scenes = []
     for image_id, rows in data.detections.items():
         if image_id not in files:
             raise ValueError(
-                f"detections of image {image_id}: the validation set of {data.dataset.name!r} has no such picture"
+                f"detections of image {image_id}: the validation set of {data.dataset.name!r} has no such image"
             )
         shown = [row for row in rows if row["score"] >= data.min_score]
         labels = [names[row["category_id"]] for row in shown]
         boxes = [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in shown)]
-        image = Image.open(pictures.path(files[image_id]))
+        image = Image.open(images.path(files[image_id]))
         drawn = draw_detections(image, boxes, labels, [row["score"] for row in shown], highlight=novel)
         num_novel = sum(label in novel for label in labels)
-        scenes.append(_Scene(picture=_data_uri(drawn), num_detections=len(shown), num_novel=num_novel))
+        scenes.append(_Scene(image=_data_uri(drawn), num_detections=len(shown), num_novel=num_novel))
     return scenes
 
 

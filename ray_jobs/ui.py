@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.assets import dagster_home
+from pipelines.build.dagster_assets import dagster_home
 from pipelines.storage import DataRoot, data_root
 from ray_jobs.cli import run_cli
 
@@ -63,7 +63,7 @@ def services(config: UiConfig) -> list[_Service]:
             name="Dagster",
             port=config.dagster_port,
             command=[
-                *(str(bin_folder / "dagster"), "dev", "-m", "pipelines.assets"),
+                *(str(bin_folder / "dagster"), "dev", "-m", "pipelines.build.dagster_assets"),
                 *("-h", "127.0.0.1", "-p", str(config.dagster_port)),
             ],
         ),

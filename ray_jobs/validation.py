@@ -9,13 +9,13 @@ from rich.console import Console
 
 from detclipv2.training.checkpoint import load_state
 from ray_jobs.evaluate import evaluate
-from ray_jobs.publish import sample_pictures, trained_predictor
+from ray_jobs.publish import sample_images, trained_predictor
 from ray_jobs.tracking import Books
 from ray_jobs.worker import WorkerArgs
 
 
 def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -> dict[str, Any]:
-    """LVIS AP and Fixed AP of a checkpoint on the books, and the same pictures each time with what it finds in them.
+    """LVIS AP and Fixed AP of a checkpoint on the books, and the same images each time with what it finds in them.
 
     Returns:
         The metrics, which Ray Train keeps with the checkpoint.
@@ -28,7 +28,7 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -
     books = Books(args.tracking_uri, args.run_id)
     books.log(metrics, step=state.step)
     with tempfile.TemporaryDirectory() as name:
-        pictures = sample_pictures(args.dataset, evaluated, args.data_root, folder=Path(name))
-        books.log_files(*pictures, folder=f"detections/step_{state.step:09d}")
+        images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))
+        books.log_files(*images, folder=f"detections/step_{state.step:09d}")
     books.flush()
     return metrics

@@ -108,7 +108,7 @@ def build_training(
         world_size: processes that train together.
         device: of this process.
         wrap: moves the objective to the device and makes it train with the other ranks.
-        flops_per_image: operations of a step for one picture of each type, for the metrics.
+        flops_per_image: operations of a step for one image of each type, for the metrics.
     """
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(job.detector(), job.train.loss).eval()  # until the loop trains it

@@ -1,4 +1,4 @@
-"""Tables are checked where they cross a border, once, with an error that a person can act on."""
+"""Schema checks of Arrow tables where they cross a border, once, with an error that a person can act on."""
 
 import pyarrow as pa
 
@@ -30,3 +30,11 @@ def conform(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
             raise ValueError(f"{where}: column {field.name!r} has {column.null_count} null(s); it may have none")
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def text_or_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column where it is text, else nulls: a number, a list or an image is no caption."""
+    value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(value_type) or pa.types.is_large_string(value_type) or pa.types.is_string_view(value_type):
+        return column.cast(pa.string())
+    return pa.chunked_array([pa.nulls(len(column), pa.string())])

@@ -97,7 +97,7 @@ class DatasetManifest(BaseModel):
     supervisions: dict[str, SupervisionSplit]  # keys: detection, grounding, image_text; absent where there is no data
     boxed_concepts: list[str]  # every text that has a box anywhere in training, sorted: what is not here is novel
     validation_annotations: FileEntry | None = None  # LVIS v1 JSON
-    validation_images: str | None = None  # folder of its pictures
+    validation_images: str | None = None  # folder of its images
     funnel: list[dict[str, Any]] = Field(default_factory=list)  # one row a stage: stage, rows_in, rows_kept, dropped
     parents: dict[str, str] = Field(default_factory=dict)
 

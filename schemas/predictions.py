@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class LvisDetection(BaseModel):
-    """One row of an LVIS results file; ``bbox`` is x, y, width, height in pixels of the original picture."""
+    """One row of an LVIS results file; ``bbox`` is x, y, width, height in pixels of the original image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

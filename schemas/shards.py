@@ -13,7 +13,7 @@ SHARD_INDEX = pa.schema(
         pa.field("num_bytes", pa.int64(), nullable=False),
         pa.field("num_boxes", pa.int32(), nullable=False),
         pa.field("num_concepts", pa.int32(), nullable=False),  # category names, or phrases
-        pa.field("width", pa.int32(), nullable=False),  # of the picture, in pixels
+        pa.field("width", pa.int32(), nullable=False),  # of the image, in pixels
         pa.field("height", pa.int32(), nullable=False),
     ]
 )

@@ -1,4 +1,4 @@
-"""Arrow schemas of the image-text tables, one a stage, in the order of the street.
+"""Arrow schemas of the image-text tables, one a stage, in the order of the pipeline.
 
 Every stage returns its output schema plus the nullable string column ``drop_reason``; the runner splits on it once, so that
 a stored ``kept.parquet`` has exactly the columns below and ``dropped.parquet`` has them with the reason.
@@ -8,6 +8,10 @@ import pyarrow as pa
 
 DROP_REASON = pa.field("drop_reason", pa.string())
 
+# What a source of pairs gives. A caption that is not a string is dropped by reason, not refused; scores (see `SCORES`) are
+# columns of numbers where there are any.
+PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string())])
+
 # One row an image-text pair. `key` is the first 16 hex digits of sha256(url + "\0" + caption): equal pairs have equal keys.
 URLS = pa.schema(
     [
@@ -16,13 +20,13 @@ URLS = pa.schema(
         pa.field("caption", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         # As the source tells them; null where it does not.
-        pa.field("similarity", pa.float32()),  # cosine of CLIP's embeddings of picture and caption
-        pa.field("punsafe", pa.float32()),  # probability that the picture is unsafe for work
+        pa.field("similarity", pa.float32()),  # cosine of CLIP's embeddings of image and caption
+        pa.field("punsafe", pa.float32()),  # probability that the image is unsafe for work
     ]
 )
 SCORES = ("similarity", "punsafe")
 
-# After download: the picture lies in the shard's images.tar as `<key>.jpg`; sizes are in pixels.
+# After download: the image lies in the shard's images.tar as `<key>.jpg`; sizes are in pixels.
 IMAGES = pa.schema(
     [
         *URLS,
@@ -31,7 +35,7 @@ IMAGES = pa.schema(
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
         pa.field("sha256", pa.string()),  # of the bytes as the server sent them
-        pa.field("phash", pa.string()),  # 64-bit perceptual hash of the stored picture, 16 hex digits
+        pa.field("phash", pa.string()),  # 64-bit perceptual hash of the stored image, 16 hex digits
     ]
 )
 

@@ -8,11 +8,11 @@ Supervision = Literal["detection", "grounding", "image_text"]
 
 
 class TrainingSample(BaseModel):
-    """Annotation of one picture (the triplet of section 3.1 of arXiv:2304.04514, less the negatives).
+    """Annotation of one image (the triplet of section 3.1 of arXiv:2304.04514, less the negatives).
 
     ``concepts`` are the distinct texts of the sample: category names (detection), annotated phrases (grounding) or noun
     phrases of the caption (image-text). ``labels[i]`` is the index into ``concepts`` of box ``i``. Boxes are in pixels of the
-    stored picture and lie inside it.
+    stored image and lie inside it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +33,7 @@ class TrainingSample(BaseModel):
             raise ValueError("a label is not an index into concepts")
         for x1, y1, x2, y2 in self.boxes_xyxy:
             if not (0 <= x1 < x2 <= self.width and 0 <= y1 < y2 <= self.height):
-                raise ValueError(f"box {(x1, y1, x2, y2)} is empty or outside the {self.width}x{self.height} picture")
+                raise ValueError(f"box {(x1, y1, x2, y2)} is empty or outside the {self.width}x{self.height} image")
         if self.supervision == "image_text" and (self.caption is None or self.boxes_xyxy):
             raise ValueError("an image-text sample has a caption and no boxes")
         return self

@@ -1,4 +1,4 @@
-"""The concept list of a picture: its own texts and sampled negatives (section 3.1 of arXiv:2304.04514)."""
+"""The concept list of an image: its own texts and sampled negatives (section 3.1 of arXiv:2304.04514)."""
 
 import random
 from collections.abc import Iterable, Iterator, Set
@@ -61,12 +61,12 @@ def concept_list(
     """Positives of a sample first, in order, then negatives up to ``num_concepts``.
 
     Negatives of detection are other categories of the same dataset. Those of grounding are concepts of the dictionary, or
-    other phrases of the dataset, whose head noun no positive has: "large dog" is no safe negative for a picture of a "black
-    dog". Image-text pairs take none; their caption may count as one more concept, the last (method U3). A picture with more
+    other phrases of the dataset, whose head noun no positive has: "large dog" is no safe negative for an image of a "black
+    dog". Image-text pairs take none; their caption may count as one more concept, the last (method U3). An image with more
     positives than M keeps them all and takes no negative: each is the label of a box.
 
     Args:
-        sample: the picture's texts.
+        sample: the image's texts.
         negatives: categories or phrases of the same dataset.
         dictionary: concepts that are not among them; for grounding.
         dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other stands in.

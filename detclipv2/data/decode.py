@@ -1,4 +1,4 @@
-"""One WebDataset record to one sample; its picture is decoded no larger than it is needed."""
+"""One WebDataset record to one sample; its image is decoded no larger than it is needed."""
 
 import io
 import json
@@ -17,12 +17,12 @@ from detclipv2.data.shards import MEND
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
+    """An image with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
 
     key: str
     supervision: Supervision
     image: Tensor  # [3, H, W] uint8
-    boxes_xyxy: Tensor  # [N, 4] in pixels of the picture
+    boxes_xyxy: Tensor  # [N, 4] in pixels of the image
     labels: Tensor  # [N], index into concepts
     concepts: list[str]
     caption: str | None
@@ -30,29 +30,29 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
-    """A sample whose picture is still encoded."""
+    """A sample whose image is still encoded."""
 
     where: str  # shard and key, for messages
     key: str
     supervision: Supervision
     jpeg: bytes
     size_hw: tuple[int, int]
-    boxes_xyxy: Tensor  # [N, 4] in pixels of the stored picture
+    boxes_xyxy: Tensor  # [N, 4] in pixels of the stored image
     labels: Tensor  # [N], index into concepts
     concepts: list[str]
     caption: str | None
 
     def decode(self, *, least_hw: tuple[int, int] | None = None) -> Sample:
-        """Decode the picture, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
+        """Decode the image, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
 
-        libjpeg computes the smaller picture from the coefficients of the larger one, which takes less time than to decode and
+        libjpeg computes the smaller image from the coefficients of the larger one, which takes less time than to decode and
         resize it; boxes are scaled with it.
 
         Args:
-            least_hw: the size that is needed at least; None: that of the stored picture.
+            least_hw: the size that is needed at least; None: that of the stored image.
 
         Raises:
-            ValueError: the picture cannot be read; the message names the shard and the key.
+            ValueError: the image cannot be read; the message names the shard and the key.
         """
         try:
             image = _decoded(self.jpeg, size_hw=self.size_hw, least_hw=least_hw or self.size_hw)
@@ -104,9 +104,9 @@ def _decoded(jpeg: bytes, *, size_hw: tuple[int, int], least_hw: tuple[int, int]
     if size_hw[0] < 2 * least_hw[0] or size_hw[1] < 2 * least_hw[1]:
         return decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
     # torchvision decodes faster, but to the full size alone.
-    picture = Image.open(io.BytesIO(jpeg))
-    picture.draft("RGB", (least_hw[1], least_hw[0]))
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    opened = Image.open(io.BytesIO(jpeg))
+    opened.draft("RGB", (least_hw[1], least_hw[0]))
+    return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
 
 
 def _undecodable(where: str, error: Exception) -> ValueError:

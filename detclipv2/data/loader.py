@@ -26,7 +26,7 @@ from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 from detclipv2.text.dictionary import normalise
 
-# What a lane shuffles: some tens of MiB of stored pictures.
+# What a lane shuffles: some tens of MiB of stored images.
 SAMPLES_PER_RANGE: Mapping[Supervision, int] = {"detection": 512, "grounding": 512, "image_text": 2048}
 
 
@@ -144,7 +144,7 @@ class Stream:
         return Batch(
             supervision=self.supervision,
             keys=[sample.key for sample, _ in samples],
-            # Where some pictures lie and some stand, the canvas is a square.
+            # Where some images lie and some stand, the canvas is a square.
             pixels=pad_to_canvas(
                 [sample.image for sample, _ in samples], (max(h for h, _ in canvases), max(w for _, w in canvases))
             ),

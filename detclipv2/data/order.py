@@ -60,8 +60,8 @@ class Order:
         samples_per_range: about as many samples are read in one go by a lane, and shuffled; fewer where an epoch has no
             window of such ranges.
         batch_size: samples of a batch of one worker, by the number of workers.
-        is_standing: whether the pictures at some positions are higher than wide. Given, batches are of lying or of standing
-            pictures alone, except for one of each range at most.
+        is_standing: whether the images at some positions are higher than wide. Given, batches are of lying or of standing
+            images alone, except for one of each range at most.
     """
 
     supervision: Supervision

@@ -53,7 +53,7 @@ class SampleReader:
         self._requests.shutdown(cancel_futures=True)
 
     def is_standing(self, places: Places) -> NDArray[np.bool_]:
-        """Whether the pictures are higher than wide.
+        """Whether the images are higher than wide.
 
         Raises:
             ValueError: a shard is damaged.

@@ -17,11 +17,11 @@ MEND = "build the dataset again: only what is missing or damaged is made anew"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the samples of a tar lie, in its order, and which pictures stand."""
+    """Where the samples of a tar lie, in its order, and which images stand."""
 
     offsets: NDArray[np.int64]  # of the first header of a sample, in bytes
     num_bytes: NDArray[np.int64]  # of its members with their headers
-    is_standing: NDArray[np.bool_]  # the picture is higher than wide
+    is_standing: NDArray[np.bool_]  # the image is higher than wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Shard:
     index: Callable[[], ShardIndex] | None = None
 
     def read_index(self, supervision: Supervision) -> ShardIndex:
-        """The index of the shard; which pictures of image-text pairs stand is not looked up, since all become squares.
+        """The index of the shard; which images of image-text pairs stand is not looked up, since all become squares.
 
         Raises:
             ValueError: it does not fit the number of samples, or the tar is damaged.
@@ -49,10 +49,10 @@ class Shard:
 
 
 def scan_shard(url: str, *, supervision: Supervision) -> ShardIndex:
-    """The index of a tar, from its headers, and for pictures with boxes from the annotations.
+    """The index of a tar, from its headers, and for images with boxes from the annotations.
 
     Raises:
-        ValueError: the tar is damaged, or an annotation does not tell the size of its picture.
+        ValueError: the tar is damaged, or an annotation does not tell the size of its image.
     """
     keys, starts, ends, standing = [""], list[int](), list[int](), list[bool]()
     try:

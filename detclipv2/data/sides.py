@@ -1,9 +1,9 @@
-"""Left and right in texts: what a text says of a picture that is mirrored."""
+"""Left and right in texts: what a text says of an image that is mirrored."""
 
 import re
 
 _SIDE_WORDS = re.compile(r"\b(?:left|right)(?:most|wards?)?\b", re.IGNORECASE)
-# Other words that a mirrored picture makes untrue, and what is written in it, which it makes unreadable, are not looked for.
+# Other words that a mirrored image makes untrue, and what is written in it, which it makes unreadable, are not looked for.
 
 _ARTICLE = r"(?:the|its|his|her|their|my|your|our)"
 _PLACE = r"(?:far|extreme|top|bottom|upper|lower|front|back|rear|middle|center|centre)"
@@ -35,7 +35,7 @@ _MIRRORED = {"left": "right", "right": "left"}
 
 
 def mirrored_text(text: str) -> str | None:
-    """The text that is true of the mirrored picture: left and right are swapped where they surely are sides.
+    """The text that is true of the mirrored image: left and right are swapped where they surely are sides.
 
     That is where they are a place ("on the left", "at far right of", "top left"), belong to what has two of its kind ("left
     shoe", "right-hand side"), or stand as "from left to right", "(left)" or "leftmost". What else says left or right is not

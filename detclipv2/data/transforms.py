@@ -1,4 +1,4 @@
-"""Geometry of training pictures: flip, resize, crop, pad to a common canvas."""
+"""Geometry of training images: flip, resize, crop, pad to a common canvas."""
 
 import random
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ MIN_VISIBLE_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """What becomes of a picture: resized, then cropped where it is larger than its canvas."""
+    """What becomes of an image: resized, then cropped where it is larger than its canvas."""
 
     resized_hw: tuple[int, int]
     cropped_hw: tuple[int, int]  # no larger
@@ -32,19 +32,19 @@ def fitted_size(size_hw: tuple[int, int], *, longer: float, shorter: float) -> t
 
 
 def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple[int, int]:
-    """Height and width of the canvas that a picture is padded to: it lies or stands as the picture does.
+    """Height and width of the canvas that an image is padded to: it lies or stands as the image does.
 
-    The canvas depends on the picture alone, so that what the network says of it does not depend on its neighbours in a batch.
+    The canvas depends on the image alone, so that what the network says of it does not depend on its neighbours in a batch.
     """
     return (longer, shorter) if size_hw[0] > size_hw[1] else (shorter, longer)
 
 
 def draw_geometry(size_hw: tuple[int, int], config: SupervisionConfig, *, rng: random.Random) -> Geometry:
-    """Scale and crop of a picture with boxes, which keeps its aspect ratio: large-scale jitter (arXiv:2012.07177).
+    """Scale and crop of an image with boxes, which keeps its aspect ratio: large-scale jitter (arXiv:2012.07177).
 
     Args:
-        size_hw: of the stored picture.
-        config: with ``scale_jitter``; above 1 the picture outgrows its canvas, and a part of it is taken.
+        size_hw: of the stored image.
+        config: with ``scale_jitter``; above 1 the image outgrows its canvas, and a part of it is taken.
         rng: draws.
     """
     factor = rng.uniform(*config.scale_jitter)
@@ -61,11 +61,11 @@ def draw_geometry(size_hw: tuple[int, int], config: SupervisionConfig, *, rng: r
 def fit(sample: EncodedSample, config: SupervisionConfig, *, rng: random.Random) -> Sample:
     """Decode, resize and flip for training.
 
-    Image-text pictures are resized to a square outright, since a crop could lose what the caption names (method U14).
-    A picture is flipped only where its texts can be told to be true of the mirrored one (``sides.py``).
+    Image-text images are resized to a square outright, since a crop could lose what the caption names (method U14).
+    An image is flipped only where its texts can be told to be true of the mirrored one (``sides.py``).
 
     Raises:
-        ValueError: the picture cannot be decoded.
+        ValueError: the image cannot be decoded.
     """
     flip = rng.random() < config.flip
     if sample.supervision == "image_text":
@@ -80,10 +80,10 @@ def fit(sample: EncodedSample, config: SupervisionConfig, *, rng: random.Random)
 def resized(sample: Sample, geometry: Geometry) -> Sample:
     """Crop and resize in one go.
 
-    Boxes are cut off where the picture is; those of which too little is left go, with the concepts that only they had.
+    Boxes are cut off where the image is; those of which too little is left go, with the concepts that only they had.
     """
     height, width = sample.image.shape[-2:]
-    # The crop in pixels of the picture as it is; boxes go by the rounded numbers.
+    # The crop in pixels of the image as it is; boxes go by the rounded numbers.
     crop_h = max(1, round(height * geometry.cropped_hw[0] / geometry.resized_hw[0]))
     crop_w = max(1, round(width * geometry.cropped_hw[1] / geometry.resized_hw[1]))
     top, left = round(geometry.place[0] * (height - crop_h)), round(geometry.place[1] * (width - crop_w))
@@ -116,7 +116,7 @@ def flipped(sample: Sample) -> Sample | None:
 
 
 def pad_to_canvas(images: list[Tensor], canvas_hw: tuple[int, int]) -> Tensor:
-    """Pictures [3, h, w] (uint8), none larger than the canvas, as one tensor [B, 3, H, W] (uint8), zeros around."""
+    """Images [3, h, w] (uint8), none larger than the canvas, as one tensor [B, 3, H, W] (uint8), zeros around."""
     canvas = torch.zeros(len(images), 3, *canvas_hw, dtype=torch.uint8)
     for slot, image in zip(canvas, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image

@@ -65,7 +65,7 @@ def evaluate_lvis(
 
     Args:
         detections: rows of the LVIS results format: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels of
-            the original picture) and ``score``. None at all gives zeros.
+            the original image) and ``score``. None at all gives zeros.
         annotations_path: ground truth in LVIS v1 JSON.
         boxed_concepts: every text that has a box in training. A category is base if its name or a synonym is among them
             (case, underscores and LVIS's qualifier in parentheses aside), so that novelty is never overstated.

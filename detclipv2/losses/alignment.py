@@ -25,7 +25,7 @@ def alignment_loss(
 ) -> Tensor:
     """Sigmoid focal loss of the logits S = f^P . f^T + b [B, K, M_B] against G, as in ATSS (arXiv:1912.02424).
 
-    Neither S nor G is ever held whole: for 4 pictures and a grounding batch's 8,500 concepts each would take 3 GB.
+    Neither S nor G is ever held whole: for 4 images and a grounding batch's 8,500 concepts each would take 3 GB.
 
     Args:
         embeddings: region embeddings f^P [B, K, D].

@@ -1,6 +1,6 @@
 """L_cts: the word-region contrastive loss (Eqs. 2 to 5 and Table 2 of arXiv:2304.04514).
 
-Shapes: U distinct texts of the global batch, C captions of the global batch, B local pictures, k proposals, D width.
+Shapes: U distinct texts of the global batch, C captions of the global batch, B local images, k proposals, D width.
 """
 
 from collections.abc import Sequence
@@ -64,12 +64,12 @@ def word_region_similarity(
     soft_temperature: float = 0.1,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """Similarity s^T [C, B] of captions to pictures: the mean over a caption's concepts (Eqs. 3 and 4).
+    """Similarity s^T [C, B] of captions to images: the mean over a caption's concepts (Eqs. 3 and 4).
 
     Args:
         texts: [U, D].
         regions: [B, k, D].
-        mask: [B, k] bool, False on padding. A picture without any region has similarity 0 to every caption.
+        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every caption.
         captions: index into the texts of each caption's concepts.
         matching: "hard", a concept's similarity to its best region (Eq. 3), or "soft", to the softmax-weighted mean of
             the regions (Eq. 4).
@@ -99,7 +99,7 @@ def region_word_similarity(
     *,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """Similarity s^I [C, B] of pictures to captions: the mean over regions of each one's best concept of the caption.
+    """Similarity s^I [C, B] of images to captions: the mean over regions of each one's best concept of the caption.
 
     Arguments and errors are those of ``word_region_similarity``.
     """
@@ -120,20 +120,20 @@ def contrastive_loss(
     temperature: float = 0.5,
     label_smoothing: float = 0.1,
 ) -> Tensor:
-    """Eq. 5 for this process's part of the global batch, from similarities of all captions to its pictures.
+    """Eq. 5 for this process's part of the global batch, from similarities of all captions to its images.
 
     Args:
-        similarity: [C, B], captions of all ranks in rank order against the local pictures; B is equal on all ranks.
-        direction: "text_to_image" finds the picture of each local caption among all pictures, "image_to_text" the caption
-            of each local picture among all captions.
+        similarity: [C, B], captions of all ranks in rank order against the local images; B is equal on all ranks.
+        direction: "text_to_image" finds the image of each local caption among all images, "image_to_text" the caption
+            of each local image among all captions.
         temperature: tau.
         label_smoothing: share of the target spread evenly over all that could be found.
 
     Returns:
-        Mean over the local captions or pictures; the mean of this over ranks is the loss of the global batch.
+        Mean over the local captions or images; the mean of this over ranks is the loss of the global batch.
     """
     num_local = similarity.shape[1]
     local = torch.arange(num_local, device=similarity.device) + rank() * num_local
-    # [B, C] either way: there are as many pictures as captions.
+    # [B, C] either way: there are as many images as captions.
     logits = gather_with_grad(similarity.T).T[local] if direction == "text_to_image" else similarity.T
     return F.cross_entropy(logits / temperature, local, label_smoothing=label_smoothing)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-# Pixels; the stride of the backbone's last level, to whose multiples pictures are padded.
+# Pixels; the stride of the backbone's last level, to whose multiples images are padded.
 SIZE_DIVISOR = 32
 
 
@@ -34,9 +34,9 @@ def make_anchors(
 
 
 def valid_anchors(anchors_xyxy: Tensor, image_sizes_hw: list[tuple[int, int]]) -> Tensor:
-    """Bool [B, K]: whether the centre of each anchor lies on each picture, not on the padding that a larger one beside it needs.
+    """Bool [B, K]: whether the centre of each anchor lies on each image, not on the padding that a larger one beside it needs.
 
-    As in mmdetection, a picture ends at the next multiple of 32 px: what it is padded to even when it is alone.
+    As in mmdetection, an image ends at the next multiple of 32 px: what it is padded to even when it is alone.
     """
     centers = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2] as x, y
     ends_wh = torch.tensor(

@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if name.startswith("swin_"):
-            # Pictures of any size; and windows that shift in the last stage too, where a pre-training picture has one window.
+            # Images of any size; and windows that shift in the last stage too, where a pre-training image has one window.
             extra |= {"strict_img_size": False, "always_partition": True}
         if not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
@@ -93,7 +93,7 @@ class PaddedSwinBlock(SwinTransformerBlock):
     """A Swin block that pads to whole windows before it shifts them.
 
     timm shifts first. Where a map is no multiple of the window, the rows and columns that the shift wraps around then lie
-    beside the padding instead of in the windows that the attention mask keeps apart, and opposite edges of the picture attend
+    beside the padding instead of in the windows that the attention mask keeps apart, and opposite edges of the image attend
     to each other. Swin's code for detection pads first, and so do its other ports.
     """
 

@@ -13,9 +13,9 @@ from detclipv2.structures import HeadOutput, float_pixels
 
 
 class DetCLIPv2(nn.Module):
-    """Backbone, neck and head over pictures; an encoder over texts (section 3.2 of arXiv:2304.04514).
+    """Backbone, neck and head over images; an encoder over texts (section 3.2 of arXiv:2304.04514).
 
-    There is no fusion of the two streams, so texts can be encoded once and used for any number of pictures.
+    There is no fusion of the two streams, so texts can be encoded once and used for any number of images.
     """
 
     pixel_mean: Tensor

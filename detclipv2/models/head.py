@@ -32,7 +32,7 @@ class GuidedDeformConv(nn.Module):
     """Modulated deformable 3x3 convolution of the FPN's features, guided by the regression tower's (section 3.2).
 
     Offsets and modulation come from what the regression tower knows of the object's extent, so that the classification loss
-    of pictures without boxes still teaches that tower where objects are.
+    of images without boxes still teaches that tower where objects are.
     """
 
     def __init__(self, channels: int, *, norm_groups: int) -> None:

@@ -40,7 +40,7 @@ def postprocess(
     pre_nms_topk: int = PRE_NMS_TOPK,
     max_pairs: int = MAX_PAIRS,
 ) -> list[Detections]:
-    """Detections of each image, in pixels of the (resized) picture.
+    """Detections of each image, in pixels of the (resized) image.
 
     Score = sigmoid(S) * sigmoid(centerness), with S = f^P . f^T + b. Suppression runs per name.
 
@@ -126,7 +126,7 @@ def _suppress(
     Every label gets a place of its own in the plane, as in torchvision's ``batched_nms``, but in float64: in float32 the
     boxes of the 13,000th name would lie on a grid of two pixels, and a detection would depend on its name's position.
     """
-    span = 1 << max(size_hw).bit_length()  # a power of two wider than the picture
+    span = 1 << max(size_hw).bit_length()  # a power of two wider than the image
     apart = boxes_xyxy.double() + (labels.double() * span)[:, None]
     return nms(apart, scores.double(), nms_iou)
 

@@ -1,4 +1,4 @@
-"""Regions that stand for a picture in the word-region contrastive loss (section 3.2 of arXiv:2304.04514).
+"""Regions that stand for an image in the word-region contrastive loss (section 3.2 of arXiv:2304.04514).
 
 Shapes: B images, K anchors, M texts, D width, k proposals of an image.
 """

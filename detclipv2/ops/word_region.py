@@ -1,6 +1,6 @@
-"""Similarities of texts and pictures by their regions, from a matrix [U, B k] that is never held whole.
+"""Similarities of texts and images by their regions, from a matrix [U, B k] that is never held whole.
 
-Shapes: U texts, B pictures of k regions, C captions of some of the texts, D width.
+Shapes: U texts, B images of k regions, C captions of some of the texts, D width.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from detclipv2.ops.chunked import chunk_rows, common_precision
 def best_region_similarity(
     texts: Tensor, regions: Tensor, mask: Tensor, *, chunk_elements: int | None = None
 ) -> Tensor:
-    """Similarity [U, B] of each text to the most similar region of each picture (Eq. 2 of arXiv:2304.04514).
+    """Similarity [U, B] of each text to the most similar region of each image (Eq. 2 of arXiv:2304.04514).
 
     The forward pass notes which region it was, so the backward pass needs no similarities. Of equal regions one is taken.
 
     Args:
         texts: [U, D].
         regions: [B, k, D].
-        mask: [B, k] bool, False on padding. A picture without any region has similarity 0 to every text.
+        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every text.
         chunk_elements: similarities held at once; None takes the device's constant.
     """
     with torch.autocast(texts.device.type, enabled=False):
@@ -72,12 +72,12 @@ class _BestRegion(Function):
 def soft_region_similarity(
     texts: Tensor, regions: Tensor, mask: Tensor, *, temperature: float, chunk_elements: int | None = None
 ) -> Tensor:
-    """Similarity [U, B]: mean over a picture's regions, weighted by their softmax (Eq. 4 of arXiv:2304.04514).
+    """Similarity [U, B]: mean over an image's regions, weighted by their softmax (Eq. 4 of arXiv:2304.04514).
 
     Args:
         texts: [U, D].
         regions: [B, k, D].
-        mask: [B, k] bool, False on padding. A picture without any region has similarity 0 to every text.
+        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every text.
         temperature: tau_t of the softmax.
         chunk_elements: similarities held at once; None takes the device's constant.
     """
@@ -98,14 +98,14 @@ def best_word_similarity(
     *,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """Similarity [C, B]: mean over a picture's regions of each one's highest similarity to a caption's texts.
+    """Similarity [C, B]: mean over an image's regions of each one's highest similarity to a caption's texts.
 
     The half of FILIP's late interaction (arXiv:2111.07783) that Table 2c of arXiv:2304.04514 calls image to text.
 
     Args:
         texts: [U, D].
         regions: [B, k, D].
-        mask: [B, k] bool, False on padding. A picture without any region has similarity 0 to every caption.
+        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every caption.
         captions: the texts of each caption, at least one.
         chunk_elements: similarities held at once; None takes the device's constant.
     """

@@ -1,4 +1,4 @@
-"""A detector of fake tensors: they have shapes, types and a device, but no numbers, so that no picture is too large."""
+"""A detector of fake tensors: they have shapes, types and a device, but no numbers, so that no image is too large."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ def fake_detector(
 
 
 def canvas_hw(config: SupervisionConfig) -> tuple[int, int]:
-    """Height and width of a lying picture's canvas: all pictures of a type are padded to it, however small they are drawn."""
+    """Height and width of a lying image's canvas: all images of a type are padded to it, however small they are drawn."""
     longer, shorter = config.sides_px
     return shorter, longer
 

@@ -24,7 +24,7 @@ _SMALL = 4  # rows, texts and captions with which a loss is counted: it grows wi
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFlops:
-    """FLOPs of one picture of a supervision type, texts apart."""
+    """FLOPs of one image of a supervision type, texts apart."""
 
     backbone: PassFlops
     neck: PassFlops
@@ -51,9 +51,9 @@ def train_flops(
     sizes: dict[Supervision, DataSize] | None = None,
     world_size: int = 1,
 ) -> dict[Supervision, float]:
-    """Model FLOPs of one picture of each supervision type: what images a second are multiplied with for MFU.
+    """Model FLOPs of one image of each supervision type: what images a second are multiplied with for MFU.
 
-    Those of the texts are left out (``planning.texts.text_cost``): they belong to a step and not to a picture.
+    Those of the texts are left out (``planning.texts.text_cost``): they belong to a step and not to an image.
 
     Args:
         model: the network.
@@ -71,7 +71,7 @@ def train_flops(
 def image_flops(
     model: ModelConfig, train: TrainConfig, supervision: Supervision, *, num_texts: int, world_size: int = 1
 ) -> ImageFlops:
-    """FLOPs of one picture of a type, counted.
+    """FLOPs of one image of a type, counted.
 
     Args:
         model: the network.
@@ -85,7 +85,7 @@ def image_flops(
     recomputed = network.recomputed
     if settings.samples_per_worker(world_size) > settings.batch_size and supervision == "image_text":
         recomputed += network.forward  # gradient caching's first pass
-    share = num_texts / world_size  # concepts of a process's own pictures, which proposals are chosen with
+    share = num_texts / world_size  # concepts of a process's own images, which proposals are chosen with
     if supervision == "image_text":
         losses = _contrastive_flops(model.embed_dim) * train.loss.num_proposals * num_texts
         if train.loss.proposal_score.startswith("text"):

@@ -55,22 +55,22 @@ def model_size(model: ModelConfig) -> ModelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationBytes:
-    """What the image side saves in a forward pass: it grows with the pictures."""
+    """What the image side saves in a forward pass: it grows with the images."""
 
     fixed: float  # casts of the weights
     per_image: float
     per_image_recomputed: float  # with gradient checkpointing: of the largest block, while it is computed again
-    num_anchors: int  # of a picture
+    num_anchors: int  # of an image
 
     def of(self, batch_size: int) -> float:
-        """Peak of that many pictures."""
+        """Peak of that many images."""
         return self.fixed + batch_size * (self.per_image + self.per_image_recomputed)
 
 
 def activation_bytes(
     model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device
 ) -> ActivationBytes:
-    """Measured with two pictures and with three: the rest is a straight line, while of one some copies are views."""
+    """Measured with two images and with three: the rest is a straight line, while of one some copies are views."""
     two, three = (saved(model, size_hw, batch_size=count, precision=precision, device=device) for count in (2, 3))
     block = 0
     if model.gradient_checkpointing == "on":
@@ -88,7 +88,7 @@ class Saved:
     """What a forward pass leaves."""
 
     num_bytes: int
-    num_anchors: int  # of a picture
+    num_anchors: int  # of an image
 
 
 @cache
@@ -109,7 +109,7 @@ def saved(
 
 @cache
 def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device) -> int:
-    """Bytes that the block of the backbone with the most activations saves for one picture more."""
+    """Bytes that the block of the backbone with the most activations saves for one image more."""
     fake = fake_detector(model, device=device, checkpointing="off")
     stages: list[Any] = [
         module for module in fake.detector.backbone.model.modules() if hasattr(module, "grad_checkpointing")
@@ -164,7 +164,7 @@ def step_memory(
         num_texts: distinct texts of the step over all processes, each of which encodes its share.
         world_size: number of processes.
         device: some operations go another way on a CPU.
-        batch_size: pictures at a time, instead of those of the configuration.
+        batch_size: images at a time, instead of those of the configuration.
     """
     settings = train.supervisions()[supervision]
     batch_size = batch_size or settings.batch_size
@@ -204,8 +204,8 @@ def _contrastive_bytes(
 ) -> float:
     """Texts of all processes and proposals of this one with their gradients, what they are compared by, and a chunk.
 
-    Every text has its similarity to each local picture, with a gradient and the number of the region that was the best; every
-    caption too, and each local caption that to all pictures.
+    Every text has its similarity to each local image, with a gradient and the number of the region that was the best; every
+    caption too, and each local caption that to all images.
     """
     rows = 2 * num_texts + 2 * images * train.loss.num_proposals
     of_texts = num_texts * images * (2 * _FP32_BYTES + 1)

@@ -49,7 +49,7 @@ class TypePlan:
 
     @property
     def step_flops(self) -> float:
-        """Model FLOPs of one process's part of a step: its pictures, and its share of the texts."""
+        """Model FLOPs of one process's part of a step: its images, and its share of the texts."""
         return self.images_per_process * self.image.model + self.num_encoded / self.num_processes * self.text.model
 
     @property
@@ -190,7 +190,7 @@ def _precision_advice(train: TrainConfig, gpu: Gpu | None) -> Sequence[str]:
 
 
 def _memory_advice(model: ModelConfig, train: TrainConfig, kind: TypePlan, gpu: Gpu) -> str:
-    """What does not fit, and the changes that make it fit: fewer pictures at a time, or gradient checkpointing."""
+    """What does not fit, and the changes that make it fit: fewer images at a time, or gradient checkpointing."""
     name, room = kind.supervision, gpu.memory_bytes * (1 - HEADROOM)
     problem = (
         f"{name}: {kind.memory.total / 1e9:.1f} GB do not fit into {room / 1e9:.1f} GB ({gpu.name} less {HEADROOM:.0%})"
@@ -221,5 +221,5 @@ def _memory_advice(model: ModelConfig, train: TrainConfig, kind: TypePlan, gpu: 
                 options += f"--train.{name.replace('_', '-')}.global-batch-size {whole} "
             mended.append(f"{options.strip()} ({total(changed, batch_size) / 1e9:.1f} GB)")
     if not mended:
-        return f"{problem}, not even one picture at a time: take more GPUs, smaller pictures or a smaller global batch"
+        return f"{problem}, not even one image at a time: take more GPUs, smaller images or a smaller global batch"
     return f"{problem}: {' or '.join(mended)}"

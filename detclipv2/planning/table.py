@@ -26,7 +26,7 @@ def _table(title: str, first: str, columns: Sequence[str]) -> Table:
 
 def _steps(plan: Plan) -> Table:
     hardware = "CPUs" if plan.gpu is None else plan.gpu.name
-    columns = ("pictures a step", "a process", "at a time", "texts a step", "steps an epoch", "steps")
+    columns = ("images a step", "a process", "at a time", "texts a step", "steps an epoch", "steps")
     table = _table(f"{plan.recipe} on {plan.num_processes} x {hardware}", "steps", columns)
     for kind in plan.types:
         numbers = (
@@ -55,7 +55,7 @@ def _flops(plan: Plan) -> Table:
         table.add_row(label, *(f"{value / 1e9:,.1f}" for value in values))
 
     images = [kind.image for kind in plan.types]
-    row("a picture: backbone", [image.backbone.total for image in images])
+    row("an image: backbone", [image.backbone.total for image in images])
     row("  neck", [image.neck.total for image in images])
     row("  head", [image.head.total for image in images])
     row("  losses", [image.losses for image in images])

@@ -19,7 +19,7 @@ class DataSize:
     """What of a dataset a plan depends on."""
 
     num_samples: int
-    # Distinct texts that the concepts of boxed pictures are drawn from.
+    # Distinct texts that the concepts of boxed images are drawn from.
     num_concepts: int = 0
     # Noun phrases of an image-text pair; its caption comes on top where it counts as a concept.
     phrases_per_sample: float = 0.0
@@ -44,7 +44,7 @@ def distinct_texts(
 ) -> int:
     """Distinct texts that a step of a type is expected to have over all processes.
 
-    Concepts of a boxed picture are taken to be drawn evenly from all there are, without repetition; texts of pairs, captions
+    Concepts of a boxed image are taken to be drawn evenly from all there are, without repetition; texts of pairs, captions
     above all, are taken not to repeat.
     """
     size = (sizes or PAPER_DATA)[supervision]
@@ -52,7 +52,7 @@ def distinct_texts(
     num_images = settings.samples_per_worker(world_size) * world_size
     if supervision == "image_text":
         return max(1, round(num_images * (size.phrases_per_sample + (train.loss.caption_as_concept == "on"))))
-    absent = max(0.0, 1 - max(1, settings.num_concepts) / max(1, size.num_concepts))  # from one picture
+    absent = max(0.0, 1 - max(1, settings.num_concepts) / max(1, size.num_concepts))  # from one image
     return max(1, round(size.num_concepts * (1 - absent**num_images)))
 
 

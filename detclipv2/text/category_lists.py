@@ -13,7 +13,7 @@ class Category:
     name: str
     synonyms: tuple[str, ...] = ()
     definition: str | None = None
-    frequency: str | None = None  # LVIS: "f", "c" or "r" for many, some or few training pictures
+    frequency: str | None = None  # LVIS: "f", "c" or "r" for many, some or few training images
 
 
 def read_categories(path: Path) -> list[Category]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Lexicographer files of what a picture shows, the likelier ones first; measured on LVIS, whose categories name their sense:
+# Lexicographer files of what an image shows, the likelier ones first; measured on LVIS, whose categories name their sense:
 # of 1,183 names in WordNet 3.0 the most frequent sense is right for 79 %, the most frequent one of these files for 87 %.
 # Tops ("person"), animals, artifacts, parts of bodies, food, natural objects.
 _THINGS = {"03", "05", "06", "08", "13", "17"}
@@ -36,7 +36,7 @@ class WordNet:
         self._exceptions = dict(line.split()[:2] for line in exceptions.splitlines() if " " in line)
 
     def definition(self, name: str) -> str | None:
-        """What a name most often stands for in a picture: the first clause of its gloss, or None for no noun of WordNet.
+        """What a name most often stands for in an image: the first clause of its gloss, or None for no noun of WordNet.
 
         Args:
             name: normalised; irregular plurals are known, regular ones are the caller's (`spellings`).

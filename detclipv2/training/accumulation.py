@@ -1,7 +1,7 @@
 """The gradient of a batch that is too large for the network, from parts that are not.
 
 The losses of DetCLIPv2 do not fall apart by images: a region is scored against the concepts of the global batch, focal and box
-losses are divided by all its positives, and the contrastive loss compares each caption with every picture. So a step is
+losses are divided by all its positives, and the contrastive loss compares each caption with every image. So a step is
 arranged around what its parts share.
 
 - Concepts are encoded once, without a graph. The losses see the embeddings as a leaf; its gradient is given to the encoder,

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage import Location, locked, table_name
-from pipelines.storage.publish import remove
 from pipelines.storage.roots import SPOOL, TEMPORARY
-from pipelines.storage.tables import listing
+from pipelines.storage.tables import listing, remove_table
 from schemas.manifest import MANIFEST_NAME, DatasetManifest
 
 DATASETS = "datasets"
@@ -73,7 +72,7 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
         with locked(root, stage, leftovers="keep"):
             garbage = find_garbage(root, stage, referenced=referenced_tables(root))
             for item in garbage if delete else []:
-                remove(item.folder)
+                remove_table(item.folder)
         found += garbage
     return found
 

@@ -33,11 +33,11 @@ def funnel_tables(stats: DatasetStats) -> list[Table]:
 
 
 def split_table(stats: DatasetStats) -> Table:
-    """One row a supervision type: samples, shards, bytes, boxes and concepts a picture."""
-    title = f"dataset {stats.name}, version {stats.digest[:16]}; means of a picture"
+    """One row a supervision type: samples, shards, bytes, boxes and concepts per image."""
+    title = f"dataset {stats.name}, version {stats.digest[:16]}; means of an image"
     table = Table(title=title, title_justify="left")
     table.add_column("supervision", no_wrap=True)
-    for column in ("samples", "shards", "bytes", "picture", "boxes", "concepts"):
+    for column in ("samples", "shards", "bytes", "image", "boxes", "concepts"):
         table.add_column(column, justify="right", no_wrap=True)
     for split in stats.splits:
         table.add_row(
@@ -46,8 +46,8 @@ def split_table(stats: DatasetStats) -> Table:
             f"{len(split.shard_bytes):,}",
             size(sum(split.shard_bytes)),
             size(sum(split.shard_bytes) / split.num_samples),
-            f"{_mean(split.boxes_a_picture):.1f}",
-            f"{_mean(split.concepts_a_picture):.1f}",
+            f"{_mean(split.boxes_per_image):.1f}",
+            f"{_mean(split.concepts_per_image):.1f}",
         )
     return table
 
@@ -80,9 +80,9 @@ def size(num_bytes: float) -> str:
 
 def _shown(split: SplitStats) -> dict[str, Any]:
     has_boxes = split.supervision != "image_text"
-    histograms = [("phrases a caption" if not has_boxes else "concepts a picture", split.concepts_a_picture)]
+    histograms = [("phrases a caption" if not has_boxes else "concepts per image", split.concepts_per_image)]
     if has_boxes:
-        histograms.append(("boxes a picture", split.boxes_a_picture))
+        histograms.append(("boxes per image", split.boxes_per_image))
     return {
         "split": split,
         "counted": "boxes" if has_boxes else "pairs",

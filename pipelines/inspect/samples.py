@@ -10,17 +10,17 @@ from itertools import accumulate, groupby
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.inspect.dataset import BuiltDataset
-from pipelines.stages.download import IMAGES_TAR_NAME
-from pipelines.stages.tars import read_tar, tar_extents
+from pipelines.fetch.download import IMAGES_TAR_NAME
+from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.storage import DROPPED, PublishedTable, format_counts
 from pipelines.storage.tables import files_by_shard
+from pipelines.storage.tars import read_tar, tar_extents
 from schemas.training import TrainingSample
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSample:
-    """A training sample with its picture."""
+    """A training sample with its image."""
 
     key: str
     jpeg: bytes
@@ -29,7 +29,7 @@ class ShownSample:
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedRow:
-    """An image-text pair that was dropped; ``jpeg`` is None where no picture was downloaded."""
+    """An image-text pair that was dropped; ``jpeg`` is None where no image was downloaded."""
 
     key: str
     url: str
@@ -70,7 +70,7 @@ def draw_samples(dataset: BuiltDataset, supervision: str, *, num: int, seed: int
 
 
 def draw_dropped(dataset: BuiltDataset, reason: str, *, num: int, seed: int) -> DrawnRows:
-    """Rows that were dropped for a reason, drawn without repetition, with their pictures where there are any.
+    """Rows that were dropped for a reason, drawn without repetition, with their images where there are any.
 
     Raises:
         ValueError: no row was dropped for it, or only boxes were, which are counted and not kept.
@@ -84,14 +84,14 @@ def draw_dropped(dataset: BuiltDataset, reason: str, *, num: int, seed: int) -> 
             raise ValueError(f"--dropped {reason}: it was counted {counts[reason]} times, but nothing was kept to show")
         raise ValueError(f"--dropped {reason}: nothing was dropped for it; reasons are {format_counts(counts)}")
     shown = random.Random(seed).sample(found, min(num, len(found)))
-    pictures = _pictures(dataset.tables("images"), {(shard, row["key"]) for shard, _, row in shown})
+    images = _images(dataset.tables("images"), {(shard, row["key"]) for shard, _, row in shown})
     rows = [
         DroppedRow(
             key=row["key"],
             url=row["url"],
             caption=row["caption"],
             asset=asset,
-            jpeg=pictures.get((shard, row["key"])),
+            jpeg=images.get((shard, row["key"])),
         )
         for shard, asset, row in sorted(shown, key=lambda item: (item[0], item[2]["key"]))
     ]
@@ -110,12 +110,12 @@ def _dropped(dataset: BuiltDataset, reason: str) -> Iterator[tuple[str, str, dic
                 yield shard, asset, row
 
 
-def _pictures(tables: dict[str, PublishedTable], wanted: set[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+def _images(tables: dict[str, PublishedTable], wanted: set[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
     """JPEGs by shard and key."""
-    pictures = {}
+    images = {}
     for shard in sorted({shard for shard, _ in wanted} & tables.keys()):
         path = tables[shard].file(IMAGES_TAR_NAME).path
         offsets = {extent.key: extent.offset for extent in tar_extents(path)}
         for key in sorted(key for name, key in wanted if name == shard and key in offsets):
-            pictures[shard, key] = next(read_tar(path, offset=offsets[key])).members["jpg"]
-    return pictures
+            images[shard, key] = next(read_tar(path, offset=offsets[key])).members["jpg"]
+    return images

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures with their boxes, names, phrases and captions, for people to look at."""
+"""A contact sheet: images with their boxes, names, phrases and captions, for people to look at."""
 
 import io
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageOps
 
 from pipelines.inspect.samples import DroppedRow, ShownSample
-from pipelines.inspect.text import Colour, draw_tag, font, wrapped
+from pipelines.inspect.text_drawing import Colour, draw_tag, font, wrapped
 
-CELL_WIDTH_PX, PICTURE_HEIGHT_PX, MARGIN_PX = 320, 240, 16
+CELL_WIDTH_PX, IMAGE_HEIGHT_PX, MARGIN_PX = 320, 240, 16
 MIN_COLUMNS = 3  # so that a title fits
 TITLE_PX, CAPTION_PX, SMALL_PX = 24, 14, 12
 MAX_CAPTION_LINES, MAX_PHRASE_LINES = 3, 2
@@ -20,19 +20,19 @@ PALETTE: tuple[Colour, ...] = ((0, 92, 153), (176, 72, 0), (0, 120, 90), (150, 7
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A picture (None: there is none) and the texts below it: (text, colour) each."""
+    """An image (None: there is none) and the texts below it: (text, colour) each."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     texts: tuple[tuple[str, Colour], ...]
 
 
 def sample_cell(sample: ShownSample) -> Cell:
-    """A picture with its boxes, and below it the caption and the concepts."""
+    """An image with its boxes, and below it the caption and the concepts."""
     annotation = sample.annotation
-    picture, scale = _fitted(sample.jpeg)
+    image, scale = _fitted(sample.jpeg)
     texts = [] if annotation.caption is None else [(annotation.caption, INK)]
     if annotation.labels:
-        _draw_boxes(picture, annotation.boxes_xyxy, annotation.labels, annotation.concepts, scale=scale)
+        _draw_boxes(image, annotation.boxes_xyxy, annotation.labels, annotation.concepts, scale=scale)
     without_box = [text for i, text in enumerate(annotation.concepts) if i not in annotation.labels]
     if without_box:
         texts.append((" · ".join(without_box), BLUE))
@@ -41,52 +41,52 @@ def sample_cell(sample: ShownSample) -> Cell:
     if annotation.labels:
         names = [annotation.concepts[label] for label in annotation.labels]
         texts.append((f"{len(names)} boxes: {', '.join(dict.fromkeys(names))}", GREY))
-    return Cell(picture=picture, texts=tuple(texts))
+    return Cell(image=image, texts=tuple(texts))
 
 
 def dropped_cell(row: DroppedRow) -> Cell:
-    """The picture of a dropped pair where there is one, its caption and its URL."""
-    picture = None if row.jpeg is None else _fitted(row.jpeg)[0]
-    return Cell(picture=picture, texts=((row.caption or "(no caption)", INK), (row.url, GREY)))
+    """The image of a dropped pair where there is one, its caption and its URL."""
+    image = None if row.jpeg is None else _fitted(row.jpeg)[0]
+    return Cell(image=image, texts=((row.caption or "(no caption)", INK), (row.url, GREY)))
 
 
 def contact_sheet(cells: Sequence[Cell], *, title: str, num_columns: int = 6) -> Image.Image:
-    """Cells in rows under a title; a row is as high as its highest cell, and rows without any picture hold text alone."""
+    """Cells in rows under a title; a row is as high as its highest cell, and rows without any image hold text alone."""
     rows = [cells[i : i + num_columns] for i in range(0, len(cells), num_columns)]
-    picture_heights = [PICTURE_HEIGHT_PX if any(cell.picture for cell in row) else 0 for row in rows]
-    heights = [top + max(map(_text_height, row)) for top, row in zip(picture_heights, rows, strict=True)]
+    image_heights = [IMAGE_HEIGHT_PX if any(cell.image for cell in row) else 0 for row in rows]
+    heights = [top + max(map(_text_height, row)) for top, row in zip(image_heights, rows, strict=True)]
     width = max(MIN_COLUMNS, min(num_columns, len(cells))) * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
     head = TITLE_PX + 2 * MARGIN_PX
     sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * MARGIN_PX), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, MARGIN_PX), title, font=font(TITLE_PX, weight="bold"), fill=INK)
     top = head
-    for row, picture_height, height in zip(rows, picture_heights, heights, strict=True):
+    for row, image_height, height in zip(rows, image_heights, heights, strict=True):
         for column, cell in enumerate(row):
             left = MARGIN_PX + column * (CELL_WIDTH_PX + MARGIN_PX)
-            if picture_height:
-                _paste(sheet, draw, cell.picture, left=left, top=top)
-            _write(draw, cell, left=left, top=top + picture_height + MARGIN_PX // 2)
+            if image_height:
+                _paste(sheet, draw, cell.image, left=left, top=top)
+            _write(draw, cell, left=left, top=top + image_height + MARGIN_PX // 2)
         top += height + MARGIN_PX
     return sheet
 
 
 def _fitted(jpeg: bytes) -> tuple[Image.Image, float]:
-    """A picture as large as its place allows, and by how much it was enlarged."""
+    """An image as large as its place allows, and by how much it was enlarged."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    fitted = ImageOps.contain(image, (CELL_WIDTH_PX, PICTURE_HEIGHT_PX), Image.Resampling.LANCZOS)
+    fitted = ImageOps.contain(image, (CELL_WIDTH_PX, IMAGE_HEIGHT_PX), Image.Resampling.LANCZOS)
     return fitted, fitted.width / image.width
 
 
 def _draw_boxes(
-    picture: Image.Image,
+    image: Image.Image,
     boxes_xyxy: Sequence[tuple[float, float, float, float]],
     labels: Sequence[int],
     concepts: Sequence[str],
     *,
     scale: float,
 ) -> None:
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     boxes = [tuple(round(value * scale) for value in box) for box in boxes_xyxy]
     for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
         colour = PALETTE[label % len(PALETTE)]
@@ -99,12 +99,12 @@ def _draw_boxes(
             at=(x1, y1),
             font=font(SMALL_PX),
             colour=PALETTE[label % len(PALETTE)],
-            within=picture.size,
+            within=image.size,
         )
 
 
 def _lines(cell: Cell) -> list[tuple[str, Colour, int]]:
-    """Text, colour and size of every line below the picture."""
+    """Text, colour and size of every line below the image."""
     found = []
     for text, colour in cell.texts:
         size_px, max_lines = (CAPTION_PX, MAX_CAPTION_LINES) if colour == INK else (SMALL_PX, MAX_PHRASE_LINES)
@@ -121,15 +121,15 @@ def _line_height(size_px: int) -> int:
     return round(size_px * 1.4)
 
 
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image | None, *, left: int, top: int) -> None:
-    """The picture in the middle of its place, or what says that there is none."""
-    draw.rectangle((left, top, left + CELL_WIDTH_PX - 1, top + PICTURE_HEIGHT_PX - 1), fill=GROUND)
-    if picture is None:
-        middle = (left + CELL_WIDTH_PX / 2, top + PICTURE_HEIGHT_PX / 2)
-        draw.text(middle, "no picture", font=font(CAPTION_PX), fill=GREY, anchor="mm")
+def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | None, *, left: int, top: int) -> None:
+    """The image in the middle of its place, or what says that there is none."""
+    draw.rectangle((left, top, left + CELL_WIDTH_PX - 1, top + IMAGE_HEIGHT_PX - 1), fill=GROUND)
+    if image is None:
+        middle = (left + CELL_WIDTH_PX / 2, top + IMAGE_HEIGHT_PX / 2)
+        draw.text(middle, "no image", font=font(CAPTION_PX), fill=GREY, anchor="mm")
     else:
-        x, y = left + (CELL_WIDTH_PX - picture.width) // 2, top + (PICTURE_HEIGHT_PX - picture.height) // 2
-        sheet.paste(picture, (x, y))
+        x, y = left + (CELL_WIDTH_PX - image.width) // 2, top + (IMAGE_HEIGHT_PX - image.height) // 2
+        sheet.paste(image, (x, y))
 
 
 def _write(draw: ImageDraw.ImageDraw, cell: Cell, *, left: int, top: int) -> None:

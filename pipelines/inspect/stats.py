@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.inspect.dataset import BuiltDataset
-from pipelines.runner.jobs import CONCEPTS
-from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.build.jobs import CONCEPTS
+from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
 from pipelines.storage.tables import files_by_shard
 from schemas.shards import SHARD_INDEX
@@ -37,8 +37,8 @@ class SplitStats:
     num_samples: int
     shard_bytes: list[int]  # one a shard
     sample_bytes: list[int]  # 5th, 50th and 95th percentile
-    boxes_a_picture: dict[int, int]  # pictures by number of boxes
-    concepts_a_picture: dict[int, int]  # pictures by number of names or phrases
+    boxes_per_image: dict[int, int]  # images by number of boxes
+    concepts_per_image: dict[int, int]  # images by number of names or phrases
     top_concepts: list[tuple[str, int]]  # with their boxes (image-text: pairs), the most frequent first
 
 
@@ -53,7 +53,7 @@ class DatasetStats:
 
 
 def dataset_stats(dataset: BuiltDataset) -> DatasetStats:
-    """Gather the figures. Pictures are not read, indexes and tables are."""
+    """Gather the figures. Images are not read, indexes and tables are."""
     return DatasetStats(
         name=dataset.manifest.name,
         digest=dataset.manifest.digest,
@@ -88,7 +88,7 @@ def _counts_by_source(tables: dict[str, PublishedTable]) -> dict[str, Counter[st
     for shard, file in dropped.items():
         if file.num_rows:
             counts.setdefault(_source(shard), Counter()).update(_reasons(file))
-    if not kept:  # its rows are not kept as tables: boxes, validation pictures
+    if not kept:  # its rows are not kept as tables: boxes, validation images
         for shard, table in tables.items():
             source = counts.setdefault(_source(shard), Counter())
             source[""] += table.manifest.rows_kept
@@ -117,8 +117,8 @@ def _split_stats(dataset: BuiltDataset, supervision: str) -> SplitStats:
         num_samples=split.num_samples,
         shard_bytes=[shard.num_bytes for shard in split.shards],
         sample_bytes=[int(value) for value in percentiles],
-        boxes_a_picture=_histogram(index["num_boxes"]),
-        concepts_a_picture=_histogram(index["num_concepts"]),
+        boxes_per_image=_histogram(index["num_boxes"]),
+        concepts_per_image=_histogram(index["num_concepts"]),
         top_concepts=_top_concepts(dataset, supervision),
     )
 

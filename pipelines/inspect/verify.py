@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
-from pipelines.inspect.dataset import BuiltDataset
-from pipelines.stages.shards import index_figures
-from pipelines.stages.tars import TarSample, read_tar, tar_extents
+from pipelines.inspect.built_dataset import BuiltDataset
+from pipelines.stages.training_shards import index_figures
 from pipelines.storage import Location, PublishedTable, sha256_file, verify_content
+from pipelines.storage.tars import TarSample, read_tar, tar_extents
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
 from schemas.shards import SHARD_INDEX
@@ -115,9 +115,9 @@ def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample 
         image.load()
         if image.size != (annotation.width, annotation.height):
             width, height = image.size
-            problems.append(f"the picture is {width}x{height}, its annotation {annotation.width}x{annotation.height}")
+            problems.append(f"the image is {width}x{height}, its annotation {annotation.width}x{annotation.height}")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(f"the picture cannot be decoded: {str(error).split(' <')[0]}")
+        problems.append(f"the image cannot be decoded: {str(error).split(' <')[0]}")
     return annotation, problems
 
 

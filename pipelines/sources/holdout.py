@@ -1,4 +1,4 @@
-"""Pictures that are kept for evaluation, found again by COCO id and by hash in whatever training data they occur in."""
+"""Images that are kept for evaluation, found again by COCO id and by hash in whatever training data they occur in."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
 
-# One row an evaluation picture.
+# One row an evaluation image.
 HASHES = pa.schema(
     [
         pa.field("file_name", pa.string(), nullable=False),
@@ -27,20 +27,20 @@ HASHES = pa.schema(
         pa.field("phash", pa.string(), nullable=False),
     ]
 )
-# COCO names its pictures by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
+# COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
-_PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutPictures:
-    """Ids and hashes of pictures that must not be trained on.
+class HeldOutImages:
+    """Ids and hashes of images that must not be trained on.
 
     Attributes:
         coco_ids: COCO ids, compared with those that file names and URLs bear.
         sha256: of whole files.
         phashes: 64-bit perceptual hashes, 16 hex digits.
-        max_distance: largest Hamming distance of two perceptual hashes of one picture; see `pipelines.stages.dedup.Dedup`.
+        max_distance: largest Hamming distance of two perceptual hashes of one image; see `pipelines.stages.dedup.Dedup`.
     """
 
     coco_ids: frozenset[int] = frozenset()
@@ -62,8 +62,8 @@ class HeldOutPictures:
         """Whether a file name or URL bears one of the ids."""
         return any(coco_id(name) in self.coco_ids for name in names)
 
-    def has_picture(self, sha256: str, image: Image.Image) -> bool:
-        """Whether these bytes, or an upright picture much like this one, are among the hashes."""
+    def has_image(self, sha256: str, image: Image.Image) -> bool:
+        """Whether these bytes, or an upright image much like this one, are among the hashes."""
         if sha256 in self.sha256:
             return True
         return bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0])
@@ -104,21 +104,21 @@ class HeldOutPictures:
         return bands
 
 
-def held_out_pictures(
+def held_out_images(
     *, ids: Sequence[Path] = (), hashes: pa.Table | None = None, max_distance: int = 2
-) -> HeldOutPictures:
-    """Held-out pictures from id lists (see `read_ids`) and a table of ``HASHES``.
+) -> HeldOutImages:
+    """Held-out images from id lists (see `read_ids`) and a table of ``HASHES``.
 
     Raises:
         ValueError: neither was given, or a list holds no id.
     """
     if not ids and hashes is None:
-        raise ValueError("name what is held out: lists of ids, hashes of pictures, or both")
+        raise ValueError("name what is held out: lists of ids, hashes of images, or both")
     columns = {name: frozenset[str]() for name in ("sha256", "phash")}
     if hashes is not None:
-        table = conform(hashes, HASHES, where="hashes of held-out pictures")
+        table = conform(hashes, HASHES, where="hashes of held-out images")
         columns = {name: frozenset(table[name].to_pylist()) for name in columns}
-    return HeldOutPictures(
+    return HeldOutImages(
         coco_ids=frozenset(i for path in ids for i in read_ids(path)),
         sha256=columns["sha256"],
         phashes=columns["phash"],
@@ -180,14 +180,14 @@ def _ids_of_lines(text: str, path: Path) -> frozenset[int]:
     return frozenset(ids)
 
 
-def hash_pictures(folder: Path) -> pa.Table:
-    """``HASHES`` of all pictures under a folder, by ascending path; some 100 pictures of 640 x 480 a second.
+def hash_images(folder: Path) -> pa.Table:
+    """``HASHES`` of all images under a folder, by ascending path; some 100 images of 640 x 480 a second.
 
     Raises:
         ValueError: there is none, or one cannot be decoded.
     """
     rows = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURE_ENDINGS):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS):
         try:
             with Image.open(path) as image:
                 phash = str(imagehash.phash(ImageOps.exif_transpose(image).convert("RGB")))
@@ -196,12 +196,12 @@ def hash_pictures(folder: Path) -> pa.Table:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file_name": path.relative_to(folder).as_posix(), "sha256": digest, "phash": phash})
     if not rows:
-        raise ValueError(f"there is no picture under {folder}")
+        raise ValueError(f"there is no image under {folder}")
     return pa.Table.from_pylist(rows, schema=HASHES)
 
 
 def read_hashes(path: Path) -> pa.Table:
-    """``HASHES`` from a Parquet file that holds what `hash_pictures` gave.
+    """``HASHES`` from a Parquet file that holds what `hash_images` gave.
 
     Raises:
         ValueError: it cannot be read, or lacks a column.

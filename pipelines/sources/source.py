@@ -1,27 +1,17 @@
-"""What a source gives to the street: image-text pairs as a table of URLs, or pictures with boxes, or a validation set."""
+"""What a source gives to the street: image-text pairs as a table of URLs, or images with boxes, or a validation set."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.training import Supervision, TrainingSample
+from schemas.images import BoxedImage, ImagePair
+from schemas.training import Supervision
 
 # What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.
 BYTES_PER_PAIR = 180
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxedImage:
-    """A picture with boxes, ready for a shard."""
-
-    key: str  # unique within the source, sortable, no dot
-    jpeg: bytes
-    sample: TrainingSample
-    # Boxes that could not be kept, by reason ("box_outside_image", "box_empty", "unknown_category"): counted in the manifest.
-    dropped_boxes: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +45,8 @@ class PairSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class PicturePair:
-    """A pair that brings its picture."""
-
-    url: str
-    caption: str | None  # None: there is none, or it is not text
-    picture: bytes | None  # encoded as it came
-    drop_reason: str | None = None  # why there is no picture
-    scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
-
-
-class PicturePairShard(Protocol):
-    """Some of a source's pairs with pictures, to be ingested by one job."""
+class ImagePairShard(Protocol):
+    """Some of a source's pairs with images, to be ingested by one job."""
 
     @property
     def name(self) -> str:
@@ -77,20 +56,20 @@ class PicturePairShard(Protocol):
     @property
     def config(self) -> dict[str, Any]: ...
 
-    def read(self) -> Iterator[PicturePair]: ...
+    def read(self) -> Iterator[ImagePair]: ...
 
 
-class PicturePairSource(Protocol):
-    """Image-text pairs whose pictures are at hand: they enter the street after the download, at IMAGES."""
+class ImagePairSource(Protocol):
+    """Image-text pairs whose images are at hand: they enter the street after the download, at IMAGES."""
 
     @property
     def name(self) -> str: ...
 
-    def shards(self) -> Sequence[PicturePairShard]: ...
+    def shards(self) -> Sequence[ImagePairShard]: ...
 
 
 class BoxedSource(Protocol):
-    """Pictures with boxes of one supervision type, addressed by position so that shards can be made in parallel."""
+    """Images with boxes of one supervision type, addressed by position so that shards can be made in parallel."""
 
     @property
     def name(self) -> str: ...
@@ -102,7 +81,7 @@ class BoxedSource(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that the pictures depend on, JSON values (a file source gives the sha256 of its files)."""
+        """Everything that the images depend on, JSON values (a file source gives the sha256 of its files)."""
         ...
 
     def __len__(self) -> int: ...
@@ -124,11 +103,11 @@ class ValidationSource(Protocol):
     def config(self) -> dict[str, Any]: ...
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
-        """Write ``annotations.json`` and ``images/`` under ``folder``; return the number of pictures.
+        """Write ``annotations.json`` and ``images/`` under ``folder``; return the number of images.
 
         Args:
             folder: an empty folder.
-            train_image_counts: training pictures with a box of each category name, from which LVIS's frequency follows
+            train_image_counts: training images with a box of each category name, from which LVIS's frequency follows
                 (r: at most 10, c: at most 100, f: more), so that a concept without any training box is always rare.
         """
         ...

@@ -1,4 +1,4 @@
-"""One picture, one row: the same bytes, or nearly the same picture, anywhere in the data."""
+"""One image, one row: the same bytes, or nearly the same image, anywhere in the data."""
 
 import itertools
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 class Dedup:
     """IMAGES to IMAGES over all shards: drops what is there twice, by the first reason that applies, as listed below.
 
-    ``duplicate_image``: the same bytes (sha256). ``near_duplicate_image``: nearly the same picture (pHash).
-    ``caption_repeated``: too many of the pictures that are left have this very caption.
+    ``duplicate_image``: the same bytes (sha256). ``near_duplicate_image``: nearly the same image (pHash).
+    ``caption_repeated``: too many of the images that are left have this very caption.
 
-    Copies of a picture compete by the shorter side of the picture *as stored*; where it is equal, the older shard wins;
+    Copies of an image compete by the shorter side of the image *as stored*; where it is equal, the older shard wins;
     then the larger original, then the key. A row loses to one ahead of it that was itself kept, so that a chain of
     look-alikes does not collapse into its first link.
 
-    So the best resolution wins over age, but only as far as training sees it: the download stage shrinks pictures to one
+    So the best resolution wins over age, but only as far as training sees it: the download stage shrinks images to one
     shorter side, and of two copies that reached it the older stays. A new shard thus overturns a verdict on an older
-    one only where that holds a picture smaller than it could be (and where a caption becomes too frequent); no URL is
+    one only where that holds an image smaller than it could be (and where a caption becomes too frequent); no URL is
     fetched again for it, only the shards it touches are packed anew. Ranked by the original's pixels, half of all
     copies would do so, and growth would pack nearly everything anew for pixels that are not stored.
 
@@ -38,8 +38,8 @@ class Dedup:
             principle two such hashes agree in one of ``max_distance + 1`` bands: only rows that share a band are
             compared. The hashes have as many ones as zeros, so distances are even. At 2, all 369 re-encoded or shrunk
             copies of 123 photos are found, and of 6.5 million pairs of distinct emoji scenes none is taken for one
-            picture; at 4, one is.
-        max_caption_count: distinct pictures that a caption may have; FILIP (arXiv:2111.07783) has 10. None: any number.
+            image; at 4, one is.
+        max_caption_count: distinct images that a caption may have; FILIP (arXiv:2111.07783) has 10. None: any number.
         num_threads: of DuckDB; None: one a core. The verdicts do not depend on it.
         memory_bytes: of DuckDB; what does not fit goes to the disk. The verdicts do not depend on it.
     """
@@ -71,9 +71,9 @@ class Dedup:
             database.execute(_RANKED)
             near = self._near_duplicates(database)
             database.register("near", pa.table({"rank": pa.array(near, pa.int64())}))
-            database.execute(_PICTURES)
+            database.execute(_DISTINCT)
             if self.max_caption_count is None:
-                reasons = database.sql("SELECT drop_reason FROM pictures ORDER BY row")
+                reasons = database.sql("SELECT drop_reason FROM verdicts ORDER BY row")
             else:
                 reasons = database.sql(_CAPTIONS, params={"max_caption_count": self.max_caption_count})
             return split_by_table(reasons.to_arrow_table(), tables, IMAGES, num_rows=num_rows)
@@ -127,8 +127,8 @@ FROM bands AS later JOIN bands AS earlier USING (band, part)
 WHERE earlier.rank < later.rank AND bit_count(xor(earlier.bits, later.bits)) <= $max_distance
 ORDER BY ALL
 """
-_PICTURES = """
-CREATE TEMP TABLE pictures AS
+_DISTINCT = """
+CREATE TEMP TABLE verdicts AS
 WITH files AS (SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256)
 SELECT row, CASE
     WHEN ranked.rank > files.rank THEN 'duplicate_image'
@@ -138,10 +138,10 @@ FROM ranked LEFT JOIN files USING (sha256) LEFT JOIN hashes USING (phash)  -- a 
 """
 _CAPTIONS = """
 WITH repeated AS (
-    SELECT caption FROM images JOIN pictures USING (row)
+    SELECT caption FROM images JOIN verdicts USING (row)
     WHERE drop_reason IS NULL GROUP BY caption HAVING count(*) > $max_caption_count
 )
 SELECT CASE WHEN drop_reason IS NULL AND repeated.caption IS NOT NULL THEN 'caption_repeated' ELSE drop_reason END
     AS drop_reason
-FROM images JOIN pictures USING (row) LEFT JOIN repeated ON images.caption = repeated.caption ORDER BY row
+FROM images JOIN verdicts USING (row) LEFT JOIN repeated ON images.caption = repeated.caption ORDER BY row
 """

@@ -1,4 +1,4 @@
-"""Which pairs are worth training on, judged by the size of the picture and the text of the caption."""
+"""Which pairs are worth training on, judged by the size of the image and the text of the caption."""
 
 import dataclasses
 import html
@@ -48,17 +48,17 @@ class Filters:
     Cleaning unescapes HTML entities, removes markup and invisible characters, composes Unicode (NFC), writes "person"
     for "<PERSON>" and makes every run of white space one space; ``key`` stays.
 
-    The defaults are the basic filter of DataComp; `pipelines.stages.presets` has those of other data sets. DetCLIPv2
+    The defaults are the basic filter of DataComp; `pipelines.stages.filter_presets` has those of other data sets. DetCLIPv2
     states no filter. What needs all rows at once, repeated captions, is counted by `Dedup`.
 
     Attributes:
-        min_side_px: ``image_too_small`` below, of the shorter side as the server sent the picture.
+        min_side_px: ``image_too_small`` below, of the shorter side as the server sent the image.
         max_aspect_ratio: ``image_too_wide`` above, of the longer over the shorter side; None: no limit.
         min_area_px, max_area_px: ``image_area_too_small`` below, ``image_area_too_large`` above, of width times height
-            as the server sent the picture; None: no limit.
-        min_similarity: ``low_similarity`` below, of CLIP's cosine of picture and caption as the source tells it; a pair without
+            as the server sent the image; None: no limit.
+        min_similarity: ``low_similarity`` below, of CLIP's cosine of image and caption as the source tells it; a pair without
             that score stays. None: no limit.
-        max_unsafe: ``unsafe`` above, of the source's probability that a picture is unsafe for work; a pair without that
+        max_unsafe: ``unsafe`` above, of the source's probability that an image is unsafe for work; a pair without that
             score stays. None: no limit.
         blocked_words: ``caption_blocked_word`` where one of these words, or sequences of words, stands in the caption:
             whole words, in any case. None unless a person names some: what to block depends on the use.

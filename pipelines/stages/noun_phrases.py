@@ -1,4 +1,4 @@
-"""What a caption says is in the picture: its noun phrases, by spaCy (section 3.1 of arXiv:2304.04514)."""
+"""What a caption says is in the image: its noun phrases, by spaCy (section 3.1 of arXiv:2304.04514)."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ from schemas.tables import IMAGES, PHRASES, with_drop_reason
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Span, Token
 
-# Heads of phrases about the picture or its page, of dates and of measures: nothing that it shows.
+# Heads of phrases about the image or its page, of dates and of measures: nothing that it shows.
 _STOP_HEADS = (
     "photo photos photograph photographs photography picture pictures image images stock stockfoto background "
     "backgrounds wallpaper wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale "
@@ -150,7 +150,7 @@ class NounPhrases:
                     yield phrase
 
     def _phrase(self, span: "Span", segment: Segment) -> Phrase | None:
-        """The base noun phrase with its place in the caption, or None if it names nothing that the picture shows."""
+        """The base noun phrase with its place in the caption, or None if it names nothing that the image shows."""
         if span.root.pos_ in ("PRON", "NUM") or span.root.lower_ in self.stop_heads or span[0].lower_ == "no":
             return None
         first = next(itertools.dropwhile(_is_leading, span), None)

@@ -1,24 +1,16 @@
 """The beginning of the street: whatever a source or a file holds, as a table of distinct, well-formed pairs."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
-from schemas.tables import DROP_REASON, SCORES, URLS, with_drop_reason
+from schemas.conform import text_or_null
+from schemas.images import pair_key
+from schemas.tables import DROP_REASON, PAIRS, SCORES, URLS, with_drop_reason
 
-# Any table with these two columns will do; a caption that is not a string is dropped by reason, not refused. Scores
-# (`schemas.tables.SCORES`) are columns of numbers where there are any.
-PAIRS = pa.schema([pa.field("url", pa.string()), pa.field("caption", pa.string())])
-
-# In any case; LAION writes URL and TEXT.
-COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption", **{name: name for name in SCORES}}
 _URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
 _ROWS_PER_BATCH = 65_536  # of Python strings at a time
 _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
@@ -52,8 +44,8 @@ class Urls:
         Raises:
             ValueError: a score is no number.
         """
-        url = pc.fill_null(_as_text(table.column("url")), "")
-        caption_or_null = _as_text(table.column("caption"))
+        url = pc.fill_null(text_or_null(table.column("url")), "")
+        caption_or_null = text_or_null(table.column("caption"))
         caption = pc.fill_null(caption_or_null, "")
         key = _pair_keys(url, caption)
         reason = pc.case_when(
@@ -112,11 +104,6 @@ class SeenPairs:
         self._runs.append(run)
 
 
-def pair_key(url: str, caption: str) -> str:
-    """First 16 hex digits of sha256(url + NUL + caption): the identity of a pair along the whole street."""
-    return hashlib.sha256(f"{url}\0{caption}".encode(errors="surrogatepass")).hexdigest()[:16]
-
-
 def _pair_keys(url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
     batches = pa.table([url, caption], names=["url", "caption"]).to_batches(max_chunksize=_ROWS_PER_BATCH)
     chunks = []
@@ -130,61 +117,3 @@ def _is_repeat(key: pa.ChunkedArray) -> pa.Array:
     row = pa.array(np.arange(len(key)))
     first_rows = pa.table([key, row], names=["key", "row"]).group_by("key").aggregate([("row", "min")])
     return pc.invert(pc.is_in(row, value_set=first_rows.column("row_min")))
-
-
-def read_pairs(path: Path) -> pa.Table:
-    """Read image-text pairs from a ``.parquet``, ``.csv`` or ``.tsv`` file.
-
-    Columns are ``url`` and ``caption`` in any case; ``text`` does for ``caption``; ``similarity`` and ``punsafe`` are read
-    where they are there. A CSV file follows RFC 4180; a TSV
-    file has a header and no quoting, as captions in TSV files of the web hold lone quotation marks.
-
-    Returns:
-        A table with the columns ``url`` and ``caption`` as the file types them, and the scores that it has.
-
-    Raises:
-        ValueError: another extension, a missing column, or a file that cannot be read.
-    """
-    try:
-        table = _read(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    found: dict[str, int] = {}
-    for position, name in enumerate(table.column_names):
-        wanted = COLUMN_NAMES.get(name.strip().lower())
-        if wanted and wanted in found:
-            both = table.column_names[found[wanted]], name
-            raise ValueError(f"{path} has two columns for {wanted!r}: {both[0]!r} and {both[1]!r}; keep one")
-        if wanted:
-            found[wanted] = position
-    missing = [name for name in PAIRS.names if name not in found]
-    if missing:
-        raise ValueError(f"{path} has no column {' or '.join(missing)}; it has {table.column_names}")
-    names = [*PAIRS.names, *(name for name in SCORES if name in found)]
-    return table.select([found[name] for name in names]).rename_columns(names)
-
-
-def _read(path: Path) -> pa.Table:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return pa.parquet.read_table(path)
-    if suffix not in (".csv", ".tsv"):
-        raise ValueError(f"{path} is neither .parquet nor .csv nor .tsv")
-    parse = (
-        pa.csv.ParseOptions(delimiter=",", newlines_in_values=True)
-        if suffix == ".csv"
-        else pa.csv.ParseOptions(delimiter="\t", quote_char=False)
-    )
-    with pa.csv.open_csv(path, parse_options=parse) as reader:
-        names = reader.schema.names
-    types = {name: pa.float32() if name.strip().lower() in SCORES else pa.string() for name in names}
-    convert = pa.csv.ConvertOptions(column_types=types)
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column where it is text, else nulls: a number, a list or a picture is no caption."""
-    value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(value_type) or pa.types.is_large_string(value_type) or pa.types.is_string_view(value_type):
-        return column.cast(pa.string())
-    return pa.chunked_array([pa.nulls(len(column), pa.string())])

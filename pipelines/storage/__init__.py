@@ -14,7 +14,6 @@ from pipelines.storage.parquet import (
     write_parquet,
     write_split,
 )
-from pipelines.storage.publish import publish
 from pipelines.storage.roots import (
     DataRoot,
     Location,
@@ -27,13 +26,13 @@ from pipelines.storage.roots import (
 from pipelines.storage.tables import (
     NUM_CONCURRENT,
     WHOLE,
-    Job,
     PublishedTable,
     TableFile,
     Written,
     kept_files,
     read_table,
     read_tables,
+    remove_table,
     table_folder,
     table_name,
     verify,
@@ -46,7 +45,6 @@ __all__ = [
     "NUM_CONCURRENT",
     "WHOLE",
     "DataRoot",
-    "Job",
     "Location",
     "PublishedTable",
     "TableFile",
@@ -59,9 +57,9 @@ __all__ = [
     "kept_files",
     "local_folder",
     "locked",
-    "publish",
     "read_table",
     "read_tables",
+    "remove_table",
     "sha256_file",
     "split",
     "table_folder",

@@ -5,17 +5,17 @@ absolute path, fixed compression.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from upath import UPath
 
 from pipelines.storage.cache import fetch
 from pipelines.storage.roots import Location, sha256_file
-from schemas.manifest import MANIFEST_NAME, Manifest, fingerprint
+from schemas.manifest import MANIFEST_NAME, Manifest
 
 KEPT = "kept.parquet"
 DROPPED = "dropped.parquet"
@@ -46,38 +46,12 @@ class TableFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a job wrote into its folder. Files that ``num_rows`` does not name count as one row (a picture)."""
+    """What a job wrote into its folder. Files that ``num_rows`` does not name count as one row (an image)."""
 
     rows_in: int
     rows_kept: int
     dropped: dict[str, int] = field(default_factory=dict)
     num_rows: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One table to compute: all that identifies it, and the function that writes it into a folder.
-
-    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure. Where the job
-    ``is_resumed``, it gets ``spool``, too: a folder that outlives a killed process and goes when the table is published.
-    """
-
-    stage: str
-    version: int
-    shard: str
-    config: dict[str, Any]
-    inputs: tuple[TableFile, ...] = ()
-    num_rows: int  # rows that it will read: the unit of progress
-    work: Callable[..., Written]
-    is_resumed: bool = False
-
-    @property
-    def parents(self) -> dict[str, str]:
-        return {file.name: file.sha256 for file in self.inputs}
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(stage=self.stage, version=self.version, config=self.config, parents=self.parents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +172,20 @@ def listing(folder: UPath) -> dict[str, Listed]:
         path.removeprefix(start): Listed(num_bytes=info["size"], tag=info.get("ETag") or info.get("etag"))
         for path, info in folder.fs.find(folder.path, detail=True).items()
     }
+
+
+def remove_table(folder: Location) -> None:
+    """Remove a table; its manifest goes first, so that no part of it passes for a table meanwhile."""
+    if isinstance(folder, Path):
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        return
+    names = listing(folder)
+    if MANIFEST_NAME in names:
+        folder.fs.rm_file((folder / MANIFEST_NAME).path)
+    others = [(folder / name).path for name in names if name != MANIFEST_NAME]
+    if others:
+        folder.fs.rm(others)
 
 
 def _noted_tags(folder: Location, found: Mapping[str, Listed]) -> dict[str, str]:

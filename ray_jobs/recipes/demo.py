@@ -6,7 +6,7 @@ from detclipv2.config import LossConfig, ModelConfig, OptimConfig, SupervisionCo
 from ray_jobs.job import JobConfig
 
 # The first blocks, which hold generic edges, and the depthwise convolutions of the rest, whose weight gradient is slow on a
-# CPU (a quarter of a training step) and whose spatial filters fit any picture; the pointwise convolutions learn.
+# CPU (a quarter of a training step) and whose spatial filters fit any image; the pointwise convolutions learn.
 FROZEN = (
     "conv_stem",
     "blocks.0",

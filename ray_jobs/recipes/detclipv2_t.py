@@ -9,12 +9,12 @@ from ray_jobs.job import JobConfig
 # What `python ray_jobs/build_dataset.py --scale detclipv2` writes.
 DATA = Path("outputs/data/datasets/detclipv2/MANIFEST.json")
 CONCEPTS = Path("concepts.json")  # of `detclip dictionary`
-# Table 9's pictures: 1333 x 800; multi-scale training draws the shorter side from 480 to 800 (U13 in docs/method.md).
+# Table 9's images: 1333 x 800; multi-scale training draws the shorter side from 480 to 800 (U13 in docs/method.md).
 MULTI_SCALE = (0.6, 1.0)
 
 
 def boxed(*, num_concepts: int) -> SupervisionConfig:
-    """Detection and grounding: 4 pictures a GPU."""
+    """Detection and grounding: 4 images a GPU."""
     return SupervisionConfig(
         batch_size=4, image_size=1333, shorter_size=800, num_concepts=num_concepts, scale_jitter=MULTI_SCALE
     )
@@ -27,7 +27,7 @@ def table9(*, image_text_batch_size: int) -> TrainConfig:
         detection=boxed(num_concepts=150),
         grounding=boxed(num_concepts=100),
         image_text=SupervisionConfig(batch_size=image_text_batch_size, global_batch_size=6144, image_size=320),
-        # 2.8e-4 at 128 boxed pictures a step, 4e-4 at 256: the root of the batch over 16.
+        # 2.8e-4 at 128 boxed images a step, 4e-4 at 256: the root of the batch over 16.
         optim=OptimConfig(
             learning_rate=1e-4,
             reference_batch_size=16,

@@ -42,7 +42,7 @@ def odinw() -> JobConfig:
 
     The paper's AP over the 13 after it: 68.5 (T), 70.4 (L). Differs from the paper: its rate falls tenfold after 5 epochs without
     gain on the validation set, and training ends after 8 without gain once it is 1e-8 ("auto-step"). Neither is there: nothing
-    is evaluated during training. The rate falls as a cosine over 50 epochs instead; on a few hundred pictures, try
+    is evaluated during training. The rate falls as a cosine over 50 epochs instead; on a few hundred images, try
     `--train.epochs` 10 and 100 too.
     """
     job = lvis()

@@ -28,7 +28,7 @@ BENCHMARK = _load_benchmark()
 @pytest.mark.parametrize(
     ("loss", "num_images", "num_regions", "num_texts"),
     [
-        ("alignment", 1, 22_400, 8_500),  # a grounding batch of one picture: 0.76 GB
+        ("alignment", 1, 22_400, 8_500),  # a grounding batch of one image: 0.76 GB
         ("hard", 192, 100, 37_000),  # image-text pairs, one GPU's share: 2.84 GB
         ("soft", 192, 100, 18_500),
         ("image_to_text", 192, 100, 18_500),

@@ -74,7 +74,7 @@ def tiny_detector(tiny_config: ModelConfig) -> Callable[..., DetCLIPv2]:
 
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
-    """A batch of random 64 px pictures with the given concepts, and boxes labelled in turn."""
+    """A batch of random 64 px images with the given concepts, and boxes labelled in turn."""
 
     def make(
         supervision: Supervision, concepts: list[list[str]], boxes: Sequence[Sequence[Sequence[float]]] | None = None
@@ -107,7 +107,7 @@ def gradients() -> Callable[[HybridObjective, Batch], dict[str, torch.Tensor | N
 
 @pytest.fixture
 def write_shard(tmp_path: Path) -> Callable[..., Shard]:
-    """A tar of ``<key>.jpg`` and ``<key>.json``; every sample is the annotation given, on a picture with a white box."""
+    """A tar of ``<key>.jpg`` and ``<key>.json``; every sample is the annotation given, on an image with a white box."""
 
     def write(name: str, samples: dict[str, dict[str, Any]], *, size: tuple[int, int] = (64, 64)) -> Shard:
         path = tmp_path / f"{name}.tar"

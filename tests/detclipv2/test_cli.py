@@ -121,7 +121,7 @@ def test_max_detections_counts_objects(run: Run, model: Path, photo: Path, tmp_p
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_a_drawn_picture(run: Run, model: Path, photo: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_drawn_image(run: Run, model: Path, photo: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"found{suffix}"
     found = run("predict", photo, "--names", "dog", "--model", model, "--threshold", "0", "--out", out)
 
@@ -168,8 +168,8 @@ def test_the_newest_model_is_taken(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.png", "--names", "dog"], "error: nothing.png cannot be read as a picture: .*No such file"),
-        (["words.txt", "--names", "dog"], "error: words.txt cannot be read as a picture: cannot identify image file"),
+        (["nothing.png", "--names", "dog"], "error: nothing.png cannot be read as an image: .*No such file"),
+        (["words.txt", "--names", "dog"], "error: words.txt cannot be read as an image: cannot identify image file"),
         (["photo.png", "--names", " "], "error: name number 1 of 1 is empty"),
         (["photo.png", "--names", "dog", "--vocabulary", "words.txt"], "error: give --names or --vocabulary, not both"),
         (["photo.png", "--vocabulary", "none.txt"], "error: none.txt holds no readable names: FileNotFoundError"),
@@ -185,7 +185,7 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.chdir(photo.parent)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    Path("words.txt").write_text("no picture")
+    Path("words.txt").write_text("no image")
     if "--model" not in arguments:
         arguments = [*arguments, "--model", str(model)]
 

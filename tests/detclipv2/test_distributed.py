@@ -23,7 +23,7 @@ from detclipv2.structures import Batch
 from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("one_rank.py")
-NUM_ANCHORS = 86  # of a 64 px picture
+NUM_ANCHORS = 86  # of a 64 px image
 FIRST, SECOND = [4.0, 4, 36, 40], [30.0, 20, 60, 60]
 
 Result = tuple[dict[str, float], dict[str, Tensor | None]]

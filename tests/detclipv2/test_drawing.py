@@ -11,7 +11,7 @@ def _coloured(image: Image.Image, colour: tuple[int, int, int]) -> npt.NDArray[n
     return pixels
 
 
-def test_small_pictures_are_enlarged_and_the_original_is_left_alone() -> None:
+def test_small_images_are_enlarged_and_the_original_is_left_alone() -> None:
     image = Image.new("RGB", (128, 64), "white")
     drawn = draw_detections(image, [(10, 10, 50, 50)], ["dog"], [0.9])
 

@@ -55,7 +55,7 @@ def test_boxes_are_in_pixels_of_the_photo(
             min(resized[1], y + stride / 2) * scale_y,
         ]
         for stride in (8, 16, 32, 64, 128)
-        # A picture ends at the next multiple of 32; what then lies beside it altogether is no detection.
+        # An image ends at the next multiple of 32; what then lies beside it altogether is no detection.
         for y in range(0, -(-resized[1] // 32) * 32, stride)
         for x in range(0, -(-resized[0] // 32) * 32, stride)
         if x - stride / 2 < resized[0] and y - stride / 2 < resized[1]
@@ -194,7 +194,7 @@ def test_names_that_name_nothing(predictor: Predictor) -> None:
         predictor(_photo(8, 8), names="dog")
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(predictor: Predictor) -> None:
+def test_an_image_does_not_depend_on_its_neighbours(predictor: Predictor) -> None:
     photos = [_photo(64, 64), _photo(30, 200), _photo(1, 1).convert("L")]
 
     together = predictor(photos, names=["dog"], max_detections=50)
@@ -203,7 +203,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(predictor: Predictor) -> No
         _rows(predictor(photo, names=["dog"], max_detections=50)) for photo in photos
     ]
     assert predictor([], names=["dog"]) == []
-    with pytest.raises(ValueError, match="picture 2 of 2: a picture of 0 x 5 pixels has nothing to look at"):
+    with pytest.raises(ValueError, match="image 2 of 2: an image of 0 x 5 pixels has nothing to look at"):
         predictor([photos[0], Image.new("RGB", (0, 5))], names=["dog"])
 
 

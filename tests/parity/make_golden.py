@@ -19,7 +19,7 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden" / "mmdet.safetensors"
 STRIDES = [8, 16, 32, 64, 128]
-# Height and width of the padded batch and of the picture on it.
+# Height and width of the padded batch and of the image on it.
 CANVASES = {
     "square": ((320, 320), (320, 320)),
     "full": ((800, 1344), (800, 1333)),
@@ -81,17 +81,17 @@ def level_sizes(canvas_hw: Sequence[int]) -> list[tuple[int, int]]:
     return [(-(-canvas_hw[0] // stride), -(-canvas_hw[1] // stride)) for stride in STRIDES]
 
 
-def image_meta(picture_hw: tuple[int, int]) -> dict[str, Any]:
-    """What mmdetection's preprocessor says of a picture; ``pad_shape`` is its own rule."""
+def image_meta(image_hw: tuple[int, int]) -> dict[str, Any]:
+    """What mmdetection's preprocessor says of an image; ``pad_shape`` is its own rule."""
     from mmdet.models.data_preprocessors import DetDataPreprocessor
 
-    (pad_shape,) = DetDataPreprocessor(pad_size_divisor=32)._get_pad_shape({"inputs": [torch.empty(3, *picture_hw)]})
-    return {"img_shape": picture_hw, "pad_shape": pad_shape}
+    (pad_shape,) = DetDataPreprocessor(pad_size_divisor=32)._get_pad_shape({"inputs": [torch.empty(3, *image_hw)]})
+    return {"img_shape": image_hw, "pad_shape": pad_shape}
 
 
-def random_boxes(count: int, picture_hw: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Boxes [count, 4] (xyxy) of 2 px to the whole picture; of every four one has sides on the picture's border."""
-    size = torch.tensor([picture_hw[1], picture_hw[0]], dtype=torch.float32)
+def random_boxes(count: int, image_hw: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Boxes [count, 4] (xyxy) of 2 px to the whole image; of every four one has sides on the image's border."""
+    size = torch.tensor([image_hw[1], image_hw[0]], dtype=torch.float32)
     sides = 2 * (size / 2) ** torch.rand(count, 2, generator=generator)
     corners = torch.rand(count, 2, generator=generator) * (size - sides)
     boxes = torch.cat([corners, corners + sides], dim=1)
@@ -105,11 +105,11 @@ def random_boxes(count: int, picture_hw: tuple[int, int], generator: torch.Gener
 def _assignment(head: Any, name: str, generator: torch.Generator) -> dict[str, Tensor]:
     from mmengine.structures import InstanceData
 
-    canvas_hw, picture_hw = CANVASES[name]
-    anchors, flags = head.get_anchors(level_sizes(canvas_hw), [image_meta(picture_hw)], device="cpu")
+    canvas_hw, image_hw = CANVASES[name]
+    anchors, flags = head.get_anchors(level_sizes(canvas_hw), [image_meta(image_hw)], device="cpu")
     num_valid = [int(level.sum()) for level in flags[0]]
     all_anchors, valid = torch.cat(anchors[0]), torch.cat(flags[0])
-    boxes = random_boxes(24, picture_hw, generator)
+    boxes = random_boxes(24, image_hw, generator)
     gt = InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long))
     result = head.assigner.assign(InstanceData(priors=all_anchors[valid]), num_valid, gt)
     assigned = torch.full((len(valid),), -1)
@@ -154,7 +154,7 @@ def _single_losses(head: Any, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _head_losses(head: Any, name: str, nums_boxes: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-    """All losses of a batch of two pictures, the second one smaller, from given outputs of the head."""
+    """All losses of a batch of two images, the second one smaller, from given outputs of the head."""
     from mmengine.structures import InstanceData
 
     sizes = level_sizes((96, 64))
@@ -165,7 +165,7 @@ def _head_losses(head: Any, name: str, nums_boxes: list[int], generator: torch.G
     texts = torch.nn.functional.normalize(torch.randn(NUM_CLASSES, EMBED_DIM, generator=generator), dim=-1)
     deltas, centerness = torch.randn(*shape, 4, generator=generator), torch.randn(*shape, 1, generator=generator)
     bias = torch.tensor(-1.5)
-    pictures = [
+    images = [
         InstanceData(
             bboxes=random_boxes(8, meta["img_shape"], generator)[:count],
             labels=torch.randint(NUM_CLASSES, (count,), generator=generator),
@@ -177,7 +177,7 @@ def _head_losses(head: Any, name: str, nums_boxes: list[int], generator: torch.G
         levels = values.split(num_anchors, dim=1)
         return [level.transpose(1, 2).unflatten(2, size) for level, size in zip(levels, sizes, strict=True)]
 
-    losses = head.loss_by_feat(maps(embeddings @ texts.T + bias), maps(deltas), maps(centerness), pictures, metas)
+    losses = head.loss_by_feat(maps(embeddings @ texts.T + bias), maps(deltas), maps(centerness), images, metas)
     golden = {
         "embeddings": embeddings,
         "texts": texts,
@@ -185,8 +185,8 @@ def _head_losses(head: Any, name: str, nums_boxes: list[int], generator: torch.G
         "deltas": deltas,
         "centerness": centerness.squeeze(-1),
         "sizes": torch.tensor([meta["img_shape"] for meta in metas]),
-        **{f"boxes{index}": picture.bboxes for index, picture in enumerate(pictures)},
-        **{f"labels{index}": picture.labels for index, picture in enumerate(pictures)},
+        **{f"boxes{index}": image.bboxes for index, image in enumerate(images)},
+        **{f"labels{index}": image.labels for index, image in enumerate(images)},
         **{key: torch.stack(list(value)).sum() for key, value in losses.items()},
     }
     return {f"{name}.{key}": value for key, value in golden.items()}

@@ -42,12 +42,12 @@ def _anchors(canvas_hw: tuple[int, int]) -> tuple[Tensor, list[int]]:
 
 @pytest.mark.parametrize("name", CANVASES)
 def test_anchors_and_which_of_them_are_valid(golden: dict[str, Tensor], name: str) -> None:
-    canvas_hw, picture_hw = CANVASES[name]
+    canvas_hw, image_hw = CANVASES[name]
     anchors, _ = _anchors(canvas_hw)
 
     if name != "full":
         assert torch.equal(anchors, golden[f"{name}.anchors"].float())
-    assert torch.equal(valid_anchors(anchors, [picture_hw])[0], golden[f"{name}.valid"])
+    assert torch.equal(valid_anchors(anchors, [image_hw])[0], golden[f"{name}.valid"])
 
 
 @pytest.mark.parametrize("name", CANVASES)
@@ -108,7 +108,7 @@ def test_losses_of_a_batch(golden: dict[str, Tensor], name: str) -> None:
     boxes = torch.cat([given[f"boxes{image}"][one.boxes] for image, one in enumerate(found)])
     labels = torch.cat([given[f"labels{image}"][one.boxes] for image, one in enumerate(found)])
     num_positives = torch.tensor(float(len(indices)))
-    # mmdetection counts a picture without positives as one positive in what it divides by; the method counts positives.
+    # mmdetection counts an image without positives as one positive in what it divides by; the method counts positives.
     num_theirs = torch.tensor(float(sum(max(1, len(one.anchors)) for one in found)))
     ratio = num_positives.clamp(min=1.0) / num_theirs
 

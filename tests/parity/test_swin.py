@@ -1,6 +1,6 @@
 """Swin's features equal those of transformers' SwinBackbone with the same weights.
 
-As timm builds it for pictures of any size, Swin differs from it by 0.5 where windows are padded (timm shifts before it pads),
+As timm builds it for images of any size, Swin differs from it by 0.5 where windows are padded (timm shifts before it pads),
 and by 0.9 in the last stage (timm's windows do not shift there). Backbone mends both.
 """
 

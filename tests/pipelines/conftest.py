@@ -1,17 +1,32 @@
-"""A real S3 server on loopback, in a process of its own."""
+"""Fixtures: an S3 server, a loopback web of misbehaving pages, images, tables and golden outputs."""
 
+import io
+import json
 import os
+import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from PIL import Image
 from upath import UPath
+
+from schemas.tables import IMAGES
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "stages"
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +98,146 @@ def subprocess_environment(s3_environment: dict[str, str]) -> dict[str, str]:
     """For a command in a process of its own."""
     repository = Path(__file__).resolve().parents[2]
     return {**os.environ, **s3_environment, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(kw_only=True)
+class Page:
+    """What the server sends for a path."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    announced_bytes: int | None = None  # Content-Length; None: as long as the body
+    has_length: bool = True
+    byte_interval_s: float = 0.0  # > 0: status line, headers and body come byte by byte
+
+
+class Web:
+    """Pages by path on 127.0.0.1, and the requests that came, as (Host header, path, User-Agent)."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                web.requests.append((self.headers["Host"], self.path, self.headers["User-Agent"]))
+                web.send(self, web.pages.get(self.path, Page(status=404)))
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+
+    def send(self, handler: BaseHTTPRequestHandler, page: Page) -> None:
+        """Write a page, whole or in drops; a client that hangs up ends it."""
+        lines = [f"HTTP/1.1 {page.status} Status"] + [f"{name}: {value}" for name, value in page.headers.items()]
+        if page.has_length:
+            length = len(page.body) if page.announced_bytes is None else page.announced_bytes
+            lines.append(f"Content-Length: {length}")
+        content = "\r\n".join([*lines, "", ""]).encode("utf-8") + page.body
+        try:
+            if not page.byte_interval_s:
+                handler.wfile.write(content)
+                return
+            for position in range(len(content)):
+                handler.wfile.write(content[position : position + 1])
+                time.sleep(page.byte_interval_s)
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+    thread = threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield web
+    web.server.shutdown()
+    web.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def page() -> type[Page]:
+    return Page
+
+
+@pytest.fixture
+def make_image() -> Callable[..., bytes]:
+    """Encode an image whose left half is red and right half is blue."""
+
+    def encode(*, format: str = "JPEG", size: tuple[int, int] = (80, 60), mode: str = "RGB", **options: Any) -> bytes:
+        image = Image.new("RGB", size, "blue")
+        image.paste("red", (0, 0, size[0] // 2, size[1]))
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, format=format, **options)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def images() -> Callable[..., pa.Table]:
+    """An IMAGES table of rows that differ from a good one as given."""
+
+    def table(rows: list[dict[str, Any]]) -> pa.Table:
+        filled = [
+            {
+                "key": f"{i:016x}",
+                "url": f"http://a.test/{i}.jpg",
+                "caption": "a red apple",
+                "source": "test",
+                "width": 320,
+                "height": 320,
+                "original_width": 640,
+                "original_height": 640,
+                "sha256": f"{i:064x}",
+                "phash": f"{i * 0x0101010101010101:016x}",
+            }
+            | row
+            for i, row in enumerate(rows)
+        ]
+        return pa.Table.from_pylist(filled, schema=IMAGES)
+
+    return table
+
+
+@pytest.fixture
+def golden() -> Callable[[Any, list[dict[str, Any]]], None]:
+    """Compare what a stage gave with what it gave when its version was last bumped. UPDATE_GOLDEN=1 writes anew."""
+
+    def check(stage: Any, rows: list[dict[str, Any]]) -> None:
+        path = GOLDEN / f"{stage.name}.json"
+        found = {"version": stage.version, "config": json.loads(json.dumps(stage.config)), "rows": rows}
+        if os.environ.get("UPDATE_GOLDEN"):
+            path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        wanted = json.loads(path.read_text())
+        assert found == wanted, f"{stage.name} behaves otherwise: bump its version, then run this with UPDATE_GOLDEN=1"
+
+    return check
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
+    """Make the system refuse to write files longer than so many bytes: a failing write(2), as on a full disk."""
+
+    @contextmanager
+    def limit(num_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs {SHARED_DATA}")
+    return SHARED_DATA

@@ -18,12 +18,12 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.kill_build import kill_builds
-from pipelines.assets import build
-from pipelines.config import BuildConfig
-from pipelines.limits import Limits
-from pipelines.scales import SCALES
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.checks import Limits
+from pipelines.build.dagster_assets import build
+from pipelines.build.scales import SCALES
 from pipelines.sources.small_web import SmallWeb
-from pipelines.stages.shards import verify_shard
+from pipelines.stages.training_shards import verify_shard
 from ray_jobs.build_dataset import Options, funnel_table, run
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
@@ -188,7 +188,7 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
         )
         strict = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv")
         with pytest.raises(
-            ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no picture \(forbidden_address 11\)"
+            ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no image \(forbidden_address 11\)"
         ):
             build(strict)
         own = replace(strict, allow_loopback=True, detection=tmp_path / "instances.json", images=photos)

@@ -5,21 +5,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from detclipv2.data.shards import scan_shard
-from pipelines.sources.source import BoxedImage
-from pipelines.stages.shards import write_boxed_shard
+from pipelines.stages.training_shards import write_boxed_shard
 from pipelines.storage import sha256_file
 from ray_jobs.data_files import shard_index
+from schemas.images import BoxedImage
 from schemas.manifest import FileEntry
 from schemas.training import TrainingSample
 
 
 @pytest.fixture
 def index_entry(tmp_path: Path) -> FileEntry:
-    """The index of a shard of three pictures: lying, standing, square."""
+    """The index of a shard of three images: lying, standing, square."""
     images = [
         BoxedImage(
             key=f"key{number}",
-            jpeg=b"picture" * (number + 1) * 100,
+            jpeg=b"image" * (number + 1) * 100,
             sample=TrainingSample(supervision="detection", width=width, height=height, concepts=["owl"]),
             dropped_boxes={},
         )

@@ -19,9 +19,9 @@ from detclipv2.data.loader import Stream
 from detclipv2.data.shards import Shard
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
-from pipelines.runner import Runner
-from pipelines.runner.dataset import assemble_dataset, publish_dataset
-from pipelines.runner.jobs import CONCEPTS, boxed_jobs, validation_job
+from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
+from pipelines.build.jobs import CONCEPTS, boxed_jobs, validation_job
+from pipelines.build.runner import Runner
 from pipelines.sources.emoji_scenes.source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
 from pipelines.storage.cache import cached_files, remove_oldest
@@ -29,7 +29,7 @@ from ray_jobs.data_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
-from ray_jobs.publish import sample_pictures
+from ray_jobs.publish import sample_images
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
@@ -37,17 +37,17 @@ from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manife
 from tests.ray_jobs.conftest import TINY_OPTIONS, run_job
 
 CONSOLE = Console(file=io.StringIO())
-NUM_PICTURES = 3
+NUM_IMAGES = 3
 
 
 def build(root: Location) -> DatasetManifest:
-    """Four pictures with boxes in two shards, and a validation set."""
+    """Four images with boxes in two shards, and a validation set."""
     scenes = EmojiScenes(image_size_px=64)
     runner = Runner(root, dataset="boxes", console=CONSOLE)
     source = scenes.detection(4)
-    shards = runner.run("detection_shards", boxed_jobs("detection_shards", source, pictures_per_shard=2), where="here")
+    shards = runner.run("detection_shards", boxed_jobs("detection_shards", source, images_per_shard=2), where="here")
     concepts = tuple(table.file(CONCEPTS) for table in shards.tables.values())
-    job = validation_job("validation", scenes.validation(NUM_PICTURES), concepts=concepts)
+    job = validation_job("validation", scenes.validation(NUM_IMAGES), concepts=concepts)
     validation = runner.run("validation", [job], where="here")
     assets = {
         "statistics": {},
@@ -56,7 +56,7 @@ def build(root: Location) -> DatasetManifest:
         "detection_shards": shards.tables,
         "validation": validation.tables,
     }
-    units = {"detection_shards": "boxes", "validation": "pictures"}
+    units = {"detection_shards": "boxes", "validation": "images"}
     manifest = assemble_dataset("boxes", assets=assets, categories=source.vocabulary(), units=units)
     publish_dataset(manifest, folder=runner.folder)
     return manifest
@@ -143,14 +143,14 @@ def test_evaluation_and_report_are_those_of_a_local_dataset(
         found.append(result)
         folder = tmp_path / name / "report"
         folder.mkdir(parents=True)
-        drawn.append([path.read_bytes() for path in sample_pictures(dataset, result, root, folder=folder)])
+        drawn.append([path.read_bytes() for path in sample_images(dataset, result, root, folder=folder)])
         write_report(report_data(dataset, result, root), folder / "report.html")
         pages.append((folder / "report.html").read_text())
-        assert len(cached_files()) == (0 if name == "local" else NUM_PICTURES + 1), "pictures and annotations"
+        assert len(cached_files()) == (0 if name == "local" else NUM_IMAGES + 1), "images and annotations"
     assert found[0] == found[1]
-    assert len(found[0].detections) == 5 * NUM_PICTURES
+    assert len(found[0].detections) == 5 * NUM_IMAGES
     assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == NUM_PICTURES
+    assert len(drawn[0]) == NUM_IMAGES
     assert pages[0] == pages[1]
 
 
@@ -172,19 +172,19 @@ def report_data(dataset: DatasetManifest, result: Evaluated, root: Location) -> 
     )
 
 
-def test_a_validation_picture_is_what_its_manifest_says_or_an_error(
+def test_a_validation_image_is_what_its_manifest_says_or_an_error(
     bucket: UPath, dataset: DatasetManifest, predictor: Predictor
 ) -> None:
     root = bucket / "data"
     assert dataset.validation_images is not None
-    picture = root / dataset.validation_images / "000000000002.jpg"
-    picture.write_bytes(picture.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"{picture} is not what its manifest says: build the dataset again"):
+    image = root / dataset.validation_images / "000000000002.jpg"
+    image.write_bytes(image.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{image} is not what its manifest says: build the dataset again"):
         evaluated(predictor, dataset, root)
-    picture.unlink()
-    with pytest.raises(ValueError, match=f"validation picture {picture} cannot be read: .*; build the dataset again"):
+    image.unlink()
+    with pytest.raises(ValueError, match=f"validation image {image} cannot be read: .*; build the dataset again"):
         evaluated(predictor, dataset, root)
-    (picture.parent.parent / MANIFEST_NAME).unlink()
+    (image.parent.parent / MANIFEST_NAME).unlink()
     with pytest.raises(ValueError, match="validation set s3://.*/MANIFEST.json cannot be read: .*; build the dataset"):
         evaluated(predictor, dataset, root)
 

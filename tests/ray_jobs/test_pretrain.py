@@ -162,7 +162,7 @@ def test_one_run_with_curves_data_versions_and_files(outputs: Path, tiny_data: P
     during = [Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "detections/step_000000006")]
     after = [Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "detections")]
     assert during
-    assert set(during) <= set(after), "the same pictures each time"
+    assert set(during) <= set(after), "the same images each time"
     artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"config.json", "dataset_manifest.json", "report.html", "detections"} <= artifacts
 

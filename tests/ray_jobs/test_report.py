@@ -47,7 +47,7 @@ def _write_shard(path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> ReportData:
-    """A run on two validation pictures with a base category (dog) and a novel one (yak)."""
+    """A run on two validation images with a base category (dog) and a novel one (yak)."""
     _write_shard(tmp_path / "pairs.tar")
     images = tmp_path / "validation/images"
     images.mkdir(parents=True)
@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> ReportData:
         {"image_id": 2, "category_id": 2, "bbox": [30, 10, 20, 20]},
     ]
     ground_truth = {
-        "info": {"description": "two pictures, CC BY 4.0"},
+        "info": {"description": "two images, CC BY 4.0"},
         "images": [{"id": image_id, "file_name": f"{image_id}.jpg", **image} for image_id in (1, 2)],
         "annotations": [{"id": index, "area": 400, **box} for index, box in enumerate(boxes)],
         "categories": [
@@ -131,11 +131,11 @@ def test_page_needs_nothing_else(data: ReportData) -> None:
 def test_page_says_what_was_built_and_measured(data: ReportData) -> None:
     text = _text(_write(data))
     assert "a <test> run" in text
-    assert "pre-trained from 1,234 pictures with category boxes and 3 pictures with nothing but a caption." in text
+    assert "pre-trained from 1,234 images with category boxes and 3 images with nothing but a caption." in text
     assert "1 of the 2 validation categories are novel" in text
     assert data.dataset.digest[:12] in text
     assert "0123abcd" in text
-    assert "Validation set: two pictures, CC BY 4.0" in text
+    assert "Validation set: two images, CC BY 4.0" in text
     assert "1 h 23 min" in text
     assert "12.3 M parameters, 49 MB" in text
     # One of two yaks was found: 51 of the 101 recall thresholds. Both dogs: all of them.
@@ -204,8 +204,8 @@ def test_page_is_the_same_each_time(data: ReportData) -> None:
     assert _write(data) == _write(data)
 
 
-def test_detections_of_an_unknown_picture(data: ReportData) -> None:
-    with pytest.raises(ValueError, match="detections of image 7: the validation set of 'tiny' has no such picture"):
+def test_detections_of_an_unknown_image(data: ReportData) -> None:
+    with pytest.raises(ValueError, match="detections of image 7: the validation set of 'tiny' has no such image"):
         _write(replace(data, detections={7: []}))
     without_validation = data.dataset.model_copy(update={"validation_images": None})
     with pytest.raises(ValueError, match="dataset 'tiny' has no validation set to draw detections on"):

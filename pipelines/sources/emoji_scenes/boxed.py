@@ -1,6 +1,6 @@
 """Scenes with boxes: detection and grounding.
 
-They show base concepts only, as open-vocabulary benchmarks filter their training pictures: a novel object without a box
+They show base concepts only, as open-vocabulary benchmarks filter their training images: a novel object without a box
 would teach the detector that it is background.
 """
 
@@ -13,7 +13,7 @@ from pipelines.sources.emoji_scenes.concepts import BASE_NAMES
 from pipelines.sources.emoji_scenes.draw import draw_base
 from pipelines.sources.emoji_scenes.phrases import ObjectPhrase, category_phrases, enumerated, grounding_phrases
 from pipelines.sources.emoji_scenes.render import Scene, compose, scene_config
-from pipelines.sources.source import BoxedImage
+from schemas.images import BoxedImage
 from schemas.training import TrainingSample
 
 
@@ -32,20 +32,20 @@ class BoxedScenes:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a picture depends on; the number of pictures is not part of it."""
+        """What an image depends on; the number of images is not part of it."""
         return {**scene_config(seed=self.seed, image_size_px=self.image_size_px), "supervision": self.supervision}
 
     def __len__(self) -> int:
         return self.num_images
 
     def vocabulary(self) -> list[str]:
-        """All base concepts, or the distinct phrases of the pictures (for which every scene is laid out, some 2 ms each)."""
+        """All base concepts, or the distinct phrases of the images (for which every scene is laid out, some 2 ms each)."""
         if self.supervision == "detection":
             return sorted(BASE_NAMES)
         return sorted({p.phrase for index in range(len(self)) for p in self._scene_and_phrases(index)[1]})
 
     def read(self, start: int, stop: int) -> Iterator[BoxedImage]:
-        """The pictures of the positions ``start`` to ``stop``, the latter excluded."""
+        """The images of the positions ``start`` to ``stop``, the latter excluded."""
         for index in range(start, min(stop, len(self))):
             scene, phrases = self._scene_and_phrases(index)
             label_of = {i: label for label, phrase in enumerate(phrases) for i in phrase.indices}

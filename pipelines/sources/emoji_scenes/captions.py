@@ -1,4 +1,4 @@
-"""Captions as the web has them: mostly English about the picture; some empty, foreign, a file name, or about something else."""
+"""Captions as the web has them: mostly English about the image; some empty, foreign, a file name, or about something else."""
 
 import html
 from collections import Counter
@@ -16,7 +16,7 @@ CAPTION_SHARES: dict[CaptionKind, float] = {
     "file_name": 0.03,
     "mismatch": 0.04,  # English, about something else
 }
-MENTION_SHARE = 0.85  # each concept of a picture is mentioned with this probability, at least one always
+MENTION_SHARE = 0.85  # each concept of an image is mentioned with this probability, at least one always
 
 # {all} becomes "a guitar, an owl and two taxis"; {names} "guitar, owl, taxi"; {title} "Guitar And Owl"; {tags} "#guitar #owl".
 _PROSE = (
@@ -113,12 +113,12 @@ def _soil(caption: str, rng: Random) -> str:
 
 
 def caption(kind: CaptionKind, *, names: list[str], other_names: list[str], rng: Random) -> str:
-    """The caption of a picture.
+    """The caption of an image.
 
     Args:
         kind: what sort of caption.
-        names: concepts of the picture, one an object.
-        other_names: concepts of another picture, which half of the mismatches describe.
+        names: concepts of the image, one an object.
+        other_names: concepts of another image, which half of the mismatches describe.
         rng: where everything is drawn from.
     """
     if kind == "described":

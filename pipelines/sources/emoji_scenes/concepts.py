@@ -2,7 +2,7 @@
 
 Base concepts have boxes in the detection and grounding scenes; novel ones occur in the captions of the image-text pairs
 only, so that whatever a detector knows of them it learnt from image-text pairs. No word of a novel name is a word of a base
-name (a box of "hot dog" would otherwise tell where a "dog" is), no two pictures are near twins, and both splits cover every
+name (a box of "hot dog" would otherwise tell where a "dog" is), no two images are near twins, and both splits cover every
 theme.
 """
 
@@ -14,10 +14,10 @@ Split = Literal["base", "novel"]
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A thing with a name, a picture and a definition."""
+    """A thing with a name, an image and a definition."""
 
     name: str  # singular, lower case
-    character: str  # the emoji whose Twemoji picture shows it
+    character: str  # the emoji whose Twemoji image shows it
     definition: str  # for LVIS's `def` and for concept enrichment
     split: Split
 

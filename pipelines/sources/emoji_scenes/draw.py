@@ -18,7 +18,7 @@ _CUMULATIVE_WEIGHTS = list(accumulate(1 / (rank + 8) for rank in range(len(_RANK
 
 
 def draw_base(rng: Random) -> list[str]:
-    """Names for a scene with boxes: base concepts only, as detection benchmarks with held-out classes filter their pictures."""
+    """Names for a scene with boxes: base concepts only, as detection benchmarks with held-out classes filter their images."""
     return _with_repeat(rng.choices(_RANKED_BASE, cum_weights=_CUMULATIVE_WEIGHTS, k=_num_objects(rng)), rng)
 
 

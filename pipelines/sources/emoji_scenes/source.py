@@ -1,7 +1,7 @@
 """The endless stream of image-text pairs, and the door to the scenes with boxes and the validation set.
 
-A share of the indices misbehaves as the web does: that an index answers 404, or repeats another one's picture, depends on
-(seed, index) alone, as do its picture and its caption.
+A share of the indices misbehaves as the web does: that an index answers 404, or repeats another one's image, depends on
+(seed, index) alone, as do its image and its caption.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from pipelines.sources.source import PairBlock
 
 PairKind = Literal[
     "picture",
-    "redirect",  # 302 to the picture on another host
+    "redirect",  # 302 to the image on another host
     "not_found",
     "forbidden",
     "drip",  # the body comes byte by byte and never ends
@@ -33,9 +33,9 @@ PairKind = Literal[
     "tiny",  # 8x8
     "wide",  # 600x20
     "noai",  # X-Robots-Tag: noai
-    "duplicate",  # an earlier picture's bytes and caption under another URL
-    "recaptioned",  # an earlier picture's bytes with a caption of its own
-    "near_duplicate",  # an earlier picture, smaller and re-encoded, with a caption of its own
+    "duplicate",  # an earlier image's bytes and caption under another URL
+    "recaptioned",  # an earlier image's bytes with a caption of its own
+    "near_duplicate",  # an earlier image, smaller and re-encoded, with a caption of its own
 ]
 KIND_SHARES: dict[PairKind, float] = {
     "picture": 0.88,
@@ -70,7 +70,7 @@ def _draw(shares: Mapping[_Key, float], rng: Random) -> _Key:
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiScenes:
-    """Scenes of Twemoji pictures; a :class:`~pipelines.sources.source.PairSource` that also gives boxes and a validation set.
+    """Scenes of Twemoji images; a :class:`~pipelines.sources.source.PairSource` that also gives boxes and a validation set.
 
     Every scene is a pure function of (seed, kind of scene, index): it can be rendered alone, in any process, to the same bytes.
     """
@@ -90,15 +90,15 @@ class EmojiScenes:
         return scene_config(seed=self.seed, image_size_px=self.image_size_px)
 
     def detection(self, num_images: int) -> BoxedScenes:
-        """Pictures of base concepts with their boxes and names; a larger number only appends pictures."""
+        """Images of base concepts with their boxes and names; a larger number only appends images."""
         return self._boxed("detection", num_images)
 
     def grounding(self, num_images: int) -> BoxedScenes:
-        """Pictures of base concepts with phrases and their boxes; a larger number only appends pictures."""
+        """Images of base concepts with phrases and their boxes; a larger number only appends images."""
         return self._boxed("grounding", num_images)
 
     def validation(self, num_images: int) -> ValidationScenes:
-        """Pictures of base and novel concepts, all boxed, in LVIS v1 format."""
+        """Images of base and novel concepts, all boxed, in LVIS v1 format."""
         return ValidationScenes(seed=self.seed, image_size_px=self.image_size_px, num_images=num_images)
 
     def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
@@ -133,7 +133,7 @@ class EmojiScenes:
         yield self.pairs(start, stop)
 
     def url(self, index: int) -> str:
-        """Where the picture of a pair lies."""
+        """Where the image of a pair lies."""
         return f"http://{self._rng('host', index).choice(HOSTS)}/{index:06d}.jpg"
 
     def kind_of(self, index: int) -> PairKind:
@@ -148,14 +148,14 @@ class EmojiScenes:
         return _draw(CAPTION_SHARES, self._rng("caption-kind", index))
 
     def original_of(self, index: int) -> int:
-        """The earlier index whose picture this one repeats; the index itself where it repeats none."""
+        """The earlier index whose image this one repeats; the index itself where it repeats none."""
         if self._drawn_kind(index) not in _REPEATS:
             return index
         start = index - self._rng("original", index).randint(1, 500)
         return next((i for i in range(start, -1, -1) if self._drawn_kind(i) == "picture"), index)
 
     def names(self, index: int) -> list[str]:
-        """Concepts of the picture of a pair, one an object."""
+        """Concepts of the image of a pair, one an object."""
         return draw_mixed(self._rng("pairs", self.original_of(index)))
 
     def caption(self, index: int) -> str:
@@ -166,7 +166,7 @@ class EmojiScenes:
         others = draw_mixed(rng)
         return caption(self.caption_kind_of(index), names=self.names(index), other_names=others, rng=rng)
 
-    def picture(self, index: int) -> bytes:
+    def image(self, index: int) -> bytes:
         """The JPEG of a pair as an honest server sends it."""
         rng = self._rng("pairs", self.original_of(index))
         image = compose(draw_mixed(rng), rng, size_px=self.image_size_px).image

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import emoji
 
+from pipelines.sources.boxes.lvis_format import LvisCategory, LvisImage, NamedBox, lvis_annotations
 from pipelines.sources.emoji_scenes.concepts import CONCEPTS, Concept
 from pipelines.sources.emoji_scenes.render import compose, scene_config
-from pipelines.sources.lvis_format import LvisCategory, LvisPicture, NamedBox, lvis_annotations
 from schemas.manifest import canonical_json
 
 NUM_NEGATIVES = 10
-_OBJECTS_IN_TURN = (2, 3, 4, 5)  # of picture i: entry i modulo 4
-_REPEAT_SHARE = 0.2  # of the pictures: one more object of the first one's concept
-_NOT_EXHAUSTIVE_SHARE = 0.3  # of the categories with several objects in a picture: one of them loses its box
+_OBJECTS_IN_TURN = (2, 3, 4, 5)  # of image i: entry i modulo 4
+_REPEAT_SHARE = 0.2  # of the images: one more object of the first one's concept
+_NOT_EXHAUSTIVE_SHARE = 0.3  # of the categories with several objects in an image: one of them loses its box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,17 @@ class ValidationScenes:
         """Write ``annotations.json`` and ``images/``; see :class:`~pipelines.sources.source.ValidationSource`."""
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
-        pictures = [self._write_picture(index, images) for index in range(self.num_images)]
+        entries = [self._write_image(index, images) for index in range(self.num_images)]
         annotations = lvis_annotations(
-            pictures,
+            entries,
             categories=[_category(concept) for concept in CONCEPTS],
             train_image_counts=train_image_counts,
             description="emoji_scenes validation; graphics: Twemoji, CC BY 4.0",
         )
         (folder / "annotations.json").write_text(canonical_json(annotations) + "\n")
-        return len(pictures)
+        return len(entries)
 
-    def _write_picture(self, index: int, images: Path) -> LvisPicture:
+    def _write_image(self, index: int, images: Path) -> LvisImage:
         rng = Random(f"{self.seed}/validation/{index}")
         names = self._dealt_names(index)
         if rng.random() < _REPEAT_SHARE:
@@ -64,7 +64,7 @@ class ValidationScenes:
                 not_exhaustive.append(name)
                 boxes.remove(next(box for box in boxes if box.name == name))
         absent = [concept.name for concept in CONCEPTS if concept.name not in names]
-        return LvisPicture(
+        return LvisImage(
             file_name=file_name,
             width=self.image_size_px,
             height=self.image_size_px,

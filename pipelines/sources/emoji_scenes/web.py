@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from pipelines.sources.emoji_scenes.source import HOSTS, EmojiScenes
 
-_PICTURE_PATH = re.compile(r"/(?P<moved>originals/)?(?P<index>\d{6,12})\.jpg")
+_IMAGE_PATH = re.compile(r"/(?P<moved>originals/)?(?P<index>\d{6,12})\.jpg")
 _DRIP_BYTES = 1 << 20  # what a drip claims still to send: days of it, but no size that a downloader would refuse
 _JPEG = {"Content-Type": "image/jpeg"}
 _TEXT = {"Content-Type": "text/plain"}
@@ -28,8 +28,8 @@ NOT_FOUND = Answer(status=HTTPStatus.NOT_FOUND, body=b"not found", headers=_TEXT
 
 
 def emoji_answer(scenes: EmojiScenes, *, host: str, path: str) -> Answer:
-    """What the web answers for a picture of the pair stream, according to the kind of its index."""
-    parsed = _PICTURE_PATH.fullmatch(path)
+    """What the web answers for an image of the pair stream, according to the kind of its index."""
+    parsed = _IMAGE_PATH.fullmatch(path)
     if parsed is None:
         return NOT_FOUND
     index = int(parsed["index"])
@@ -38,7 +38,7 @@ def emoji_answer(scenes: EmojiScenes, *, host: str, path: str) -> Answer:
     moved_to = HOSTS[(HOSTS.index(home) + 1) % len(HOSTS)]
     if parsed["moved"]:
         is_there = kind == "redirect" and host == moved_to
-        return Answer(body=scenes.picture(index), headers=_JPEG) if is_there else NOT_FOUND
+        return Answer(body=scenes.image(index), headers=_JPEG) if is_there else NOT_FOUND
     if host != home or path != f"/{index:06d}.jpg":
         return NOT_FOUND
     match kind:
@@ -50,7 +50,7 @@ def emoji_answer(scenes: EmojiScenes, *, host: str, path: str) -> Answer:
             return Answer(status=HTTPStatus.FOUND, headers={"Location": f"http://{moved_to}/originals{path}"})
         case "html":
             return Answer(body=b"<!DOCTYPE html><title>Sign in</title><p>Please sign in to see this.", headers=_JPEG)
-    jpeg = scenes.picture(index)
+    jpeg = scenes.image(index)
     half = jpeg[: len(jpeg) // 2]
     match kind:
         case "noai":

@@ -165,7 +165,7 @@ class _Largest(TorchDispatchMode):
 
 
 def test_a_hundred_thousand_boxes_take_bounded_memory() -> None:
-    sizes = [(40, 40), (20, 20), (10, 10), (5, 5), (3, 3)]  # of a 320 px picture
+    sizes = [(40, 40), (20, 20), (10, 10), (5, 5), (3, 3)]  # of a 320 px image
     anchors, num_anchors = make_anchors(sizes, STRIDES, scale=8.0, device=torch.device("cpu")), [1600, 400, 100, 25, 9]
     one = torch.tensor([[60.0, 60, 130, 140]])
     boxes = torch.cat([one, _random_boxes(50_000, seed=0).float(), one.expand(49_999, 4)])
@@ -199,7 +199,7 @@ def test_boxes_without_area_are_never_positive(box: list[float]) -> None:
     assert found.anchors.tolist() == []
 
 
-def test_a_box_outside_the_picture_has_no_anchor_and_takes_none() -> None:
+def test_a_box_outside_the_image_has_no_anchor_and_takes_none() -> None:
     anchors, boxes = _anchors(), _random_boxes(3, seed=5)
     outside = torch.tensor([[500.0, 20, 560, 90], [-90, -90, -20, -30]], dtype=torch.float64)
 
@@ -210,7 +210,7 @@ def test_a_box_outside_the_picture_has_no_anchor_and_takes_none() -> None:
     assert found.boxes.tolist() == (alone.boxes + 2).tolist()
 
 
-def test_a_picture_without_valid_anchors() -> None:
+def test_an_image_without_valid_anchors() -> None:
     valid = torch.zeros(sum(NUM_ANCHORS), dtype=torch.bool)
 
     assert assign(_random_boxes(2, seed=0), _anchors(), num_anchors=NUM_ANCHORS, valid=valid).anchors.tolist() == []

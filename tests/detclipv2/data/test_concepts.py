@@ -41,7 +41,7 @@ def test_positives_first_then_distinct_negatives_up_to_the_number() -> None:
         assert set(concepts) <= set(VOCABULARY)
 
 
-def test_negatives_differ_from_picture_to_picture_but_not_from_run_to_run() -> None:
+def test_negatives_differ_from_image_to_image_but_not_from_run_to_run() -> None:
     sample = _sample("detection", ["thing 1"])
 
     assert _concepts(sample, seed=1) == _concepts(sample, seed=1) != _concepts(sample, seed=2)

@@ -45,7 +45,7 @@ def test_a_record(annotation: Annotation) -> None:
     assert (sample.concepts, sample.caption) == (["dog", "cat"], "two pets")
 
 
-def test_no_boxes_and_a_grey_picture(annotation: Annotation) -> None:
+def test_no_boxes_and_a_grey_image(annotation: Annotation) -> None:
     sample = _decode(_record(annotation(boxes_xyxy=[], labels=[]), jpg=_jpeg("L")))
 
     assert sample.image.shape == (3, 8, 12)
@@ -56,7 +56,7 @@ def test_no_boxes_and_a_grey_picture(annotation: Annotation) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jpg": b"no picture"}, "cannot be decoded: UnidentifiedImageError: "),
+        ({"jpg": b"no image"}, "cannot be decoded: UnidentifiedImageError: "),
         ({"jpg": _jpeg()[:200]}, "cannot be decoded: OSError: Truncated"),
         ({"jpg": _jpeg()[:-4]}, "cannot be decoded: RuntimeError: "),
         ({"json": b"{"}, "cannot be decoded: JSONDecodeError: Expecting"),
@@ -99,7 +99,7 @@ def _photo(width: int, height: int, **options: Any) -> bytes:
         ((1, 1), (38, 51)),
     ],
 )
-def test_a_picture_is_decoded_no_larger_than_needed(
+def test_an_image_is_decoded_no_larger_than_needed(
     annotation: Annotation, least_hw: tuple[int, int] | None, expected_hw: tuple[int, int]
 ) -> None:
     box = [403 / 4, 301 / 4, 403 * 3 / 4, 301 * 3 / 4]
@@ -116,14 +116,14 @@ def test_a_picture_is_decoded_no_larger_than_needed(
     assert sample.boxes_xyxy[0].tolist() == pytest.approx([float(side) for side in light], abs=1.5)
 
 
-def test_a_smaller_decoding_is_the_picture_made_smaller(annotation: Annotation) -> None:
+def test_a_smaller_decoding_is_the_image_made_smaller(annotation: Annotation) -> None:
     encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)))
     whole, half = encoded.decode().image.float(), encoded.decode(least_hw=(152, 200)).image.float()
 
     assert (torch.nn.functional.avg_pool2d(whole, 2) - half).abs().mean() < 1
 
 
-def test_a_cut_off_picture_is_named_when_it_is_decoded_smaller(annotation: Annotation) -> None:
+def test_a_cut_off_image_is_named_when_it_is_decoded_smaller(annotation: Annotation) -> None:
     encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)[:1500]))
     with pytest.raises(ValueError, match="^shards/00001.tar, key '0000002a': cannot be decoded: OSError: "):
         encoded.decode(least_hw=(10, 10))

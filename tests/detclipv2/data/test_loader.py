@@ -154,7 +154,7 @@ def test_the_global_batch_is_shared_by_the_workers(shards: Callable[..., Shards]
         assert len(batch.keys) == size
 
 
-def test_a_canvas_is_no_square_where_pictures_lie_and_stand(
+def test_a_canvas_is_no_square_where_images_lie_and_stand(
     write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
 ) -> None:
     files = [

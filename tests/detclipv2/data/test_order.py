@@ -162,7 +162,7 @@ def test_a_lane_reads_contiguous_ranges_and_shuffles_them() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_batches_hold_lying_or_standing_pictures(size: int) -> None:
+def test_batches_hold_lying_or_standing_images(size: int) -> None:
     order = _order(1000, samples_per_range=60, batch_size=lambda world_size: size)
     first_kinds = set()
     for batches in itertools.islice(order.ranges([_segment(1, 0, 0)], rank=0, lane=0), 10):

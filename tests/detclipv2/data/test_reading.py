@@ -71,7 +71,7 @@ def test_a_record_is_what_the_tar_holds(shards: list[Shard], remote: list[Shard]
     assert here["jpg"][:2] == b"\xff\xd8" and b'"dog"' in here["json"]
 
 
-def test_which_pictures_stand(shards: list[Shard]) -> None:
+def test_which_images_stand(shards: list[Shard]) -> None:
     with _reader(shards) as reader:
         assert reader.is_standing(_places((1, 2), (0, 1), (0, 2), (1, 4))).tolist() == [True, False, True, False]
 

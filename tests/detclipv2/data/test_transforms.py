@@ -15,7 +15,7 @@ from detclipv2.data.transforms import Geometry, canvas_size, fit, fitted_size, f
 ALWAYS, NEVER = 1.0, 0.0
 
 
-def _picture(width: int, height: int, box: tuple[int, int, int, int]) -> Tensor:
+def _image(width: int, height: int, box: tuple[int, int, int, int]) -> Tensor:
     """Black, white inside the box."""
     x1, y1, x2, y2 = box
     image = torch.zeros(3, height, width, dtype=torch.uint8)
@@ -27,7 +27,7 @@ def _sample(box: tuple[int, int, int, int] = (4, 2, 20, 12), **changes: Any) -> 
     settings: dict[str, Any] = {
         "key": "k",
         "supervision": "detection",
-        "image": _picture(40, 20, box),
+        "image": _image(40, 20, box),
         "boxes_xyxy": torch.tensor([box], dtype=torch.float32),
         "labels": torch.tensor([0]),
         "concepts": ["dog"],
@@ -37,7 +37,7 @@ def _sample(box: tuple[int, int, int, int] = (4, 2, 20, 12), **changes: Any) -> 
 
 
 def _encoded(sample: Sample) -> EncodedSample:
-    """The sample with its picture as a PNG, which loses nothing."""
+    """The sample with its image as a PNG, which loses nothing."""
     file = io.BytesIO()
     to_pil_image(sample.image).save(file, "PNG")
     stored: dict[str, Any] = {"where": "here", "jpeg": file.getvalue(), "size_hw": tuple(sample.image.shape[-2:])}
@@ -83,14 +83,14 @@ def test_the_box_stays_around_the_object_and_the_aspect_is_kept(flip: float) -> 
 
 
 def test_the_longer_side_is_resized_whichever_it_is() -> None:
-    tall = _fit(_sample(image=_picture(20, 40, (0, 0, 4, 4)), boxes_xyxy=torch.tensor([[0.0, 0, 4, 4]])))
+    tall = _fit(_sample(image=_image(20, 40, (0, 0, 4, 4)), boxes_xyxy=torch.tensor([[0.0, 0, 4, 4]])))
 
     assert tall.image.shape == (3, 64, 32)
     assert tall.boxes_xyxy.tolist() == [pytest.approx([0, 0, 6.4, 6.4])]
     assert _fit(_sample(image=torch.zeros(3, 1, 400, dtype=torch.uint8))).image.shape == (3, 1, 64)
 
 
-def test_image_text_pictures_become_squares() -> None:
+def test_image_text_images_become_squares() -> None:
     sample = _sample(supervision="image_text", boxes_xyxy=torch.zeros(0, 4), caption="a dog")
 
     assert _fit(sample).image.shape == (3, 64, 64)
@@ -108,7 +108,7 @@ def test_scale_jitter_draws_the_longer_side() -> None:
 
 
 def test_the_scales_of_the_paper() -> None:
-    photo = _sample(image=_picture(40, 30, (4, 2, 20, 12)))
+    photo = _sample(image=_image(40, 30, (4, 2, 20, 12)))
     sizes = [
         _fit(photo, seed=seed, image_size=1333, shorter_size=800, scale_jitter=(0.6, 1.0)).image.shape[1:]
         for seed in range(20)
@@ -118,7 +118,7 @@ def test_the_scales_of_the_paper() -> None:
     assert 740 < max(shorter) <= 800
 
 
-def test_of_a_picture_larger_than_its_canvas_a_part_is_taken() -> None:
+def test_of_an_image_larger_than_its_canvas_a_part_is_taken() -> None:
     settings: dict[str, Any] = {"image_size": 80, "shorter_size": 40, "scale_jitter": (1.5, 2.5)}
     samples = [_fit(_sample((10, 5, 30, 15)), seed=seed, **settings) for seed in range(40)]
 
@@ -164,8 +164,8 @@ def test_nothing_is_left_of_any_box() -> None:
     assert (fitted.concepts, fitted.labels.shape, fitted.boxes_xyxy.shape) == ([], (0,), (0, 4))
 
 
-def test_a_much_larger_picture_is_decoded_smaller_and_its_box_is_still_around_the_object() -> None:
-    sample = _sample(image=_picture(400, 200, (40, 20, 200, 120)), boxes_xyxy=torch.tensor([[40.0, 20, 200, 120]]))
+def test_a_much_larger_image_is_decoded_smaller_and_its_box_is_still_around_the_object() -> None:
+    sample = _sample(image=_image(400, 200, (40, 20, 200, 120)), boxes_xyxy=torch.tensor([[40.0, 20, 200, 120]]))
     file = io.BytesIO()
     to_pil_image(sample.image).save(file, "JPEG", quality=95)
     encoded = replace(_encoded(sample), jpeg=file.getvalue())
@@ -186,7 +186,7 @@ def test_a_much_larger_picture_is_decoded_smaller_and_its_box_is_still_around_th
         (["shoe"], None, (["shoe"], None)),
     ],
 )
-def test_texts_are_true_of_the_flipped_picture_or_it_is_not_flipped(
+def test_texts_are_true_of_the_flipped_image_or_it_is_not_flipped(
     texts: list[str], caption: str | None, flips_to: tuple[list[str], str | None] | None
 ) -> None:
     fitted = _fit(_sample(concepts=texts, caption=caption), image_size=40, flip=ALWAYS)

@@ -44,9 +44,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("chunk_elements", [1, 7, None])
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 1.0)])
-def test_every_anchor_on_the_picture_meets_every_concept(
-    alpha: float, gamma: float, chunk_elements: int | None
-) -> None:
+def test_every_anchor_on_the_image_meets_every_concept(alpha: float, gamma: float, chunk_elements: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
     embeddings = 3 * torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
     texts = torch.randn(3, 4, generator=generator, dtype=torch.float64)

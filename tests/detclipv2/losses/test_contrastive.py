@@ -25,7 +25,7 @@ Direction = Literal["text_to_image", "image_to_text", "both"]
 
 
 def _naive_word_region(texts: Tensor, regions: Tensor, *, image: int, caption: list[int], matching: Matching) -> Tensor:
-    """Eqs. 2 to 4 of one picture and one caption, a word at a time."""
+    """Eqs. 2 to 4 of one image and one caption, a word at a time."""
     words = []
     for text in caption:
         found = [texts[text] @ regions[image, k] for k in range(regions.shape[1]) if MASK[image, k]]
@@ -114,7 +114,7 @@ def test_similarities_by_hand() -> None:
 
     # The best regions are 3 and -4 for the first text, 5 and 1 for the second.
     assert word_region_similarity(texts, regions, mask, captions).tolist() == [[5, 1, 0], [4, -1.5, 0]]
-    # Of the first picture's regions the second text has -1 and 5, and the better of both texts is 3 and 5.
+    # Of the first image's regions the second text has -1 and 5, and the better of both texts is 3 and 5.
     assert region_word_similarity(texts, regions, mask, captions).tolist() == [[2, 1, 0], [4, 1, 0]]
     # At tau_t = 1 / ln 2, 5 weighs 64 times as much as -1, and 3 twice as much as 2.
     soft = word_region_similarity(texts, regions, mask, captions, matching="soft", soft_temperature=1 / math.log(2))
@@ -143,20 +143,20 @@ def test_a_caption_without_concepts(similarity: Callable[..., Tensor]) -> None:
 
 
 def test_the_loss_goes_from_text_to_images() -> None:
-    similarity = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # both captions are nearer to the first picture
+    similarity = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # both captions are nearer to the first image
 
     loss = contrastive_loss(similarity, temperature=0.5, label_smoothing=0.0)
 
-    # Softmax over pictures: -ln(e^2 / (e^2 + 1)) and -ln(1 / (e^2 + 1)).
+    # Softmax over images: -ln(e^2 / (e^2 + 1)) and -ln(1 / (e^2 + 1)).
     assert float(loss) == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2)
-    # Softmax over captions: neither picture can tell them apart.
+    # Softmax over captions: neither image can tell them apart.
     other = contrastive_loss(similarity, direction="image_to_text", temperature=0.5, label_smoothing=0.0)
     assert float(other) == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
 def test_chance_level_and_label_smoothing(direction: Literal["text_to_image", "image_to_text"]) -> None:
-    # Equal similarities: the logarithm of the number of pictures, whatever the smoothing.
+    # Equal similarities: the logarithm of the number of images, whatever the smoothing.
     chance = contrastive_loss(torch.zeros(6, 6), direction=direction, label_smoothing=0.1)
     assert float(chance) == pytest.approx(math.log(6))
 

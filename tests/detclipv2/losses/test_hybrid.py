@@ -156,7 +156,7 @@ def test_a_degenerate_box_gives_no_nan(tiny_detector: Build, make_batch: MakeBat
     assert all(bool(grad.isfinite().all()) for grad in found.values() if grad is not None)
 
 
-def test_pictures_smaller_than_the_canvas_train_too(
+def test_images_smaller_than_the_canvas_train_too(
     tiny_config: ModelConfig, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
 ) -> None:
     batch = replace(make_batch("image_text", CONCEPTS), image_sizes_hw=[(64, 64), (17, 9)])

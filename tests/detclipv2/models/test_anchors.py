@@ -18,7 +18,7 @@ def test_as_many_anchors_as_the_method_counts() -> None:
     assert count(320, 320) == 2134
 
 
-def test_valid_anchors_have_their_centre_on_the_picture_and_its_own_padding() -> None:
+def test_valid_anchors_have_their_centre_on_the_image_and_its_own_padding() -> None:
     anchors = make_anchors([(2, 3)], [32], scale=8.0, device=torch.device("cpu"))  # centres x 0, 32, 64; y 0, 32
 
     valid = valid_anchors(anchors, [(64, 96), (32, 64), (33, 32), (1, 65)])
@@ -31,7 +31,7 @@ def test_valid_anchors_have_their_centre_on_the_picture_and_its_own_padding() ->
     ]
 
 
-def test_a_picture_ends_at_a_multiple_of_32_px_at_every_stride() -> None:
+def test_an_image_ends_at_a_multiple_of_32_px_at_every_stride() -> None:
     anchors = make_anchors([(8, 8), (4, 4)], [8, 16], scale=8.0, device=torch.device("cpu"))
 
     fine, coarse = valid_anchors(anchors, [(8, 33)])[0].split([64, 16])

@@ -42,7 +42,7 @@ def test_shapes_and_channels(packaged: Backbone) -> None:
     assert [tuple(feature.shape) for feature in features] == [(2, 40, 12, 8), (2, 112, 6, 4), (2, 320, 3, 2)]
 
 
-def test_the_backbone_of_the_paper_takes_pictures_of_any_size() -> None:
+def test_the_backbone_of_the_paper_takes_images_of_any_size() -> None:
     backbone = Backbone("swin_tiny_patch4_window7_224").eval()
 
     features = backbone(torch.rand(1, 3, 96, 64))

@@ -6,7 +6,7 @@ import torch
 from detclipv2.models.detector import DetCLIPv2
 
 
-def test_output_of_padded_pictures(tiny_detector: Callable[..., DetCLIPv2]) -> None:
+def test_output_of_padded_images(tiny_detector: Callable[..., DetCLIPv2]) -> None:
     detector = tiny_detector().eval()
     pixels = torch.rand(2, 3, 64, 64)
 
@@ -17,7 +17,7 @@ def test_output_of_padded_pictures(tiny_detector: Callable[..., DetCLIPv2]) -> N
     assert output.box_deltas.shape == (2, 86, 4)
     assert output.centerness.shape == output.valid.shape == (2, 86)
     assert output.anchors_xyxy.shape == (86, 4)
-    # Centres of the second picture, which ends at (32, 64): 4 x 8, 2 x 4, 1 x 2, 1, 1.
+    # Centres of the second image, which ends at (32, 64): 4 x 8, 2 x 4, 1 x 2, 1, 1.
     assert [int(level.sum()) for level in output.valid[1].split(output.num_anchors)] == [32, 8, 2, 1, 1]
     # An anchor's side is scale (4) x stride (8).
     assert output.anchors_xyxy[0].tolist() == [-16, -16, 16, 16]
@@ -73,7 +73,7 @@ def test_an_input_of_the_papers_size(tiny_detector: Callable[..., DetCLIPv2]) ->
     assert bool(output.embeddings.isfinite().all())
 
 
-def test_pictures_of_different_sizes_do_not_depend_on_their_neighbours(
+def test_images_of_different_sizes_do_not_depend_on_their_neighbours(
     tiny_detector: Callable[..., DetCLIPv2],
 ) -> None:
     detector = tiny_detector(backbone="swin_tiny_patch4_window7_224").eval()

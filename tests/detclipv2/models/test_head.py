@@ -114,7 +114,7 @@ def test_unit_regions_share_one_learnt_length() -> None:
     assert _head(region_norm="raw").logit_scale is None
 
 
-def test_a_picture_does_not_depend_on_its_neighbours() -> None:
+def test_an_image_does_not_depend_on_its_neighbours() -> None:
     head = _head()
     both, alone = head(_pyramid()), head([level[1:] for level in _pyramid()])
 

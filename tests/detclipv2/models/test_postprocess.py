@@ -44,7 +44,7 @@ def test_detections_by_hand() -> None:
     for bias in (0.0, torch.tensor(-1.5)):
         (found,) = _found(_output(centerness=centerness), logits - bias, logit_bias=bias)
 
-        # Anchor 1 overlaps the better anchor 0 by 9/11; the others are clipped to the picture of 30 x 50.
+        # Anchor 1 overlaps the better anchor 0 by 9/11; the others are clipped to the image of 30 x 50.
         assert found.boxes_xyxy.tolist() == [[0, 0, 10, 10], [20, 20, 30, 40], [0, 30, 5, 50]]
         assert found.scores.tolist() == pytest.approx([0.81, 0.4096, 0.09])
         assert found.labels.tolist() == [0, 0, 0]
@@ -88,7 +88,7 @@ def test_threshold_and_number_of_detections() -> None:
     assert one_a_level.scores.tolist() == pytest.approx([0.476, 0.440], abs=1e-3)
 
 
-def test_a_box_outside_the_picture_is_none() -> None:
+def test_a_box_outside_the_image_is_none() -> None:
     (found,) = _found(_output(), torch.full((4, 1), 9.0), image_sizes_hw=[(15, 15)])
 
     assert found.boxes_xyxy.tolist() == [ANCHORS[0]]
@@ -262,7 +262,7 @@ def test_suppression_of_the_last_of_many_names_is_as_fine_as_of_the_first() -> N
         assert found.boxes_xyxy[:, 0].tolist() == [10, 1300, 1300]
 
 
-def test_nothing_on_the_picture() -> None:
+def test_nothing_on_the_image() -> None:
     (found,) = _found(_output(valid=[False] * 4), torch.zeros(4, 2))
 
     assert (found.boxes_xyxy.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))

@@ -108,7 +108,7 @@ def test_boxes_of_the_proposals() -> None:
 
 
 def _scored() -> HeadOutput:
-    """Two pictures of two regions; embeddings are their similarities to the two texts."""
+    """Two images of two regions; embeddings are their similarities to the two texts."""
     output = _output([[[4.0, 1.0], [2.0, 3.0]], [[-1.0, -2.0], [0.0, -3.0]]], APART[:2])
     return replace(
         output,
@@ -135,7 +135,7 @@ def test_the_six_scores_by_hand(score: Any, wanted: list[list[float]]) -> None:
     assert not found.requires_grad
 
 
-def test_texts_of_other_pictures_alone_do_not_count() -> None:
+def test_texts_of_other_images_alone_do_not_count() -> None:
     found = region_scores(_scored(), torch.cat([TEXTS, torch.full((1, 2), 100.0)]), [[0], [1]], score="text_batch")
 
     assert found.tolist() == [[4.0, 3.0], [-1.0, 0.0]]

@@ -33,7 +33,7 @@ def _best_word(texts: Tensor, regions: Tensor, *, chunk_elements: int | None = N
 
 
 def _naive_of_texts(texts: Tensor, regions: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """One text and one picture at a time."""
+    """One text and one image at a time."""
     rows = []
     for text in texts:
         row = []
@@ -141,7 +141,7 @@ def test_huge_similarities(ours: Similarity, naive: Similarity) -> None:
 
 
 @EACH
-def test_a_picture_without_regions_is_similar_to_nothing(ours: Similarity, naive: Similarity) -> None:
+def test_an_image_without_regions_is_similar_to_nothing(ours: Similarity, naive: Similarity) -> None:
     inputs = _inputs()
 
     found = ours(*inputs)
@@ -170,7 +170,7 @@ def test_best_region_by_hand() -> None:
     regions = torch.tensor([[[3.0, -1.0], [2.0, 5.0]], [[-4.0, 1.0], [9.0, 9.0]], [[7.0, 7.0], [8.0, 8.0]]])
     mask = torch.tensor([[True, True], [True, False], [False, False]])
 
-    # Padding does not count; a picture without any region has similarity 0 to all.
+    # Padding does not count; an image without any region has similarity 0 to all.
     assert best_region_similarity(texts, regions, mask).tolist() == [[3, -4, 0], [5, 1, 0]]
 
 

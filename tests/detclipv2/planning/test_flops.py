@@ -22,7 +22,7 @@ def test_a_pass_is_the_sum_of_its_parts() -> None:
 
 
 def test_head_and_neck_equal_hand_computed_convolutions(tiny_config: ModelConfig) -> None:
-    """tiny_config: 16 channels, towers of one convolution, D = 16; pictures of 64 px have 8x8, 4x4, 2x2, 1x1 and 1x1 cells."""
+    """tiny_config: 16 channels, towers of one convolution, D = 16; images of 64 px have 8x8, 4x4, 2x2, 1x1 and 1x1 cells."""
     cells = 64 + 16 + 4 + 1 + 1
     # Two towers, the guide's 27 channels, the deformable product, embeddings, boxes and centerness: all 3x3 of 16 channels.
     head = 2 * 9 * 16 * (16 + 16 + 27 + 16 + 16 + 4 + 1) * cells
@@ -138,7 +138,7 @@ def test_counting_leaves_the_random_numbers_alone(tiny_config: ModelConfig) -> N
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_canvas_is_that_of_a_lying_picture() -> None:
+def test_canvas_is_that_of_a_lying_image() -> None:
     assert canvas_hw(SupervisionConfig(batch_size=1, image_size=1333, shorter_size=800)) == (800, 1333)
     assert canvas_hw(PAIRS) == (64, 64)
 
@@ -146,7 +146,7 @@ def test_canvas_is_that_of_a_lying_picture() -> None:
 @pytest.mark.parametrize(
     ("supervision", "size", "expected"),
     [
-        ("detection", DataSize(num_samples=9, num_concepts=10), 10),  # every picture shows all
+        ("detection", DataSize(num_samples=9, num_concepts=10), 10),  # every image shows all
         ("detection", DataSize(num_samples=9, num_concepts=40), 18),  # 40 (1 - (30/40)^2) = 17.5
         ("image_text", DataSize(num_samples=9, phrases_per_sample=2.5), 14),  # 4 pairs of 2.5 phrases and a caption
     ],

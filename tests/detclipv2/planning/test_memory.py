@@ -52,7 +52,7 @@ def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_confi
     assert again.of(7) < 0.75 * measured
 
 
-def test_half_precision_saves_memory_where_pictures_outweigh_the_casts_of_the_weights(tiny_config: ModelConfig) -> None:
+def test_half_precision_saves_memory_where_images_outweigh_the_casts_of_the_weights(tiny_config: ModelConfig) -> None:
     half, full = (
         saved(tiny_config, (256, 256), batch_size=2, precision=precision, device="cuda").num_bytes
         for precision in ("bf16", "fp32")

@@ -114,7 +114,7 @@ def test_what_can_not_be_mended_by_smaller_parts_says_so(tiny_config: ModelConfi
 
     plan = make_plan(tiny_config, train, recipe="a:b", sizes=SIZES, gpu=GPUS["l4"], num_processes=1, rates=[])
 
-    assert ["not even one picture at a time" in advice for advice in plan.advice] == [True]
+    assert ["not even one image at a time" in advice for advice in plan.advice] == [True]
 
 
 def test_a_gpu_without_bf16_is_told(tiny_config: ModelConfig) -> None:

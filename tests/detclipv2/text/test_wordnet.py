@@ -11,13 +11,13 @@ from detclipv2.text.wordnet import WordNet
         ("bow", "a knot with two loops"),  # its most frequent sense, without further clauses and examples
         ("bow tie", "a man's tie (in the form of a bow; short) with loops"),
         ("bow-tie", "a man's tie (in the form of a bow; short) with loops"),
-        ("crane", "lifts and moves heavy objects"),  # neither the writer nor the stars: no picture of cranes shows them
+        ("crane", "lifts and moves heavy objects"),  # neither the writer nor the stars: no image of cranes shows them
         ("glass", "a container for holding liquids"),  # things before substances
         ("lemon", "yellow oval fruit with juicy acidic flesh"),  # things before plants
         ("child", "a young person of either sex"),
         ("children", "a young person of either sex"),
         ("person", "a human being"),
-        ("idea", "the content of cognition"),  # nothing that a picture shows
+        ("idea", "the content of cognition"),  # nothing that an image shows
         ("mice", None),
         ("cars", None),
         ("tie", None),

@@ -26,7 +26,7 @@ SPOILED = range(40, 43)  # detection batches of that rank
 
 @dataclass(frozen=True, kw_only=True)
 class UnevenStream:
-    """A stream that makes one rank wait now and then, and gives another a picture that no loss is finite for."""
+    """A stream that makes one rank wait now and then, and gives another an image that no loss is finite for."""
 
     stream: Stream
 

@@ -175,7 +175,7 @@ def test_other_rows_of_table_2(changes: dict[str, Any], tiny_detector: Build, ma
         _assert_equal(_in_parts(objective, batch, part_size=2), _whole(objective, objective(batch)))
 
 
-def test_every_picture_is_a_negative_of_every_caption(tiny_detector: Build, make_batch: MakeBatch) -> None:
+def test_every_image_is_a_negative_of_every_caption(tiny_detector: Build, make_batch: MakeBatch) -> None:
     detector = tiny_detector(region_norm="unit")
     objective = HybridObjective(detector, CONFIG).train()
     batch = _batch(make_batch, "image_text")

@@ -56,7 +56,7 @@ def test_ranks_whose_data_and_speed_differ_never_wait_for_ever(
     # An epoch has 8 steps of detection, 1 of grounding, 8 of pairs.
     assert Counter(first["types"][: 17 * 10]) == {"detection": 80, "grounding": 10, "image_text": 80}
     assert first["saved"] == [123, 200, 400, 500]
-    assert len(first["skipped"]) == 3  # one rank's pictures
+    assert len(first["skipped"]) == 3  # one rank's images
     for other in others:
         for name in ("types", "saved", "skipped"):
             assert other[name] == first[name]

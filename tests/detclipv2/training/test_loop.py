@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_weights(training: Callable[..., Training],
 
 
 class Spoiled:
-    """A stream whose batches of some numbers have a picture of huge pixels, which give a loss that is not finite."""
+    """A stream whose batches of some numbers have an image of huge pixels, which give a loss that is not finite."""
 
     def __init__(self, stream: Stream, *numbers: int) -> None:
         self.stream, self.numbers, self.shards = stream, numbers, stream.shards
@@ -374,7 +374,7 @@ def test_the_average_follows_the_weights(training: Callable[..., Training], tmp_
 
 def test_bfloat16_trains_too(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
-    # P7 of a 64 px picture is a convolution of a single cell, whose bf16 gradient some CPUs' libraries leave uninitialised.
+    # P7 of a 64 px image is a convolution of a single cell, whose bf16 gradient some CPUs' libraries leave uninitialised.
     larger = SupervisionConfig(batch_size=2, image_size=128, num_concepts=4)
     run = training(num_steps=4, precision="bf16", detection=larger, image_text=replace(larger, num_concepts=0))
 

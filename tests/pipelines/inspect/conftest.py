@@ -9,14 +9,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines.inspect.dataset import BuiltDataset, open_dataset
-from pipelines.runner import Runner
-from pipelines.runner.dataset import assemble_dataset, publish_dataset
-from pipelines.runner.jobs import boxed_jobs, image_text_job, validation_job
-from pipelines.runner.phrase_jobs import PHRASE_COUNTS_FILE, phrase_count_jobs, statistics_job
-from pipelines.sources.source import BoxedImage
-from pipelines.stages.tars import TarSample, write_tar
-from pipelines.storage import Job, Location, Written, kept_files, write_split
+from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
+from pipelines.build.job import Job
+from pipelines.build.jobs import boxed_jobs, image_text_job, validation_job
+from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE, phrase_count_jobs, statistics_job
+from pipelines.build.runner import Runner
+from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
+from pipelines.storage import Location, Written, kept_files, write_split
+from pipelines.storage.tars import TarSample, write_tar
+from schemas.images import BoxedImage
 from schemas.tables import IMAGES, PHRASES
 from schemas.training import TrainingSample
 
@@ -29,7 +30,7 @@ UNITS = {
     "image_text_shards": "pairs",
     "detection_shards": "boxes",
     "grounding_shards": "boxes",
-    "validation": "pictures",
+    "validation": "images",
 }
 # Shard, key, colour, what happened to it, phrases.
 PAIRS = [
@@ -48,7 +49,7 @@ def jpeg(colour: str, size: tuple[int, int] = (40, 30)) -> bytes:
 
 
 class Squares:
-    """Three pictures, number i with i boxes."""
+    """Three images, number i with i boxes."""
 
     name = "squares"
     supervision = "detection"
@@ -98,8 +99,8 @@ def write_pairs(asset: str, shard: str, folder: Path) -> Written:
         spans = {"phrase_starts": [0] * len(phrases), "phrase_ends": [1] * len(phrases)}
         rows.append(row | {"phrases": phrases} | spans)
     if asset == "images":
-        pictures = [(key, colour) for name, key, colour, *_ in PAIRS if name == shard and colour]
-        write_tar(folder / "images.tar", [TarSample(key=k, members={"jpg": jpeg(c)}) for k, c in pictures])
+        images = [(key, colour) for name, key, colour, *_ in PAIRS if name == shard and colour]
+        write_tar(folder / "images.tar", [TarSample(key=k, members={"jpg": jpeg(c)}) for k, c in images])
     columns = schema.append(pa.field("drop_reason", pa.string()))
     return write_split(pa.Table.from_pylist(rows, schema=columns), folder, schema=schema, where=asset)
 
@@ -113,17 +114,16 @@ def build(root: Location, *, version: int = 1) -> BuiltDataset:
             for s in shards
         ]
         runner.run(asset, jobs, where="here")
-    pictures = runner.tables("images")
+    images = runner.tables("images")
     balanced = kept_files(runner.tables("balanced"))
     runner.run("phrase_counts", phrase_count_jobs("phrase_counts", balanced, source="web"), where="here")
     counts = [table.file(PHRASE_COUNTS_FILE) for table in runner.tables("phrase_counts").values()]
     runner.run("statistics", [statistics_job("statistics", counts)], where="here")
     jobs = [
-        image_text_job("image_text_shards", file, pictures[s].file("images.tar"), shard=s)
-        for s, file in balanced.items()
+        image_text_job("image_text_shards", file, images[s].file("images.tar"), shard=s) for s, file in balanced.items()
     ]
     runner.run("image_text_shards", jobs, where="here")
-    runner.run("detection_shards", boxed_jobs("detection_shards", Squares(), pictures_per_shard=2), where="here")
+    runner.run("detection_shards", boxed_jobs("detection_shards", Squares(), images_per_shard=2), where="here")
     runner.run("grounding_shards", [], where="here")
     runner.run("validation", [validation_job("validation", Held(), concepts=())], where="here")
     manifest = assemble_dataset(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.inspect.dataset import BuiltDataset
+from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.inspect.gc import collect, referenced_tables
 from pipelines.storage import locked
 from tests.pipelines.inspect.conftest import build
@@ -85,12 +85,13 @@ import os, signal
 from functools import partial
 from pathlib import Path
 from rich.console import Console
-from pipelines.runner import Runner
-from pipelines.storage import Job, Written
+from pipelines.build.runner import Runner
+from pipelines.build.job import Job
+from pipelines.storage import Written
 
 def work(shard, folder, *, spool):
     spool.mkdir()
-    (spool / "pictures").write_bytes(b"half")
+    (spool / "images").write_bytes(b"half")
     if shard == "b":
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / "images.tar").write_bytes(b"whole")
@@ -106,12 +107,12 @@ Runner(Path({str(tmp_path)!r}), dataset="small", console=Console(quiet=True)).ru
     (table,) = (path.parent.name for path in tmp_path.glob("images/*/MANIFEST.json"))
     (spool,) = (path for path in (tmp_path / "images").glob(".spool-*"))
     (tmp_path / "images" / ".spool-0123456789abcdef").mkdir()  # of settings that nobody has any more
-    (tmp_path / "images" / ".spool-0123456789abcdef" / "pictures").write_bytes(b"old")
+    (tmp_path / "images" / ".spool-0123456789abcdef" / "images").write_bytes(b"old")
 
     (found,) = collect(tmp_path, delete=True)
     assert (found.folder.name, found.num_bytes, found.why) == (".spool-0123456789abcdef", 3, "a killed build left it")
     assert (tmp_path / "images" / table / "images.tar").is_file()
-    assert (spool / "pictures").read_bytes() == b"half"
+    assert (spool / "images").read_bytes() == b"half"
 
     spool.rename(spool.with_name(f".spool-{table}"))  # as if killed between publishing and removing
     with locked(tmp_path, "images"):

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.inspect.dataset import BuiltDataset
+from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.inspect.samples import draw_dropped, draw_samples
 from pipelines.inspect.show import (
     BLUE,
     CELL_WIDTH_PX,
     GREY,
+    IMAGE_HEIGHT_PX,
     INK,
     MARGIN_PX,
     PALETTE,
-    PICTURE_HEIGHT_PX,
     contact_sheet,
     dropped_cell,
     sample_cell,
 )
-from pipelines.inspect.text import font, wrapped
+from pipelines.inspect.text_drawing import font, wrapped
 
 
 def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
@@ -40,7 +40,7 @@ def test_an_unknown_supervision(dataset: BuiltDataset) -> None:
         draw_samples(dataset, "grounding", num=1, seed=0)
 
 
-def test_dropped_rows_with_and_without_picture(dataset: BuiltDataset) -> None:
+def test_dropped_rows_with_and_without_image(dataset: BuiltDataset) -> None:
     short = draw_dropped(dataset, "caption_too_short", num=9, seed=0)
     assert (short.total, [(row.key, row.asset) for row in short.rows]) == (1, [("a2", "filtered")])
     assert short.rows[0].jpeg.startswith(b"\xff\xd8")
@@ -70,16 +70,16 @@ def test_cells(dataset: BuiltDataset) -> None:
         (("a blue square", INK), ("square", BLUE)),
         (("a black square", INK), ("no phrase", GREY)),
     ]
-    assert pairs[0].picture.size == (CELL_WIDTH_PX, PICTURE_HEIGHT_PX)
+    assert pairs[0].image.size == (CELL_WIDTH_PX, IMAGE_HEIGHT_PX)
     boxed = [sample_cell(sample) for sample in draw_samples(dataset, "detection", num=3, seed=0)]
     assert boxed[2].texts == (("2 boxes: dot, square", GREY),)
-    assert [count(cell.picture, PALETTE[0]) > 100 for cell in boxed] == [False, True, True]
-    assert [count(cell.picture, PALETTE[1]) > 100 for cell in boxed] == [False, False, True]
+    assert [count(cell.image, PALETTE[0]) > 100 for cell in boxed] == [False, True, True]
+    assert [count(cell.image, PALETTE[1]) > 100 for cell in boxed] == [False, False, True]
 
 
 def test_boxes_are_drawn_where_they_lie(dataset: BuiltDataset) -> None:
     cell = sample_cell(draw_samples(dataset, "detection", num=3, seed=0)[2])  # boxes (0, 0, 10, 10), (5, 5, 40, 30), 8x
-    pixels = np.asarray(cell.picture)
+    pixels = np.asarray(cell.image)
 
     for x, y in ((20, 79), (79, 60)):  # the lower and the right edge of the first
         assert pixels[y, x].tolist() == list(PALETTE[0])
@@ -92,11 +92,11 @@ def test_a_sheet(dataset: BuiltDataset) -> None:
     sheet = contact_sheet(cells, title="three", num_columns=2)
 
     assert sheet.width == 3 * (CELL_WIDTH_PX + MARGIN_PX) + MARGIN_PX
-    assert sheet.height > 2 * PICTURE_HEIGHT_PX
+    assert sheet.height > 2 * IMAGE_HEIGHT_PX
     for colour in ((254, 0, 0), (0, 0, 254), (0, 0, 0)):
-        assert count(sheet, colour) >= CELL_WIDTH_PX * PICTURE_HEIGHT_PX
+        assert count(sheet, colour) >= CELL_WIDTH_PX * IMAGE_HEIGHT_PX
     text_alone = contact_sheet([dropped_cell(draw_dropped(dataset, "http_404", num=1, seed=0).rows[0])], title="gone")
-    assert text_alone.height < PICTURE_HEIGHT_PX
+    assert text_alone.height < IMAGE_HEIGHT_PX
 
 
 def test_text_is_wrapped() -> None:

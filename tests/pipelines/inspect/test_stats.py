@@ -2,7 +2,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.inspect.dataset import BuiltDataset
+from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.inspect.page import funnel_tables, size, split_table, write_page
 from pipelines.inspect.stats import FunnelStep, dataset_stats
 
@@ -23,13 +23,13 @@ def test_the_figures(dataset: BuiltDataset) -> None:
         ],
         "all": [step("statistics", 2, 2, unit="phrases")],
         "squares": [step("detection_shards", 6, 3, unit="boxes", box_empty=3)],
-        "held_out": [step("validation", 1, 1, unit="pictures")],
+        "held_out": [step("validation", 1, 1, unit="images")],
     }
     image_text, detection = sorted(stats.splits, key=lambda split: split.supervision, reverse=True)
-    assert (image_text.num_samples, image_text.boxes_a_picture) == (3, {0: 3})
-    assert image_text.concepts_a_picture == {0: 1, 1: 1, 2: 1}
+    assert (image_text.num_samples, image_text.boxes_per_image) == (3, {0: 3})
+    assert image_text.concepts_per_image == {0: 1, 1: 1, 2: 1}
     assert image_text.top_concepts == [("square", 2), ("red square", 1)]
-    assert (detection.num_samples, detection.boxes_a_picture) == (3, {0: 1, 1: 1, 2: 1})
+    assert (detection.num_samples, detection.boxes_per_image) == (3, {0: 1, 1: 1, 2: 1})
     assert detection.top_concepts == [("square", 2), ("dot", 1)]
     assert detection.shard_bytes == [10240, 10240]
     assert detection.sample_bytes[0] <= detection.sample_bytes[1] <= detection.sample_bytes[2]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.inspect.dataset import BuiltDataset, open_dataset
+from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
 from pipelines.inspect.verify import check_dataset
 from pipelines.storage import sha256_file
 from tests.pipelines.inspect.conftest import jpeg
@@ -54,15 +54,15 @@ def test_a_whole_dataset(dataset: BuiltDataset) -> None:
     ("members", "problem"),
     [
         ([("a.jpg", jpeg("red")), ("a.txt", b"")], "sample a: has ['jpg', 'txt'], wanted ['jpg', 'json']"),
-        ([("a.jpg", b"no picture"), ("a.json", annotation())], "sample a: the picture cannot be decoded: cannot ident"),
-        ([("a.jpg", jpeg("red")[:-100]), ("a.json", annotation())], "sample a: the picture cannot be decoded: "),
+        ([("a.jpg", b"no image"), ("a.json", annotation())], "sample a: the image cannot be decoded: cannot ident"),
+        ([("a.jpg", jpeg("red")[:-100]), ("a.json", annotation())], "sample a: the image cannot be decoded: "),
         (
             [("a.jpg", jpeg("red", (41, 30))), ("a.json", annotation())],
-            "sample a: the picture is 41x30, its annotation 40x30",
+            "sample a: the image is 41x30, its annotation 40x30",
         ),
         (
             [("a.jpg", jpeg("red")), ("a.json", annotation(boxes_xyxy=[[0, 0, 41, 10]]))],
-            "sample a: annotation: Value error, box (0.0, 0.0, 41.0, 10.0) is empty or outside the 40x30 picture",
+            "sample a: annotation: Value error, box (0.0, 0.0, 41.0, 10.0) is empty or outside the 40x30 image",
         ),
         (
             [("a.jpg", jpeg("red")), ("a.json", annotation(labels=[1]))],
@@ -105,7 +105,7 @@ def test_what_is_wrong_with_a_sample(dataset: BuiltDataset, members: list[tuple[
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[700] ^= 1  # within the first picture
+    content[700] ^= 1  # within the first image
     path.write_bytes(content)
 
 

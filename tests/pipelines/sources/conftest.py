@@ -1,4 +1,4 @@
-"""Folders of small pictures."""
+"""Folders of small images."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.sources.source import PairSource
-from pipelines.stages.urls import PAIRS
+from schemas.tables import PAIRS
 
 SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -35,7 +35,7 @@ def pairs_of() -> Callable[..., pa.Table]:
 
 @pytest.fixture
 def noise() -> Callable[..., bytes]:
-    """An encoded picture of smooth noise, another one for every seed."""
+    """An encoded image of smooth noise, another one for every seed."""
 
     def encode(seed: int = 0, *, size: tuple[int, int] = (40, 30), format: str = "JPEG") -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)

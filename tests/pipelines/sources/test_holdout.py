@@ -1,4 +1,4 @@
-"""Ids and hashes of evaluation pictures."""
+"""Ids and hashes of evaluation held_out_set."""
 
 import io
 import json
@@ -14,10 +14,10 @@ from PIL import Image
 
 from pipelines.sources.holdout import (
     HASHES,
-    HeldOutPictures,
+    HeldOutImages,
     coco_id,
-    hash_pictures,
-    held_out_pictures,
+    hash_images,
+    held_out_images,
     read_hashes,
     read_ids,
 )
@@ -72,15 +72,15 @@ def test_errors_of_id_lists(tmp_path: Path, name: str, text: str, message: str) 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.txt cannot be read"):
         read_ids(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="there is no picture under "):
-        hash_pictures(tmp_path)
+    with pytest.raises(ValueError, match="there is no image under "):
+        hash_images(tmp_path)
     with pytest.raises(ValueError, match="none.parquet cannot be read"):
         read_hashes(tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match="name what is held out: lists of ids, hashes of pictures, or both"):
-        held_out_pictures()
-    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="name what is held out: lists of ids, hashes of images, or both"):
+        held_out_images()
+    (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="x.jpg cannot be decoded"):
-        hash_pictures(tmp_path)
+        hash_images(tmp_path)
     pq.write_table(pa.table({"sha256": ["a"]}), tmp_path / "h.parquet")
     with pytest.raises(ValueError, match=r"h.parquet: missing column\(s\) \['file_name', 'phash'\]"):
         read_hashes(tmp_path / "h.parquet")
@@ -90,16 +90,16 @@ def test_hashes_come_back_from_a_file(tmp_path: Path, noise: Callable[..., bytes
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.png").write_bytes(noise(1, format="PNG"))
     (tmp_path / "a.jpg").write_bytes(noise(2))
-    hashes = hash_pictures(tmp_path)
+    hashes = hash_images(tmp_path)
     assert hashes.schema == HASHES
     assert hashes["file_name"].to_pylist() == ["a.jpg", "sub/b.png"]
     pq.write_table(hashes, tmp_path / "h.parquet")
     assert read_hashes(tmp_path / "h.parquet") == hashes
     (tmp_path / "ids.txt").write_text("139")
-    pictures = held_out_pictures(ids=[tmp_path / "ids.txt"], hashes=hashes)
-    assert pictures.coco_ids == {139}
-    assert pictures.config["num_hashes"] == 2
-    assert pictures.config != HeldOutPictures(sha256=pictures.sha256, phashes=pictures.phashes).config
+    held_out_set = held_out_images(ids=[tmp_path / "ids.txt"], hashes=hashes)
+    assert held_out_set.coco_ids == {139}
+    assert held_out_set.config["num_hashes"] == 2
+    assert held_out_set.config != HeldOutImages(sha256=held_out_set.sha256, phashes=held_out_set.phashes).config
 
 
 @pytest.mark.parametrize(("max_distance", "num_near"), [(0, 100), (1, 200), (2, 400), (3, 600)])
@@ -108,26 +108,26 @@ def test_near_hashes_equal_a_double_loop(max_distance: int, num_near: int) -> No
     held_out = [int(bits) for bits in rng.integers(0, 2**64, 40, np.uint64)]
     flips = [0, 1 << 63, 0b11, (1 << 63) | 1, 0b111, 0b1011 << 40]
     phashes = [f"{held_out[i % 40] ^ flips[i % 6]:016x}" for i in range(600)] + [None, f"{5:016x}"]
-    pictures = HeldOutPictures(phashes=frozenset(f"{bits:016x}" for bits in held_out), max_distance=max_distance)
+    held_out_set = HeldOutImages(phashes=frozenset(f"{bits:016x}" for bits in held_out), max_distance=max_distance)
 
     wanted = [p is not None and any((int(p, 16) ^ q).bit_count() <= max_distance for q in held_out) for p in phashes]
-    assert pictures.is_near(phashes).tolist() == wanted
+    assert held_out_set.is_near(phashes).tolist() == wanted
     assert (sum(wanted), wanted[-2:]) == (num_near, [False, False])
-    assert not HeldOutPictures().is_near(phashes).any()
+    assert not HeldOutImages().is_near(phashes).any()
 
 
 def test_real_photos_are_found_again_when_stored_smaller(shared_data: Path) -> None:
-    """Pictures of one half are held out: all of them are found re-encoded and shrunk, and none of the other half is."""
+    """Images of one half are held out: all of them are found re-encoded and shrunk, and none of the other half is."""
     paths = sorted((shared_data / "coco_ccby" / "images").glob("*.jpg"))[:60]
     images = [Image.open(path).convert("RGB") for path in paths]
-    pictures = HeldOutPictures(phashes=frozenset(str(imagehash.phash(image)) for image in images[::2]))
+    held_out_set = HeldOutImages(phashes=frozenset(str(imagehash.phash(image)) for image in images[::2]))
     found = []
     for image in images:
         buffer = io.BytesIO()
         image.resize((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.BOX).save(
             buffer, "JPEG", quality=90
         )
-        found.append(pictures.has_picture("", Image.open(buffer)))
+        found.append(held_out_set.has_image("", Image.open(buffer)))
     assert found == [True, False] * 30
 
 
@@ -136,4 +136,4 @@ def test_the_real_minival_lists_agree(shared_data: Path) -> None:
     ids = read_ids(folder / "minival.txt")
     assert ids == read_ids(folder / "minival_ids.json")
     assert len(ids) == 4809
-    assert HeldOutPictures(coco_ids=ids).has_name(["x.jpg", "val2017/000000000139.jpg"])
+    assert HeldOutImages(coco_ids=ids).has_name(["x.jpg", "val2017/000000000139.jpg"])

@@ -43,11 +43,11 @@ def first_of_kind(kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["picture", "tiny", "wide", "duplicate", "recaptioned", "near_duplicate", "noai"])
-def test_pictures_arrive_whole(web: SmallWeb, kind: str) -> None:
+def test_images_arrive_whole(web: SmallWeb, kind: str) -> None:
     index = first_of_kind(kind)
     response = get(web, SCENES.url(index))
     assert (response.status, response.headers["Content-Type"]) == (200, "image/jpeg")
-    assert response.read() == SCENES.picture(index)
+    assert response.read() == SCENES.image(index)
     assert response.headers["X-Robots-Tag"] == ("noai" if kind == "noai" else None)
 
 
@@ -56,13 +56,13 @@ def test_errors(web: SmallWeb, kind: str, status: int) -> None:
     assert get(web, SCENES.url(first_of_kind(kind))).status == status
 
 
-def test_redirect_leads_to_the_picture_on_another_host(web: SmallWeb) -> None:
+def test_redirect_leads_to_the_image_on_another_host(web: SmallWeb) -> None:
     index = first_of_kind("redirect")
     response = get(web, SCENES.url(index))
     location = response.headers["Location"]
     assert response.status == 302
     assert urlsplit(location).netloc != urlsplit(SCENES.url(index)).netloc
-    assert get(web, location).read() == SCENES.picture(index)
+    assert get(web, location).read() == SCENES.image(index)
 
 
 def test_html_calls_itself_a_jpeg(web: SmallWeb) -> None:
@@ -73,15 +73,15 @@ def test_html_calls_itself_a_jpeg(web: SmallWeb) -> None:
 
 def test_cut_jpeg_is_half_a_file(web: SmallWeb) -> None:
     index = first_of_kind("cut_jpeg")
-    picture = SCENES.picture(index)
-    assert get(web, SCENES.url(index)).read() == picture[: len(picture) // 2]
+    image = SCENES.image(index)
+    assert get(web, SCENES.url(index)).read() == image[: len(image) // 2]
 
 
 def test_short_body_ends_before_its_length(web: SmallWeb) -> None:
     index = first_of_kind("short_body")
     with pytest.raises(http.client.IncompleteRead) as error:
         get(web, SCENES.url(index)).read()
-    assert len(error.value.partial) == len(SCENES.picture(index)) // 2
+    assert len(error.value.partial) == len(SCENES.image(index)) // 2
 
 
 def test_drip_never_ends_and_is_never_silent_for_long(web: SmallWeb) -> None:
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_404(web: SmallWeb, url: str) -> None:
     assert get(web, url.format(host=parts.netloc, file=parts.path.lstrip("/"))).status == 404
 
 
-def test_a_picture_lies_on_its_own_host_only(web: SmallWeb) -> None:
+def test_an_image_lies_on_its_own_host_only(web: SmallWeb) -> None:
     parts = urlsplit(SCENES.url(first_of_kind("picture")))
     for host in web.connect_to:
         assert get(web, f"http://{host}{parts.path}").status == (200 if host == parts.netloc else 404)
@@ -109,7 +109,7 @@ def test_a_hundred_clients_at_once(web: SmallWeb) -> None:
     indices = [index for index in range(400) if SCENES.kind_of(index) == "picture"][:200]
     with ThreadPoolExecutor(100) as clients:
         bodies = list(clients.map(lambda index: get(web, SCENES.url(index)).read(), indices))
-    assert bodies == [SCENES.picture(index) for index in indices]
+    assert bodies == [SCENES.image(index) for index in indices]
 
 
 def test_requests_are_counted_across_restarts(tmp_path: Path) -> None:
@@ -160,14 +160,14 @@ def test_a_folder_of_photos(tmp_path: Path) -> None:
 
 
 def test_command_line_serves_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(b"a picture")
+    (tmp_path / "x.png").write_bytes(b"an image")
     command = [sys.executable, "-m", "pipelines.sources.small_web", "--serve", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
         assert server.stdout is not None
         try:
             address = server.stdout.readline().strip()
             with urllib.request.urlopen(f"{address}/x.png", timeout=10) as response:
-                assert (response.read(), response.headers["Content-Type"]) == (b"a picture", "image/png")
+                assert (response.read(), response.headers["Content-Type"]) == (b"an image", "image/png")
         finally:
             server.terminate()
 

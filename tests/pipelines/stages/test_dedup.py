@@ -50,7 +50,7 @@ def test_hashes_within_the_distance_wherever_the_bits_are(verdicts, max_distance
         assert reasons == {"a": [None], "b": [NEAR if distance in near else None]}
 
 
-def test_the_larger_picture_as_stored_wins_then_the_older_shard_then_the_larger_original_then_the_key(verdicts):
+def test_the_larger_image_as_stored_wins_then_the_older_shard_then_the_larger_original_then_the_key(verdicts):
     same = {"sha256": "s", "phash": "0" * 16}
     stored_small, stored_large = {"width": 200, "height": 400}, {"width": 320, "height": 240}  # 200 and 240 px
     assert verdicts({"a": [same | stored_small], "b": [same | stored_large]}) == {"a": [DUPLICATE], "b": [None]}
@@ -70,7 +70,7 @@ def test_the_same_bytes_as_a_near_duplicate(verdicts):
     assert verdicts({"a": [("s", 0), ("t", 1), ("t", 1)]}) == {"a": [None, NEAR, DUPLICATE]}
 
 
-def test_a_new_shard_of_pictures_stored_alike_changes_nothing_in_older_ones(verdicts):
+def test_a_new_shard_of_images_stored_alike_changes_nothing_in_older_ones(verdicts):
     rng = random.Random(0)
     rows = [(f"s{rng.randrange(60)}", rng.randrange(300)) for _ in range(150)]
     before = verdicts({"a": rows[:50], "b": rows[50:100]})
@@ -78,7 +78,7 @@ def test_a_new_shard_of_pictures_stored_alike_changes_nothing_in_older_ones(verd
     assert {name: after[name] for name in before} == before
 
 
-def test_a_new_shard_overturns_only_verdicts_on_pictures_that_were_stored_smaller(verdicts):
+def test_a_new_shard_overturns_only_verdicts_on_images_that_were_stored_smaller(verdicts):
     """Whatever else is there: of the older rows only those of less than the full side may lose their place."""
     rng = random.Random(0)
 
@@ -97,8 +97,8 @@ def test_a_new_shard_overturns_only_verdicts_on_pictures_that_were_stored_smalle
     assert set(lost) == {200}
 
 
-def test_captions_of_too_many_pictures(verdicts):
-    """Four pictures with one caption; the copy of one of them counts for none."""
+def test_captions_of_too_many_images(verdicts):
+    """Four images with one caption; the copy of one of them counts for none."""
     rows = [{"caption": "logo"}] * 4 + [{"caption": "a cat"}] * 3
     rows = [
         row | {"sha256": str(i), "phash": f"{0x9E3779B97F4A7C15 * (i + 1) % 2**64:016x}"} for i, row in enumerate(rows)
@@ -111,7 +111,7 @@ def test_captions_of_too_many_pictures(verdicts):
     assert verdicts(shards)["a"] == [None, DUPLICATE, None, None, None]
 
 
-def test_a_picture_without_hashes_is_nobodys_copy(verdicts):
+def test_an_image_without_hashes_is_nobodys_copy(verdicts):
     rows = [{"sha256": None, "phash": None}, {"sha256": None, "phash": None}, ("s", 0)]
     assert verdicts({"a": rows}) == {"a": [None, None, None]}
 
@@ -151,15 +151,15 @@ def test_nothing_to_compare(verdicts):
 
 def test_distinct_scenes_stay_and_their_copies_go():
     """Small synthetic scenes on smooth backgrounds are the hard case of a perceptual hash."""
+    from pipelines.fetch.image_resizer import ImageResizer
     from pipelines.sources.emoji_scenes.source import EmojiScenes
-    from pipelines.stages.pictures import PictureResizer
 
     scenes = EmojiScenes(seed=0, image_size_px=160)
-    resizer = PictureResizer(image_size_px=160, encode_quality=95, max_pixels=10**6)
+    resizer = ImageResizer(image_size_px=160, encode_quality=95, max_pixels=10**6)
     copies = [i for i in range(2000) if scenes.kind_of(i) == "near_duplicate"][:5]
-    pictures = [i for i in range(500) if scenes.kind_of(i) == "picture"]
-    indices = sorted({*pictures, *map(scenes.original_of, copies), *copies})
-    hashes = [resizer(scenes.picture(i)).phash for i in indices]
+    originals = [i for i in range(500) if scenes.kind_of(i) == "picture"]
+    indices = sorted({*originals, *map(scenes.original_of, copies), *copies})
+    hashes = [resizer(scenes.image(i)).phash for i in indices]
     rows = [
         dict.fromkeys(IMAGES.names)
         | {"key": f"{i:06}", "url": "", "caption": "", "source": "", "sha256": str(i), "phash": h}

@@ -1,15 +1,15 @@
-"""Evaluation pictures leave a table by name, by bytes and by look."""
+"""Evaluation images leave a table by name, by bytes and by look."""
 
-from pipelines.sources.holdout import HeldOutPictures
+from pipelines.sources.holdout import HeldOutImages
 from pipelines.stages.hold_out import HoldOut
 from schemas.tables import IMAGES, with_drop_reason
 
-PICTURES = HeldOutPictures(
+HELD_OUT = HeldOutImages(
     coco_ids=frozenset({139}), sha256=frozenset({"a" * 64}), phashes=frozenset({"ff00ff00ff00ff00"})
 )
 
 
-def test_a_held_out_picture_is_dropped_by_any_sign(images, golden):
+def test_a_held_out_image_is_dropped_by_any_sign(images, golden):
     rows = [
         {},
         {"url": "http://images.cocodataset.org/val2017/000000000139.jpg?x=1"},
@@ -21,22 +21,22 @@ def test_a_held_out_picture_is_dropped_by_any_sign(images, golden):
         {"sha256": None, "phash": None},
     ]
     table = images(rows)
-    result = HoldOut(pictures=PICTURES)(table)
+    result = HoldOut(images=HELD_OUT)(table)
 
     assert result.schema == with_drop_reason(IMAGES)
     assert result.drop(["drop_reason"]) == table
     reasons = result["drop_reason"].to_pylist()
     assert reasons == [None, "held_out", None, "held_out", "held_out", "held_out", None, None]
     golden(
-        HoldOut(pictures=PICTURES),
+        HoldOut(images=HELD_OUT),
         [{"key": k, "drop_reason": r} for k, r in zip(table["key"].to_pylist(), reasons, strict=True)],
     )
 
 
-def test_without_pictures_or_rows_nothing_is_dropped(images):
-    assert HoldOut(pictures=HeldOutPictures())(images([{}, {}]))["drop_reason"].null_count == 2
-    assert HoldOut(pictures=PICTURES)(images([])).num_rows == 0
+def test_without_images_or_rows_nothing_is_dropped(images):
+    assert HoldOut(images=HeldOutImages())(images([{}, {}]))["drop_reason"].null_count == 2
+    assert HoldOut(images=HELD_OUT)(images([])).num_rows == 0
 
 
 def test_the_config_follows_what_is_held_out():
-    assert HoldOut(pictures=PICTURES).config == PICTURES.config != HoldOut(pictures=HeldOutPictures()).config
+    assert HoldOut(images=HELD_OUT).config == HELD_OUT.config != HoldOut(images=HeldOutImages()).config

@@ -5,7 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.stages.urls import SeenPairs, Urls, pair_key, read_pairs
+from pipelines.sources.captions.pairs_file import read_pairs
+from pipelines.stages.urls import SeenPairs, Urls
+from schemas.images import pair_key
 from schemas.tables import URLS, with_drop_reason
 
 

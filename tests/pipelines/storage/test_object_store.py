@@ -16,9 +16,10 @@ import pytest
 from upath import UPath
 
 from pipelines import storage
+from pipelines.build.job import Job
+from pipelines.build.publish import publish as publish_table
 from pipelines.storage import (
     KEPT,
-    Job,
     PublishedTable,
     TableFile,
     Written,
@@ -32,7 +33,7 @@ from pipelines.storage import (
     write_split,
 )
 from pipelines.storage.cache import abandoned_work, cached_files, remove_oldest, unused_bytes
-from pipelines.storage.publish import remove
+from pipelines.storage.tables import remove_table
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
 
@@ -46,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_rows(folder: Path) -> Written:
     (folder / "images").mkdir()
-    (folder / "images" / "a.jpg").write_bytes(b"picture")
+    (folder / "images" / "a.jpg").write_bytes(b"image")
     table = pa.table({"key": ["a", "b"], "drop_reason": pa.array([None, "dns"], pa.string())})
     return write_split(table, folder, schema=SCHEMA, where="test")
 
@@ -56,7 +57,7 @@ JOB = Job(stage="filtered", version=1, shard="s-00000", config={}, num_rows=2, w
 
 def publish(root: UPath, job: Job = JOB) -> PublishedTable:
     with locked(root, job.stage) as lease:
-        return storage.publish(job, root=root, lease=lease)
+        return publish_table(job, root=root, lease=lease)
 
 
 def names(root: UPath) -> list[str]:
@@ -110,10 +111,10 @@ def test_the_copies_that_were_not_used_for_longest_go_first(bucket: UPath, cache
     copies = [table.file(name).local() for name in ("kept.parquet", "dropped.parquet", "images/a.jpg")]
     for age_s, path in zip((7200, 9000, 10), copies, strict=True):
         os.utime(path, (now - age_s, now - age_s))
-    kept, dropped, picture = (path.stat().st_size for path in copies)
+    kept, dropped, image = (path.stat().st_size for path in copies)
 
     assert unused_bytes() == kept + dropped
-    assert remove_oldest(max_bytes=picture + kept) == dropped
+    assert remove_oldest(max_bytes=image + kept) == dropped
     assert [path.exists() for path in copies] == [True, False, True]
     assert remove_oldest(max_bytes=0) == kept, "what was used a moment ago may be in use"
     assert [path.exists() for path in copies] == [False, False, True]
@@ -122,10 +123,10 @@ def test_the_copies_that_were_not_used_for_longest_go_first(bucket: UPath, cache
 def test_work_that_nobody_goes_on_with_is_found(cache_folder: Path) -> None:
     now = time.time()
     for name, age_s in (("killed", 2 * 86400), ("running", 60)):
-        picture = cache_folder / "scratch" / f".tmp-{name}" / "images" / "a.jpg"
-        picture.parent.mkdir(parents=True)
-        picture.write_bytes(b"12345")
-        os.utime(picture, (now - age_s, now - age_s))
+        image = cache_folder / "scratch" / f".tmp-{name}" / "images" / "a.jpg"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"12345")
+        os.utime(image, (now - age_s, now - age_s))
 
     assert [(work.folder.name, work.num_bytes) for work in abandoned_work()] == [(".tmp-killed", 5)]
 
@@ -189,7 +190,7 @@ def test_removing_takes_the_manifest_first(bucket: UPath, monkeypatch: pytest.Mo
     monkeypatch.setattr(table.folder.fs, "rm", fail)
 
     with pytest.raises(OSError, match="the network went"):
-        remove(table.folder)
+        remove_table(table.folder)
     assert read_table(bucket / "data", JOB.stage, JOB.fingerprint) is None
     assert (table.folder / KEPT).exists()
 
@@ -241,7 +242,7 @@ def test_a_worker_that_outlives_its_build_publishes_nothing(bucket: UPath) -> No
     (root / "filtered" / ".lease" / "000001").write_text("killed 3")  # its driver left it without a beat to come
     for lease in (ended, "killed"):
         with pytest.raises(RuntimeError, match="filtered s-00000: the build that wanted this table has ended"):
-            storage.publish(JOB, root=root, lease=lease)
+            publish_table(JOB, root=root, lease=lease)
 
     assert read_table(root, JOB.stage, JOB.fingerprint) is None
 
@@ -251,7 +252,7 @@ def test_a_build_that_was_overtaken_ends(bucket: UPath) -> None:
     with locked(root, "filtered") as lease:
         (root / "filtered" / ".lease" / "000002").write_text("another 0")
         with pytest.raises(RuntimeError, match="has ended"):
-            storage.publish(JOB, root=root, lease=lease)
+            publish_table(JOB, root=root, lease=lease)
 
 
 def test_a_store_without_conditional_writes_says_so(
@@ -294,7 +295,9 @@ import sys
 from pathlib import Path
 from upath import UPath
 from pipelines import storage
-from pipelines.storage import Job, Written
+from pipelines.build.job import Job
+from pipelines.build.publish import publish as publish_table
+from pipelines.storage import Written
 
 def write(folder):
     for i in range(60):
@@ -304,7 +307,7 @@ def write(folder):
 root = storage.data_root(sys.argv[1])
 job = Job(stage="images", version=1, shard="s", config={}, num_rows=1, work=write)
 with storage.locked(root, "images") as lease:
-    storage.publish(job, root=root, lease=lease)
+    publish_table(job, root=root, lease=lease)
 """
 
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import storage
+from pipelines.build.job import Job
+from pipelines.build.publish import publish as publish_table
 from pipelines.storage import (
     DROPPED,
     KEPT,
     WHOLE,
-    Job,
     PublishedTable,
     TableFile,
     Written,
@@ -42,12 +42,12 @@ def write_rows(keys: dict[str, str | None], folder: Path) -> Written:
 
 def publish(job: Job, *, root: Path) -> PublishedTable:
     with locked(root, job.stage) as lease:
-        return storage.publish(job, root=root, lease=lease)
+        return publish_table(job, root=root, lease=lease)
 
 
 def write_to_full_device(folder: Path) -> Written:
     (folder / "images.tar").symlink_to("/dev/full")
-    (folder / "images.tar").write_bytes(b"a picture")
+    (folder / "images.tar").write_bytes(b"an image")
     raise AssertionError("the device takes nothing")
 
 
@@ -154,9 +154,9 @@ def test_a_worker_that_outlives_its_build_publishes_nothing(tmp_path: Path) -> N
     with locked(tmp_path, "filtered") as lease:
         pass
     with pytest.raises(RuntimeError, match="filtered s-00000: the build that wanted this table has ended"):
-        storage.publish(JOB, root=tmp_path, lease=lease)
+        publish_table(JOB, root=tmp_path, lease=lease)
     with locked(tmp_path, "filtered"), pytest.raises(RuntimeError, match="has ended"):
-        storage.publish(JOB, root=tmp_path, lease=lease)
+        publish_table(JOB, root=tmp_path, lease=lease)
 
     assert [path.name for path in (tmp_path / "filtered").iterdir()] == [".lock"]
 

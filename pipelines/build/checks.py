@@ -1,0 +1,143 @@
+"""What a dataset must be like, asset by asset: the figures that stop the street when they are out of bounds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.fetch.download import TRANSIENT_REASONS
+from pipelines.storage import PublishedTable, format_counts, kept_files
+
+Tables = Mapping[str, PublishedTable]
+
+_NOT_THE_WEB = {"caption_empty", "caption_not_text", "duplicate_pair"}  # of mirrors: the image is there
+_DUPLICATES = {"duplicate_image", "near_duplicate_image"}
+_BAD_BOXES = {"box_outside_image", "box_empty", "box_not_finite", "size_mismatch"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that stop the build, with the figure that is out of them: better than weeks of training on broken data."""
+
+    max_missing: float = 0.7
+    """Share of pairs without an image, for whatever reason; of old tables of URLs a third is common."""
+    max_transient: float = 0.3
+    """Share of pairs whose download failed for a reason that may pass (dns, timeout, 5xx and the like): try --retry first."""
+    max_duplicates: float = 0.7
+    """Share of pairs whose image is there twice."""
+    min_phrases: float = 1.0
+    """Noun phrases a caption, on average."""
+    max_bad_boxes: float = 0.1
+    """Share of boxes outside their image or without an extent: the wrong box format, or other images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found."""
+
+    passed: bool
+    message: str
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One figure of one asset."""
+
+    name: str
+    asset: str
+    what: str
+    find: Callable[[Tables, Limits], Finding]
+
+
+def _share(asset: str, option: str, limit: float, counts: Mapping[str, int], total: int, *, what: str) -> Finding:
+    """A share of rows that must not exceed ``limit``."""
+    num_bad = sum(counts.values())
+    share = num_bad / total if total else 0.0
+    message = f"{asset}: {num_bad:,} of {total:,} ({share:.1%}) {what}"
+    if counts:
+        message += f" ({format_counts(counts)})"
+    if share > limit:
+        message += f"; at most {limit:.1%} may. Mend it, or go on with --limits.{option} {min(1.0, share + 0.01):.2f}"
+    figures = {"share": share, "limit": limit, "rows": total, **{f"dropped: {k}": v for k, v in counts.items()}}
+    return Finding(passed=share <= limit, message=message, figures=figures)
+
+
+def _dropped(tables: Tables, reasons: Callable[[str], bool]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for table in tables.values():
+        for reason, count in table.manifest.dropped.items():
+            if reasons(reason):
+                counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def _rows_in(tables: Tables) -> int:
+    return sum(table.manifest.rows_in for table in tables.values())
+
+
+def _missing(tables: Tables, limits: Limits) -> Finding:
+    counts = _dropped(tables, lambda reason: reason not in _NOT_THE_WEB)
+    return _share("images", "max-missing", limits.max_missing, counts, _rows_in(tables), what="pairs have no image")
+
+
+def _transient(tables: Tables, limits: Limits) -> Finding:
+    counts = _dropped(tables, TRANSIENT_REASONS.__contains__)
+    what = "pairs failed for a reason that may pass"
+    return _share("images", "max-transient", limits.max_transient, counts, _rows_in(tables), what=what)
+
+
+def _duplicates(tables: Tables, limits: Limits) -> Finding:
+    counts = _dropped(tables, _DUPLICATES.__contains__)
+    what = "pairs show an image that another one shows"
+    return _share("deduplicated", "max-duplicates", limits.max_duplicates, counts, _rows_in(tables), what=what)
+
+
+def _bad_boxes(asset: str) -> Callable[[Tables, Limits], Finding]:
+    def find(tables: Tables, limits: Limits) -> Finding:
+        counts = _dropped(tables, _BAD_BOXES.__contains__)
+        what = "boxes do not lie in their image"
+        return _share(asset, "max-bad-boxes", limits.max_bad_boxes, counts, _rows_in(tables), what=what)
+
+    return find
+
+
+def _phrases(tables: Tables, limits: Limits) -> Finding:
+    """Over all captions, those without a phrase included."""
+    num_captions = _rows_in(tables)
+    num_phrases = 0
+    for file in kept_files(tables).values():
+        footer = pq.read_metadata(file.local())
+        column = next(i for i in range(footer.num_columns) if footer.schema.column(i).path.startswith("phrases."))
+        # No row is read: each that was kept has a phrase, and an empty list alone would count as a value without one.
+        num_phrases += sum(footer.row_group(i).column(column).num_values for i in range(footer.num_row_groups))
+    mean = num_phrases / num_captions if num_captions else limits.min_phrases
+    message = f"noun_phrases: {num_phrases:,} phrases of {num_captions:,} captions, {mean:.2f} each"
+    if mean < limits.min_phrases:
+        message += (
+            f"; at least {limits.min_phrases:.2f} are wanted: are the captions English sentences? "
+            f"Go on with --limits.min-phrases {max(0.0, mean - 0.01):.2f}"
+        )
+    figures = {"phrases per caption": mean, "limit": limits.min_phrases, "captions": num_captions}
+    return Finding(passed=mean >= limits.min_phrases, message=message, figures=figures)
+
+
+CHECKS = (
+    Check(name="images_are_there", asset="images", what="Yield, by error class.", find=_missing),
+    Check(name="the_web_answers", asset="images", what="Failures that a retry may mend.", find=_transient),
+    Check(name="images_are_distinct", asset="deduplicated", what="Share of duplicates.", find=_duplicates),
+    Check(name="captions_have_phrases", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
+    Check(
+        name="boxes_are_inside",
+        asset="detection_shards",
+        what="Boxes that lie in their image.",
+        find=_bad_boxes("detection_shards"),
+    ),
+    Check(
+        name="boxes_are_inside",
+        asset="grounding_shards",
+        what="Boxes that lie in their image.",
+        find=_bad_boxes("grounding_shards"),
+    ),
+)

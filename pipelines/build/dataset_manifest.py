@@ -1,0 +1,144 @@
+"""The last room of the data street: one manifest that names all shards of a dataset."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.build.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
+from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.storage import Location, PublishedTable, table_name, write_text_atomically
+from schemas.manifest import (
+    MANIFEST_NAME,
+    DatasetManifest,
+    FileEntry,
+    SupervisionSplit,
+    canonical_json,
+    sha256_hex,
+)
+from schemas.shards import index_name
+
+Tables = Mapping[str, PublishedTable]
+
+# Phrases of captions that stand for the concepts which training knows: as many as DetCLIP's concept dictionary holds, and
+# none that a single pair mentions, since most of those are slips of captions or parser.
+MAX_CAPTION_PHRASES = 14_000
+MIN_MENTIONS = 2
+
+
+def assemble_dataset(
+    name: str, *, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
+) -> DatasetManifest:
+    """The manifest of what the assets hold now.
+
+    Args:
+        name: of the dataset.
+        assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "statistics".
+        categories: all category names of the detection data.
+        units: what a row of each asset is ("pairs", "boxes", "images"), for the funnel.
+    """
+    boxed = {kind: _concepts(assets[f"{kind}_shards"].values()) for kind in ("detection", "grounding")}
+    vocabularies = {
+        "detection": categories,
+        "grounding": sorted(boxed["grounding"]),
+        "image_text": common_phrases(assets["statistics"]),
+    }
+    supervisions = {}
+    for kind, vocabulary in vocabularies.items():
+        split = _split(assets[f"{kind}_shards"], vocabulary)
+        if split.shards:
+            supervisions[kind] = split
+    annotations, images = _validation(assets["validation"])
+    return DatasetManifest(
+        name=name,
+        supervisions=supervisions,
+        boxed_concepts=sorted(boxed["detection"] | boxed["grounding"]),
+        validation_annotations=annotations,
+        validation_images=images,
+        funnel=[_funnel_row(asset, tables, unit=units[asset]) for asset, tables in assets.items() if tables],
+        parents={asset: _digest(tables) for asset, tables in assets.items() if tables},
+    )
+
+
+def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | None:
+    """Write ``MANIFEST.json``; an older one of other content stays beside it under its digest.
+
+    Returns:
+        What happened: "new" or "changed"; None where the same manifest stood there.
+    """
+    path = folder / MANIFEST_NAME
+    state = "new"
+    if path.is_file():
+        text = path.read_text()
+        digest = sha256_hex(canonical_json(json.loads(text)))
+        if digest == manifest.digest:
+            return None
+        write_text_atomically(folder / f"{digest[:16]}.json", text)
+        state = "changed"
+    write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
+    return state
+
+
+def common_phrases(
+    tables: Tables, *, max_phrases: int = MAX_CAPTION_PHRASES, min_mentions: int = MIN_MENTIONS
+) -> list[str]:
+    """The noun phrases of most pairs, the most frequent first and equally frequent ones in alphabetical order.
+
+    Args:
+        tables: of "statistics"; none where there is no pair.
+        max_phrases: how many at most.
+        min_mentions: pairs that mention a phrase at least.
+    """
+    phrases: list[str] = []
+    for table in tables.values():  # one over all shards, which has them in this order
+        counts = pq.read_table(table.file(PHRASE_COUNTS_FILE).local(), columns=["phrase", "num_pairs"])
+        phrases += counts.filter(pc.field("num_pairs") >= min_mentions)["phrase"].slice(0, max_phrases).to_pylist()
+    return phrases
+
+
+def _split(tables: Tables, vocabulary: Iterable[str]) -> SupervisionSplit:
+    """The shards that hold a sample, and their indexes."""
+    files = [entry for table in tables.values() for entry in _files(table) if entry.num_rows]
+    shards = [entry for entry in files if entry.path.endswith(".tar")]
+    indexes = {entry.path: entry for entry in files}
+    return SupervisionSplit(
+        num_samples=sum(entry.num_rows for entry in shards),
+        shards=shards,
+        indexes=[indexes[index_name(entry.path)] for entry in shards],
+        vocabulary=list(vocabulary),
+    )
+
+
+def _concepts(tables: Iterable[PublishedTable]) -> set[str]:
+    return {text for table in tables for text in pq.read_table(table.file(CONCEPTS).local())["concept"].to_pylist()}
+
+
+def _files(table: PublishedTable) -> list[FileEntry]:
+    """Entries with paths relative to the data root."""
+    folder = table_name(table.manifest.stage, table.manifest.fingerprint)
+    return [entry.model_copy(update={"path": f"{folder}/{entry.path}"}) for entry in table.manifest.files]
+
+
+def _validation(tables: Tables) -> tuple[FileEntry | None, str | None]:
+    """The annotations and the folder of the images, where there is a validation set."""
+    for table in tables.values():
+        folder = f"{table_name(table.manifest.stage, table.manifest.fingerprint)}/{VALIDATION_IMAGES}"
+        return next(entry for entry in _files(table) if entry.path.endswith(f"/{ANNOTATIONS}")), folder
+    return None, None
+
+
+def _funnel_row(asset: str, tables: Tables, *, unit: str) -> dict[str, object]:
+    manifests = [table.manifest for table in tables.values()]
+    reasons = sorted({reason for manifest in manifests for reason in manifest.dropped})
+    return {
+        "stage": asset,
+        "unit": unit,
+        "rows_in": sum(manifest.rows_in for manifest in manifests),
+        "rows_kept": sum(manifest.rows_kept for manifest in manifests),
+        "dropped": {reason: sum(manifest.dropped.get(reason, 0) for manifest in manifests) for reason in reasons},
+    }
+
+
+def _digest(tables: Tables) -> str:
+    return sha256_hex(canonical_json({shard: table.manifest.digest for shard, table in tables.items()}))

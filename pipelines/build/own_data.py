@@ -1,0 +1,152 @@
+"""Data of one's own: which source reads a file or folder, told by what is in it."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.build.scales import Pairs
+from pipelines.sources.boxes.coco import Coco, CocoValidation
+from pipelines.sources.boxes.coco_json import read_coco
+from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
+from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
+from pipelines.sources.holdout import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.captions.laion_parquet import LaionParquet
+from pipelines.sources.boxes.lvis import Lvis
+from pipelines.sources.boxes.mdetr import Mdetr
+from pipelines.sources.boxes.objects365 import Objects365
+from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding
+from pipelines.sources.captions.pairs_file import PairsFile
+from pipelines.sources.boxes.pascal_voc import PascalVoc
+from pipelines.sources.source import BoxedSource
+from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+
+_URL = re.compile(r"https?://\S+", re.IGNORECASE)
+# Categories that Objects365 has in this spelling and nobody else: v1 and v2.
+_OBJECTS365 = {"other shoes", "sneakers", "hamimelon"}
+
+
+def slug(path: Path) -> str:
+    """A file's or folder's name as that of a source or dataset: letters, digits and underscores."""
+    return re.sub(r"\W+", "_", path.stem)
+
+
+def own_pairs(path: Path) -> Pairs:
+    """The source of a table of pairs, of a folder of Parquet files, or of WebDataset tars.
+
+    Raises:
+        ValueError: a folder that holds neither.
+    """
+    location = str(path.resolve())
+    if path.is_dir():
+        if any(path.rglob("*.parquet")):
+            return LaionParquet(path=location, name=slug(path))
+        if any(path.rglob("*.tar")):
+            return WebDatasetMirror(path=location, name=slug(path))
+        raise ValueError(f"--urls {path}: the folder has neither .parquet nor .tar files")
+    if path.suffix.lower() == ".parquet":
+        return LaionParquet(path=location, name=slug(path))
+    if path.suffix.lower() == ".tar":
+        return WebDatasetMirror(path=location, name=slug(path))
+    if path.suffix.lower() == ".tsv" and not _has_header(path):
+        return ConceptualCaptions(path=location, name=slug(path))
+    return PairsFile(path=path)
+
+
+def own_detection(path: Path, *, images: Path, **options: Any) -> BoxedSource:
+    """The source of a Pascal-VOC folder, an ODVG file, or COCO, LVIS or Objects365 JSON.
+
+    Args:
+        path: the annotations.
+        images: folder of the images.
+        options: of `pipelines.sources.boxes.annotated_images.AnnotatedImages`.
+    """
+    # Absolute, since workers have working directories of their own.
+    annotations, images = path.resolve(), images.resolve()
+    if path.is_dir():
+        return PascalVoc(annotations=annotations, images=images, **options)
+    if path.suffix.lower() == ".jsonl":
+        return OdvgDetection(annotations=annotations, images=images, **options)
+    coco = read_coco(annotations, "all")
+    names = {category.name.lower() for category in coco.categories.values()}
+    if names >= _OBJECTS365:
+        return Objects365(annotations=annotations, images=images, **options)
+    if coco.images and all(image.absent is not None for image in coco.images):
+        return Lvis(annotations=annotations, images=images, **options)
+    return Coco(annotations=annotations, images=images, **options)
+
+
+def own_grounding(path: Path, *, images: Path, **options: Any) -> BoxedSource:
+    """The source of a folder of Flickr30k Entities, an ODVG file, or MDETR's JSON.
+
+    Args:
+        path: the annotations.
+        images: folder of the images.
+        options: of `pipelines.sources.boxes.annotated_images.AnnotatedImages`.
+    """
+    annotations, images = path.resolve(), images.resolve()
+    if path.is_dir():
+        return Flickr30kEntities(entities=annotations, images=images, **options)
+    if path.suffix.lower() == ".jsonl":
+        return OdvgGrounding(annotations=annotations, images=images, **options)
+    return Mdetr(annotations=annotations, images=(images,), **options)
+
+
+def own_held_out(path: Path) -> HeldOutImages:
+    """Evaluation images, from hashes (``.parquet``) or a list of COCO ids."""
+    if path.suffix.lower() == ".parquet":
+        return held_out_images(hashes=read_hashes(path))
+    return held_out_images(ids=[path])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnBoxes:
+    """Sources of images with boxes, and the validation set."""
+
+    detection: tuple[BoxedSource, ...] = ()
+    grounding: tuple[BoxedSource, ...] = ()
+    validation: CocoValidation | None = None
+
+
+def own_boxes(
+    *,
+    detection: Path | None,
+    grounding: Path | None,
+    validation: Path | None,
+    images: Path | None,
+    max_side_px: int,
+    held_out: HeldOutImages | None,
+) -> OwnBoxes:
+    """What the options of that name describe.
+
+    Raises:
+        ValueError: there is no folder of images.
+    """
+    if not (detection or grounding or validation):
+        return OwnBoxes()
+    if images is None or not images.is_dir():
+        raise ValueError(
+            f"--images {images}: --detection, --grounding and --validation need the folder of their images"
+        )
+    options: dict[str, Any] = {"images": images, "max_side_px": max_side_px, "held_out": held_out}
+    boxes = OwnBoxes(
+        detection=() if detection is None else (own_detection(detection, **options),),
+        grounding=() if grounding is None else (own_grounding(grounding, **options),),
+    )
+    if validation is not None:
+        validation_source = Coco(annotations=validation.resolve(), images=images.resolve(), max_side_px=max_side_px)
+        return replace(boxes, validation=CocoValidation(source=validation_source))
+    match boxes.detection:
+        case (Coco() as source,):
+            validation_source = replace(source, split="held_out", held_out=None)
+            return replace(
+                boxes, detection=(replace(source, split="train"),), validation=CocoValidation(source=validation_source)
+            )
+    return boxes
+
+
+def _has_header(path: Path) -> bool:
+    """Whether the first line names columns: that of Conceptual Captions is a pair."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline(65_536).rstrip("\r\n")
+    return not any(_URL.fullmatch(field) for field in (line.partition("\t")[0], line.rpartition("\t")[2]))

@@ -1,0 +1,152 @@
+"""Which failed downloads were tried again. ``<root>/retries.json`` remembers it for every later build of every dataset.
+
+A retry gives a new table, made of the one before and of what its failed rows gave now. Each entry of the ledger names the
+tables before by content, so that the identity of the last one is known even where `gc` has removed those.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from pipelines.build.pair_jobs import retry_job, rows_by_reason
+from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, Download
+from pipelines.build.job import Job
+from pipelines.storage import (
+    DROPPED,
+    KEPT,
+    Location,
+    TableFile,
+    locked,
+    read_table,
+    table_folder,
+    write_text_atomically,
+)
+
+LEDGER_NAME = "retries.json"
+_FILES = (KEPT, DROPPED, IMAGES_TAR_NAME)
+
+
+class Attempt(BaseModel):
+    """One retry of one table: which reasons, how many rows, and the content of the table that it starts from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reasons: list[str]
+    num_rows: int
+    previous: dict[str, str]  # sha256 by file name
+
+
+_LEDGER = TypeAdapter(dict[str, list[Attempt]])
+
+
+def reasons_of(classes: str) -> frozenset[str]:
+    """The drop reasons of classes with commas between.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    unknown = [name for name in names if name not in RETRY_CLASSES]
+    if unknown or not names:
+        raise ValueError(f"--retry {classes}: name one or more of {', '.join(RETRY_CLASSES)}, with commas between")
+    return frozenset[str]().union(*(RETRY_CLASSES[name] for name in names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retries:
+    """The ledger of a data root: attempts in their order, by the fingerprint of the download that they repeat."""
+
+    root: Location
+    attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Location) -> "Retries":
+        """The ledger of a data root, empty where there is none.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = root / LEDGER_NAME
+        if not path.is_file():
+            return cls(root=root)
+        try:
+            return cls(root=root, attempts=_LEDGER.validate_json(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged; without it the images of retries are lost: {error}") from error
+
+    def latest(self, job: Job, stage: Download) -> Job:
+        """The last retry of a download whose table stands or can be made; the download itself where there is none."""
+        chain = [job]
+        for attempt in self.attempts.get(job.fingerprint, ()):
+            chain.append(_job_of(attempt, chain[-1], stage, root=self.root))
+        for later, earlier in pairwise(reversed(chain)):
+            if self.has(later) or self.has(earlier):
+                return later
+        return job
+
+    def with_retry_of(self, jobs: Iterable[Job], stage: Download, *, reasons: frozenset[str]) -> "Retries":
+        """The ledger with one attempt more for every download that has dropped a row for one of ``reasons``.
+
+        A shard whose last attempt did not come to its end (a killed build) finishes that one first.
+        """
+        attempts = dict(self.attempts)
+        for job in jobs:
+            last = self.latest(job, stage)
+            table = read_table(self.root, last.stage, last.fingerprint)
+            if table is None or not reasons & table.manifest.dropped.keys():
+                continue
+            counts = rows_by_reason(table.file(DROPPED))
+            attempt = Attempt(
+                reasons=sorted(reasons & counts.keys()),
+                num_rows=sum(counts[reason] for reason in reasons),
+                previous={name: table.file(name).sha256 for name in _FILES},
+            )
+            attempts[job.fingerprint] = [*self._standing(job, last, stage), attempt]
+        return Retries(root=self.root, attempts=attempts)
+
+    def has(self, job: Job) -> bool:
+        """Whether its table stands."""
+        return read_table(self.root, job.stage, job.fingerprint) is not None
+
+    def save(self) -> None:
+        """Write the ledger; see `request_retry`."""
+        content = json.dumps(_LEDGER.dump_python(dict(self.attempts)), indent=1, sort_keys=True)  # type: ignore[arg-type]
+        write_text_atomically(self.root / LEDGER_NAME, content + "\n")
+
+    def _standing(self, job: Job, last: Job, stage: Download) -> list[Attempt]:
+        """The attempts that lead to ``last``; later ones have lost what they started from."""
+        standing: list[Attempt] = []
+        current = job
+        for attempt in self.attempts.get(job.fingerprint, ()):
+            if current.fingerprint == last.fingerprint:
+                break
+            standing.append(attempt)
+            current = _job_of(attempt, current, stage, root=self.root)
+        return standing
+
+
+def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:
+    """Enter a retry of all downloads that failed for one of ``reasons``: the next build runs it, whoever starts that.
+
+    Raises:
+        ValueError: no row failed for any of them.
+    """
+    with locked(root, "images"):
+        before = Retries.read(root)
+        after = before.with_retry_of(jobs, stage, reasons=reasons)
+        if after == before and all(before.has(before.latest(job, stage)) for job in jobs):
+            raise ValueError(f"nothing to retry: no row was dropped for {', '.join(sorted(reasons))}")
+        after.save()
+    return after
+
+
+def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Location) -> Job:
+    folder = table_folder(root, before.stage, before.fingerprint)
+    previous = {
+        name: TableFile(name=f"{before.stage}/{before.shard}/{name}", path=folder / name, sha256=sha256, num_rows=0)
+        for name, sha256 in attempt.previous.items()
+    }
+    return retry_job(before, stage, previous, reasons=attempt.reasons, num_rows=attempt.num_rows)

@@ -1,0 +1,93 @@
+"""Which URLs may be asked for at all, and which addresses of the internet are public.
+
+Numbers in disguise (``2130706433``, ``0177.0.0.1``, ``127。0。0。1``) need no rule of their own: what counts is the address
+that the resolver makes of a host, and that address is the one connected to.
+"""
+
+import ipaddress
+import string
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from pipelines.fetch.fetch_error import FetchError
+
+MAX_URL_LENGTH = 8192
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out for hosts
+# Global by the registry, or by some versions of the ``ipaddress`` module, and yet not the public web.
+_NOT_THE_WEB = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata and agent service
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
+    ipaddress.ip_network("100.64.0.0/10"),  # carrier-grade NAT; Alibaba's metadata service
+    ipaddress.ip_network("240.0.0.0/4"),
+)
+_WEB_PORTS = frozenset({80, 443})
+# Above 1023, what the Fetch standard of the WHATWG calls a bad port: protocols that an HTTP request could speak to.
+_BAD_PORTS = frozenset(
+    {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6679, 6697, 10080, *range(6665, 6670)}
+)
+_TARGET_SAFE = "%/:=&?~#+!$,;'@()*[]|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a URL leads.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        host: lower case, in ASCII.
+        port: 80, 443, or one above 1023 that belongs to no other well-known protocol.
+        path: path and query, percent-encoded where a request line needs it.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_target(url: str) -> Target:
+    """Take a URL apart.
+
+    Raises:
+        FetchError: ``bad_url`` or ``forbidden_port``.
+    """
+    if len(url) > MAX_URL_LENGTH:
+        raise FetchError("bad_url", f"{len(url)} characters, {MAX_URL_LENGTH} allowed")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError as error:  # a port that is no number, a malformed IPv6 address, a label that is too long
+        raise FetchError("bad_url", error) from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise FetchError("bad_url", f"{url[:100]!r} is not http or https with a host")
+    if "@" in parts.netloc:
+        raise FetchError("bad_url", f"{url[:100]!r} names a user, which serves to pass one host off as another")
+    if not set(host) <= {*string.ascii_lowercase, *string.digits, *".-_:"}:
+        raise FetchError("bad_url", f"{host[:100]!r} is not the name of a host")
+    port = (443 if parts.scheme == "https" else 80) if port is None else port
+    if (port < 1024 and port not in _WEB_PORTS) or port in _BAD_PORTS:
+        raise FetchError("forbidden_port", f"{port} is not a port of the web")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(scheme=parts.scheme, host=host, port=port, path=quote(path, safe=_TARGET_SAFE))
+
+
+def is_allowed(address: str, *, allow_loopback: bool) -> bool:
+    """Whether an address is on the public internet, or on this machine where that is allowed."""
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # An IPv6 address that stands for an IPv4 one is as public as that one.
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        ip = inner or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip)
+    if ip.is_loopback:
+        return allow_loopback
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_THE_WEB)

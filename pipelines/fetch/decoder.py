@@ -1,0 +1,278 @@
+"""Decoding in a process of its own: an image that kills a decoder costs its own row, and nobody else's.
+
+Images cross over some at a time, so that the process always has a next one, and are decoded in their order. So a death
+needs no search: the first that has no answer is the suspect. It is tried once more in a fresh process, which a death by
+chance survives, and quarantined when that one dies too. Images wait in the parent until they are answered, so that nothing
+is fetched twice.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from pipelines.fetch.image_resizer import ImageError, Resizer, StoredImage
+
+# Of one image, in one process. The largest allowed take a few seconds.
+IMAGE_LIMIT_S = 60.0
+_START_LIMIT_S = 120.0
+_NUM_DEATHS_TO_CONVICT = 2
+# Images at the process at once, the one at work included.
+_NUM_IN_FLIGHT = 4
+_MESSAGE_LIMIT_BYTES = 1 << 30
+_LENGTHS = struct.Struct(">II")
+# glibc would give the memory of every image back and ask for it again, a fifth of the time of decoding.
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(kw_only=True)
+class Decoding:
+    """An image that a `DecoderProcess` was given.
+
+    Attributes:
+        content: as fetched; empty as soon as there is a result.
+        result: the image to be stored, or why there is none: what the resizer raised, or ``quarantined`` where the image
+            kills its process. None: not known yet, see `DecoderProcess.finish`.
+    """
+
+    content: bytes
+    result: StoredImage | ImageError | None = None
+    deaths: list[str] = field(default_factory=list)
+
+
+class DecoderProcess:
+    """A resizer in another process, which is started when first needed and again whenever it has died.
+
+    Attributes:
+        error: why no process could be started, or None.
+    """
+
+    def __init__(self, resizer: Resizer, *, limit_s: float = IMAGE_LIMIT_S) -> None:
+        self.resizer = resizer
+        self.error: Exception | None = None
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: _Channel | None = None
+        self._is_ready = False
+        self._in_flight: deque[Decoding] = deque()
+
+    def submit(self, content: bytes) -> Decoding:
+        """Hand over an image; waits while the process has enough to do.
+
+        Raises:
+            RuntimeError: the process does not start.
+        """
+        while len(self._in_flight) >= _NUM_IN_FLIGHT:
+            self._finish_first()
+        channel, decoding = self.wait_until_ready(), Decoding(content=content)
+        self._in_flight.append(decoding)
+        self._send(channel, decoding)
+        return decoding
+
+    def finish(self, decoding: Decoding) -> StoredImage | ImageError:
+        """Wait for the result.
+
+        Raises:
+            RuntimeError: the process does not start again.
+        """
+        while decoding.result is None:
+            self._finish_first()
+        return decoding.result
+
+    def _finish_first(self) -> None:
+        """Wait for the answer that comes next, or for a death in place of it."""
+        first = self._in_flight[0]
+        channel = self.wait_until_ready()
+        try:
+            answer, jpeg = channel.receive(self._limit_s)
+        except (EOFError, OSError) as error:
+            first.deaths.append(self._cause_of_death(error))
+            if len(first.deaths) == _NUM_DEATHS_TO_CONVICT:
+                self._settle_first(ImageError("quarantined", f"its decoder {', then '.join(first.deaths)}"))
+            return
+        self._settle_first(ImageError(*answer["error"]) if "error" in answer else StoredImage(jpeg=jpeg, **answer))
+
+    def _settle_first(self, result: StoredImage | ImageError) -> None:
+        first = self._in_flight.popleft()
+        first.result, first.content = result, b""
+
+    def _send(self, channel: "_Channel", decoding: Decoding) -> None:
+        # A process that has died is found out by who waits for its answers, some of which may still lie there.
+        try:
+            channel.send(decoding.content, limit_s=self._limit_s)
+        except TimeoutError:
+            assert self._process is not None
+            self._process.kill()
+        except OSError:
+            pass
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if it was started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the process unless it runs, without waiting for it."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            code = "import sys; from pipelines.fetch.decoder import serve; serve(int(sys.argv[1]))"
+            paths = filter(None, [str(_REPOSITORY), *sys.path])
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **_KEEP_MEMORY, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        self._channel = _Channel(ours)
+        self._channel.send(pickle.dumps(self.resizer))
+
+    def wait_until_ready(self) -> "_Channel":
+        """Start the process where it does not run, and wait for it; a new one is given what the last one has not answered.
+
+        Raises:
+            RuntimeError: it does not start; nor will it be tried again.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self._is_ready:
+            self.start()
+            assert self._channel is not None
+            try:
+                self._channel.receive(_START_LIMIT_S)
+            except (EOFError, OSError) as error:
+                self.error = RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}")
+                raise self.error from error
+            self._is_ready = True
+            for decoding in self._in_flight:
+                self._send(self._channel, decoding)
+        assert self._channel is not None
+        return self._channel
+
+    def close(self) -> None:
+        """End the process."""
+        self._is_ready = False
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _cause_of_death(self, error: Exception) -> str:
+        assert self._process is not None
+        if isinstance(error, TimeoutError):
+            self.close()
+            return f"was at work for {self._limit_s:.0f} s"
+        status = self._process.wait()
+        self.close()
+        return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+class _Channel:
+    """Messages of a JSON value and some bytes, over a socket.
+
+    No pickle comes back this way: a process that a stranger's image may have taken over is not trusted.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb")
+
+    def send(self, content: bytes, value: Any = None, *, limit_s: float | None = None) -> None:
+        """Raises an OSError when the other end is gone, TimeoutError when it does not take the message in time."""
+        header = json.dumps(value).encode()
+        self._sock.settimeout(limit_s)
+        self._sock.sendall(_LENGTHS.pack(len(header), len(content)) + header)
+        self._sock.sendall(content)
+
+    def receive(self, limit_s: float | None = None) -> tuple[Any, bytes]:
+        """The next message; raises EOFError when the other end is gone, TimeoutError when it is silent for too long."""
+        self._sock.settimeout(limit_s)
+        header_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
+        if header_length + length > _MESSAGE_LIMIT_BYTES:
+            raise OSError(f"a message of {header_length + length} bytes")
+        return json.loads(self._read(header_length)), self._read(length)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._sock.close()
+
+    def _read(self, length: int) -> bytes:
+        content = self._reader.read(length)
+        if len(content) < length:
+            raise EOFError
+        return content
+
+
+_shared: DecoderProcess | None = None
+
+
+def decoder_for(resizer: Resizer) -> DecoderProcess:
+    """The decoding process of this process: it starts in a second, which not every shard needs to pay.
+
+    Args:
+        resizer: is pickled, and compared by ``==`` with the one at work.
+    """
+    global _shared
+    if _shared is None or _shared.resizer != resizer or _shared.error is not None:
+        close_decoder()
+        _shared = DecoderProcess(resizer)
+    _shared.start()
+    return _shared
+
+
+@atexit.register
+def close_decoder() -> None:
+    """End the decoding process of this process, if there is one."""
+    global _shared
+    if _shared is not None:
+        _shared.close()
+        _shared = None
+
+
+def serve(fd: int) -> None:
+    """Decode for the parent until it is gone; runs as the main function of the decoding process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    warnings.simplefilter("ignore")  # Pillow's, on images that are somewhat broken
+    with contextlib.suppress(OSError):  # where memory runs out, this process goes before one that holds a shard
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    channel = _Channel(socket.socket(fileno=fd))
+    resizer: Resizer = pickle.loads(channel.receive()[1])
+    channel.send(b"", "ready")
+    contents: Queue[bytes | None] = Queue(_NUM_IN_FLIGHT)
+    threading.Thread(target=_receive_all, args=(channel, contents), daemon=True).start()
+    with contextlib.suppress(ConnectionError):  # the parent is gone
+        while (content := contents.get()) is not None:
+            try:
+                image = resizer(content)
+            except ImageError as error:
+                channel.send(b"", {"error": (error.slug, error.detail)})
+            else:
+                channel.send(image.jpeg, image.columns)
+
+
+def _receive_all(channel: _Channel, contents: "Queue[bytes | None]") -> None:
+    """Take what the parent sends, also while an image is at work or its answer waits to be taken; None at the end."""
+    try:
+        while True:
+            contents.put(channel.receive()[1])
+    except (EOFError, OSError):
+        contents.put(None)

@@ -1,0 +1,150 @@
+"""Manners towards one host, and patience with it: how many requests at once, when again, and when no more.
+
+All of it holds within one process: with several workers a host sees at most the sum of their limits.
+"""
+
+import datetime
+import email.utils
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipelines.fetch.fetch_error import FetchError
+
+_CAPACITY = 20_000
+_LONGEST_PAUSE_S = 86_400.0
+_SILENCE = frozenset({"connection", "timeout"})
+_NEVER_ASKED = frozenset({"dns", "forbidden_address"})  # tells nothing of the host; the resolver remembers these
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLimits:
+    """How a host is treated.
+
+    Attributes:
+        num_concurrent: requests to one host and port at once, in this process.
+        num_failures_until_dead: failures in a row to connect or to answer in time after which a host counts as dead.
+        dead_s: seconds until one request is spent on finding out whether a dead host is back.
+    """
+
+    num_concurrent: int = 4
+    num_failures_until_dead: int = 10
+    dead_s: float = 60.0
+
+
+class Host:
+    """One host and port; shared by the threads that fetch."""
+
+    def __init__(self, name: str, *, limits: HostLimits, clock: Callable[[], float]) -> None:
+        self._name = name
+        self._limits = limits
+        self._clock = clock
+        self._slots = threading.BoundedSemaphore(limits.num_concurrent)
+        self._lock = threading.Lock()
+        self._num_failures = 0
+        self._retry_dead_at = 0.0
+        self._quiet_until = 0.0
+        self._quiet_slug = ""
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait for one of the few slots, and learn from how the request within goes.
+
+        Raises:
+            FetchError: ``host_dead`` in place of a request to a host that has failed again and again.
+        """
+        self._refuse_if_dead(takes_trial=False)  # without waiting for a slot
+        with self._slots:
+            self._refuse_if_dead(takes_trial=True)
+            try:
+                yield
+            except FetchError as error:
+                self._learn(error.slug)
+                raise
+            self._learn(None)
+
+    def quiet(self, budget_s: float) -> float:
+        """Seconds to wait because the host asked for it.
+
+        Raises:
+            FetchError: ``http_429`` or ``http_5xx``, with which it asked, where that is not within ``budget_s``.
+        """
+        wait_s = max(0.0, self._quiet_until - self._clock())
+        if wait_s and wait_s > budget_s:
+            raise FetchError(self._quiet_slug, f"{self._name} wants to be asked again in {wait_s:.0f} s")
+        return wait_s
+
+    def ask_for_quiet(self, retry_after: str | None, *, slug: str) -> None:
+        """Heed a Retry-After header; what is no number of seconds and no date is ignored."""
+        seconds = retry_after_s(retry_after)
+        if seconds is not None:
+            with self._lock:
+                self._quiet_slug = slug
+                self._quiet_until = max(self._quiet_until, self._clock() + seconds)
+
+    def _refuse_if_dead(self, *, takes_trial: bool) -> None:
+        """A dead host is refused, but for one request in a while, which finds out whether it is back."""
+        with self._lock:
+            if self._num_failures < self._limits.num_failures_until_dead:
+                return
+            now = self._clock()
+            if now < self._retry_dead_at:
+                raise FetchError("host_dead", f"{self._name} failed {self._num_failures} times in a row")
+            if takes_trial:
+                self._retry_dead_at = now + self._limits.dead_s
+
+    def _learn(self, slug: str | None) -> None:
+        with self._lock:
+            if slug in _SILENCE:
+                self._num_failures += 1
+                self._retry_dead_at = self._clock() + self._limits.dead_s
+            elif slug not in _NEVER_ASKED:
+                self._num_failures = 0
+
+
+class Hosts:
+    """The hosts that this process met, the least recently met forgotten first."""
+
+    def __init__(self, limits: HostLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._hosts: OrderedDict[str, Host] = OrderedDict()
+
+    def get(self, name: str) -> Host:
+        """The host called ``host:port``."""
+        with self._lock:
+            host = self._hosts.get(name)
+            if host is None:
+                host = self._hosts[name] = Host(name, limits=self._limits, clock=self._clock)
+            self._hosts.move_to_end(name)
+            while len(self._hosts) > _CAPACITY:
+                self._hosts.popitem(last=False)
+            return host
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, a day at most; None where it says nothing of use."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return min(_LONGEST_PAUSE_S, float(text[:9]))
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:  # "-0000": UTC, says RFC 5322
+        at = at.replace(tzinfo=datetime.UTC)
+    return min(_LONGEST_PAUSE_S, max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds()))
+
+
+def backoff_s(url: str, *, num_tries: int, base_s: float) -> float:
+    """Seconds between one try and the next: doubled each time, and from half to one and a half of that, fixed by the URL."""
+    digest = hashlib.sha256(f"{num_tries} {url}".encode(errors="replace")).digest()
+    jitter = int.from_bytes(digest[:8], "big") / 2**64
+    return float(base_s * 2 ** (num_tries - 1) * (0.5 + jitter))

@@ -1,0 +1,107 @@
+"""Images that a source brings along, stored exactly as the download stage stores those of the web."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import pyarrow as pa
+
+from pipelines.fetch.download import IMAGES_TAR_NAME
+from pipelines.fetch.image_resizer import ImageError, ImageResizer, Resizer
+from pipelines.storage.tars import TarSample, clear_disk_errors, write_tar
+from schemas.images import ImagePair, pair_key
+from schemas.tables import IMAGES, with_drop_reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """Pairs with images to IMAGES, and the images to ``images.tar``.
+
+    Drops ``image_missing``, ``caption_not_text``, ``caption_empty``, ``duplicate_pair``, ``too_large``, and, as `Download`
+    does, ``too_many_pixels``, ``truncated`` and ``not_an_image``.
+
+    Attributes:
+        image_size_px, encode_quality, max_pixels: as those of `pipelines.fetch.download.Download`; equal values store equal
+            bytes.
+    """
+
+    image_size_px: int = 320
+    encode_quality: int = 95
+    max_pixels: int = 64_000_000
+
+    name: ClassVar[str] = "ingest"
+    version: ClassVar[int] = 3
+    output_schema: ClassVar[pa.Schema] = IMAGES
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_size_px": self.image_size_px,
+            "encode_quality": self.encode_quality,
+            "max_pixels": self.max_pixels,
+        }
+
+    def run(self, pairs: Iterable[ImagePair], *, source: str, folder: Path) -> pa.Table:
+        """Store the images of a shard in ``folder/images.tar``, sorted by key.
+
+        Args:
+            pairs: in any order; one is in memory at a time.
+            source: its name, written to every row.
+            folder: exists; nothing but ``images.tar`` stays in it.
+
+        Returns:
+            IMAGES with ``drop_reason``, one row a pair, sorted by key; ``sha256`` is that of the image as it came.
+
+        Raises:
+            OSError: the images could not be stored, such as on a full disk.
+        """
+        resizer = ImageResizer(**self.config)
+        rows: list[dict[str, Any]] = []
+        extents: dict[str, tuple[int, int]] = {}  # key -> start, length
+        with clear_disk_errors(folder), tempfile.TemporaryFile(dir=folder) as spool:
+            seen: set[str] = set()
+            for pair in pairs:
+                row, jpeg = self._row(pair, resizer, seen)
+                rows.append({"source": source, **row})
+                if jpeg is not None:
+                    extents[row["key"]] = (spool.tell(), len(jpeg))
+                    spool.write(jpeg)
+            write_tar(folder / IMAGES_TAR_NAME, _samples(spool, extents))
+        rows.sort(key=lambda row: row["key"])
+        return pa.Table.from_pylist(rows, schema=with_drop_reason(IMAGES))
+
+    def _row(self, pair: ImagePair, resizer: Resizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
+        """A row without its source, and the stored image if the row is kept."""
+        row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or "", **pair.scores}
+        row["key"] = pair_key(row["url"], row["caption"])
+        row["drop_reason"] = self._reason_before(pair, is_repeat=row["key"] in seen)
+        if row["drop_reason"] is not None:
+            return row, None
+        seen.add(row["key"])
+        assert pair.image is not None  # else there was a reason
+        try:
+            image = resizer(pair.image)
+        except ImageError as error:
+            return row | {"drop_reason": error.slug}, None
+        return row | image.columns | {"sha256": hashlib.sha256(pair.image).hexdigest()}, image.jpeg
+
+    def _reason_before(self, pair: ImagePair, *, is_repeat: bool) -> str | None:
+        """What is wrong before the image is looked at."""
+        if pair.drop_reason is not None:
+            return pair.drop_reason
+        if pair.image is None:
+            return "image_missing"
+        if pair.caption is None:
+            return "caption_not_text"
+        if not pair.caption.strip():
+            return "caption_empty"
+        return "duplicate_pair" if is_repeat else None
+
+
+def _samples(spool: IO[bytes], extents: dict[str, tuple[int, int]]) -> Iterator[TarSample]:
+    for key, (start, length) in sorted(extents.items()):
+        spool.seek(start)
+        yield TarSample(key=key, members={"jpg": spool.read(length)})

@@ -1,0 +1,219 @@
+"""Images in a folder with boxes from an annotation file: what the formats share once a file is parsed."""
+
+import hashlib
+import io
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipelines.sources.boxes.image_index import ImageIndex
+from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.holdout import HeldOutImages
+from schemas.images import BoxedImage
+from schemas.manifest import canonical_json, sha256_hex
+from schemas.training import Supervision, TrainingSample
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]  # width, height
+MIN_BOX_SIDE_PX = 1.0
+JPEG_QUALITY = 95
+_ROUNDING_PX = 1e-6  # x + width - x is not width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """What an annotation file says of one image, in pixels of its file turned upright."""
+
+    boxes: list[NamedBox]
+    dropped: Mapping[str, int] = field(default_factory=dict)  # boxes of no use whatever the image is, by reason
+    caption: str | None = None
+    size_px: Size | None = None  # of the image that was annotated, where the file says it
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedImages(ABC):
+    """A `pipelines.sources.source.BoxedSource` but for the format, which a subclass knows.
+
+    Dropped boxes are counted by reason: ``image_missing``, ``image_unreadable`` and ``held_out`` (all boxes of an image whose
+    file is not there, cannot be decoded, or is kept for evaluation), ``size_mismatch`` (all boxes of an image of another
+    size than the annotated one: they belong elsewhere), ``box_outside_image``, ``box_empty`` (less than a pixel wide or high),
+    ``box_not_finite``, and those of the format. Boxes of images that were left out count with a neighbour of the same range.
+
+    Attributes:
+        max_side_px: longer images are made smaller, with their boxes.
+        held_out: images that must not be trained on.
+    """
+
+    max_side_px: int = 1333
+    held_out: HeldOutImages | None = None
+
+    name: ClassVar[str]
+    supervision: ClassVar[Supervision]
+
+    @abstractmethod
+    def read_index(self) -> ImageIndex:
+        """Parse the annotations. Called once a process; see `index_images`."""
+
+    @abstractmethod
+    def annotate(self, handle: Any) -> Annotations:
+        """Of the image with this handle of the index."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Annotations count by content, images by name and size: a build that has nothing to do must not read them."""
+        index = index_of(self)
+        sizes = [[key, path.name, path.stat().st_size] for key, path in zip(index.keys, index.paths, strict=True)]
+        config = {
+            "annotations_sha256": index.digest,
+            "pictures_sha256": sha256_hex(canonical_json(sizes)),
+            "max_side_px": self.max_side_px,
+        }
+        if self.held_out is not None:
+            config["held_out"] = {**self.held_out.config, "num_pictures_by_name": index.num_held_out}
+        return config
+
+    def __len__(self) -> int:
+        return len(index_of(self).keys)
+
+    def vocabulary(self) -> list[str]:
+        return list(index_of(self).vocabulary)
+
+    def read(self, start: int, stop: int) -> Iterator[BoxedImage]:
+        """The images of the positions ``start`` to ``stop``, the latter excluded, less those that cannot be used.
+
+        Raises:
+            ValueError: none of them can be used.
+        """
+        index = index_of(self)
+        positions = range(start, min(stop, len(index.keys)))
+        lost = Counter(index.lost_boxes if start == 0 else {})
+        waiting: BoxedImage | None = None  # until it is known what is lost after it
+        for position in positions:
+            image = self._read_one(index, position)
+            if isinstance(image, BoxedImage):
+                if waiting is not None:
+                    yield _with_lost(waiting, lost)
+                    lost = Counter()
+                waiting = image
+            else:
+                lost.update(image)
+        if waiting is None and positions:
+            raise ValueError(
+                f"none of {len(positions)} image(s) from {index.paths[start]} on can be used: {', '.join(sorted(lost))}"
+            )
+        if waiting is not None:
+            yield _with_lost(waiting, lost)
+
+    def _read_one(self, index: ImageIndex, position: int) -> BoxedImage | dict[str, int]:
+        """The image, or its boxes by the reason why there is none."""
+        path = index.paths[position]
+        annotations = self.annotate(index.handles[position])
+        num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
+        try:
+            content = path.read_bytes()
+            image = decode_upright(content)
+        except ValueError:
+            return {"image_unreadable": num_boxes}
+        if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):
+            return {"held_out": num_boxes}
+        return self._boxed_image(index.keys[position], image, annotations)
+
+    def _boxed_image(self, key: str, image: Image.Image, annotations: Annotations) -> BoxedImage:
+        small = _shrink(image, max_side_px=self.max_side_px)
+        dropped = Counter(annotations.dropped)
+        boxes: list[Box] = []
+        names: list[str] = []
+        is_other_size = annotations.size_px is not None and annotations.size_px != image.size
+        for box in annotations.boxes:
+            clipped = "size_mismatch" if is_other_size else fit_box(box.box_xyxy, image.size)
+            if isinstance(clipped, str):
+                dropped[clipped] += 1
+            else:
+                boxes.append(_scale(clipped, image.size, small.size))
+                names.append(box.name)
+        concepts = list(dict.fromkeys(names)) if self.supervision == "grounding" else sorted(set(names))
+        sample = TrainingSample(
+            supervision=self.supervision,
+            width=small.width,
+            height=small.height,
+            concepts=concepts,
+            boxes_xyxy=boxes,
+            labels=[concepts.index(name) for name in names],
+            caption=annotations.caption,
+        )
+        return BoxedImage(key=key, jpeg=_encode(small), sample=sample, dropped_boxes=dict(+dropped))
+
+
+@lru_cache(maxsize=8)
+def index_of(source: AnnotatedImages) -> ImageIndex:
+    """The index of a source, made once a process."""
+    return source.read_index()
+
+
+def fit_box(box_xyxy: Box, size: Size) -> Box | str:
+    """A box clipped to an image of ``size``, or the reason why nothing is left of it."""
+    x1, y1, x2, y2 = box_xyxy
+    if not all(map(math.isfinite, box_xyxy)):
+        return "box_not_finite"
+    if min(x2 - x1, y2 - y1) < MIN_BOX_SIDE_PX - _ROUNDING_PX:
+        return "box_empty"
+    clipped = max(0.0, x1), max(0.0, y1), min(float(size[0]), x2), min(float(size[1]), y2)
+    if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < MIN_BOX_SIDE_PX - _ROUNDING_PX:
+        return "box_outside_image"
+    return clipped
+
+
+def decode_upright(content: bytes) -> Image.Image:
+    """Upright RGB.
+
+    Raises:
+        ValueError: it is no image, or a broken one.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"it cannot be decoded: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The content of an annotation file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _with_lost(image: BoxedImage, lost: Mapping[str, int]) -> BoxedImage:
+    return replace(image, dropped_boxes=dict(+(Counter(image.dropped_boxes) + Counter(lost)))) if lost else image
+
+
+def _shrink(image: Image.Image, *, max_side_px: int) -> Image.Image:
+    scale = max_side_px / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _scale(box: Box, before: Size, after: Size) -> Box:
+    """A box of an image of size ``before`` in the same image of size ``after``; it stays inside."""
+    x, y = after[0] / before[0], after[1] / before[1]
+    return box[0] * x, box[1] * y, min(box[2] * x, after[0]), min(box[3] * y, after[1])

@@ -1,0 +1,112 @@
+"""Grounding from Flickr30k Entities: sentences with marked phrases, and boxes by the phrases' entities."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, read_text
+from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
+from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.phrase import annotated_phrase
+from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
+from schemas.manifest import canonical_json, sha256_hex
+from schemas.training import Supervision
+
+# [/EN#283585/people A young child]: entity, types, words.
+_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]*)? (?P<words>[^\]]*)\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sentence:
+    """One sentence of an image."""
+
+    text: str
+    phrases: tuple[tuple[str, str], ...]  # entity, words
+    annotation: VocAnnotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flickr30kEntities(AnnotatedImages):
+    """A `pipelines.sources.source.BoxedSource` of supervision grounding: one sample an image and sentence, as MDETR has it.
+
+    An entity has several boxes, or none: those of ``nobox`` (not in sight) and ``scene`` (all of the image) are skipped,
+    for there is nothing to count as a box. A sentence without any box gives no sample. Boxes are dropped as ``no_phrase``
+    (a pronoun), ``duplicate_box`` (the same box with the same phrase twice) and for the reasons of `AnnotatedImages`.
+
+    Attributes:
+        entities: folder with ``Sentences`` and ``Annotations``.
+        images: folder of the images, ``<number>.jpg``.
+        image_set: a list of image numbers, one a line (the official ``train.txt``); None: all.
+    """
+
+    entities: Path
+    images: Path
+    image_set: Path | None = None
+
+    name: ClassVar[str] = "flickr30k_entities"
+    supervision: ClassVar[Supervision] = "grounding"
+
+    def read_index(self) -> ImageIndex:
+        entries: list[Entry] = []
+        vocabulary: set[str] = set()
+        contents: list[list[str]] = []
+        for number in self._numbers():
+            text = read_text(self.entities / "Sentences" / f"{number}.txt")
+            annotation = read_voc_xml(self.entities / "Annotations" / f"{number}.xml")
+            contents.append([number, text, annotation.text])
+            for i, sentence in enumerate(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt")):
+                annotations = self.annotate(sentence)
+                num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
+                if num_boxes:
+                    vocabulary.update(box.name for box in annotations.boxes)
+                    key = f"{number.zfill(12)}-{i}"
+                    entries.append(Entry(key=key, names=(f"{number}.jpg",), num_boxes=num_boxes, handle=sentence))
+        return index_images(
+            entries,
+            folders=[self.images],
+            held_out=self.held_out,
+            digest=sha256_hex(canonical_json(contents)),
+            vocabulary=vocabulary,
+            where=self.entities,
+            what="sentences with a box",
+        )
+
+    def annotate(self, handle: _Sentence) -> Annotations:
+        boxes: dict[NamedBox, None] = {}
+        dropped: Counter[str] = Counter()
+        for entity, words in handle.phrases:
+            phrase = annotated_phrase(words)
+            for item in handle.annotation.objects:
+                if entity not in item.names or item.box_xyxy is None:
+                    continue
+                if phrase is None:
+                    dropped["no_phrase"] += 1
+                else:
+                    box = NamedBox(name=phrase, box_xyxy=item.box_xyxy)
+                    dropped["duplicate_box"] += box in boxes
+                    boxes[box] = None
+        return Annotations(boxes=list(boxes), dropped=+dropped, caption=handle.text, size_px=handle.annotation.size_px)
+
+    def _numbers(self) -> list[str]:
+        if self.image_set is None:
+            numbers = [path.stem for path in (self.entities / "Sentences").glob("*.txt")]
+        else:
+            numbers = read_text(self.image_set).split()
+        if not numbers:
+            raise ValueError(f"{self.image_set or self.entities / 'Sentences'} names no image")
+        bad = [number for number in numbers if not number.isdecimal()]
+        if bad:
+            raise ValueError(f"{self.image_set or self.entities / 'Sentences'}: {bad[0]!r} is no number of an image")
+        return sorted(set(numbers), key=int)
+
+
+def _sentences(text: str, annotation: VocAnnotation, path: Path) -> Iterator[_Sentence]:
+    for row, line in enumerate(text.splitlines(), start=1):
+        plain = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
+        if "[/EN#" in plain:
+            raise ValueError(f"{path}: row {row} has a phrase that is not [/EN#number/type words]: {line[:80]!r}")
+        phrases = tuple((match["entity"], match["words"]) for match in _PHRASE.finditer(line))
+        yield _Sentence(text=plain, phrases=phrases, annotation=annotation)

@@ -1,0 +1,77 @@
+"""Objects365 v1 and v2 for training, its category names mended."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipelines.sources.boxes.coco import Coco
+from schemas.manifest import canonical_json, sha256_hex
+
+# By the name of the file in lower case, white space made one space. What the spelling leaves no doubt about:
+MISSPELT = {
+    "bakset": "basket",
+    "ballon": "balloon",
+    "billards": "billiards",
+    "buttefly": "butterfly",
+    "campel": "camel",
+    "dinning table": "dining table",
+    "extention cord": "extension cord",
+    "hamimelon": "hami melon",
+    "head phone": "headphones",
+    "hotair ballon": "hot air balloon",
+    "hotair balloon": "hot air balloon",
+    "meat ball": "meatball",
+    "meat balls": "meatballs",
+    "moniter/tv": "monitor/tv",
+    "mushroon": "mushroom",
+    "noddles": "noodles",
+    "pine apple": "pineapple",
+    "showerhead": "shower head",
+    "table teniis paddle": "table tennis paddle",
+    "tape measur/ ruler": "tape measure/ruler",
+    "tea pot": "teapot",
+    "tong": "tongs",
+    "trash bin can": "trash bin/can",
+}
+# Names that say another thing, or none, without the word that v2 lost. v1 has "french horn", "tennis ball", "race car", "skis".
+INCOMPLETE = {
+    "canned": "canned food",
+    "curling": "curling stone",
+    "formula 1": "formula 1 car",
+    "french": "french horn",
+    "skiboard": "skis",
+    "soccer": "soccer ball",
+    "table tennis": "table tennis ball",
+    "tennis": "tennis ball",
+    "toiletry": "toiletries",
+}
+
+
+def mended(name: str) -> str:
+    """A category's name as the text of its boxes.
+
+    Lower case, so that "Person" here and "person" in COCO are one concept; misspellings mended; ``cabinet/shelf`` becomes
+    "cabinet or shelf": each alternative alone would be false for some of the boxes, and the text encoder reads words.
+    """
+    plain = re.sub(r"\s+", " ", name.replace("_", " ")).strip().lower()
+    plain = {**MISSPELT, **INCOMPLETE}.get(plain, plain)
+    return " or ".join(part.strip() for part in plain.split("/"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects365(Coco):
+    """A `pipelines.sources.source.BoxedSource` of supervision detection; see `mended` for its names.
+
+    File names hold folders (``images/v1/patch8/objects365_v1_00420917.jpg``): ``images`` may be the folder at any of them.
+    A crowd (``iscrowd``: one box around many) is dropped.
+    """
+
+    name: ClassVar[str] = "objects365"
+
+    @staticmethod
+    def name_of(name: str) -> str:
+        return mended(name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "names_sha256": sha256_hex(canonical_json([MISSPELT, INCOMPLETE, "or"]))}

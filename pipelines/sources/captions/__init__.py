@@ -1,0 +1,1 @@
+"""Sources of image-text pairs: tables of URLs and captions, and WebDataset mirrors."""

@@ -1,0 +1,115 @@
+"""Conceptual Captions as Google publishes it: a TSV of captions and URLs without a header."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+
+from pipelines.sources.captions.remote_files import DataFile, find_files
+from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
+from schemas.tables import PAIRS
+
+_URL = re.compile(r"https?://\S+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptualCaptions:
+    """A `pipelines.sources.source.PairSource`: rows in the order of the file.
+
+    CC3M (``Train_GCC-training.tsv``) has the caption first, CC12M (``cc12m.tsv``) the URL; the first row tells which. A row
+    without a tab becomes a pair without a URL, so that it is dropped, and counted, as ``url_invalid``.
+
+    Attributes:
+        path: the TSV, local or an fsspec URL, plain or ``.gz``.
+        name: of the source, such as "cc3m".
+    """
+
+    path: str
+    name: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Follows the content of the file."""
+        return self._file.identity(is_whole=True)
+
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
+        """One: where a row begins is known only from those before it."""
+        config = self.config
+        block = PairBlock(
+            name=self.name,
+            first_shard=0,
+            config={**config, "num_pairs": limit, "pairs_per_shard": num_rows},
+            num_rows=limit or config["num_bytes"] // BYTES_PER_PAIR,
+            read=partial(self._read, limit, num_rows),
+        )
+        return [block]
+
+    def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
+        """Raises ValueError where the file is no such TSV; the message names the row."""
+        order: Literal["caption_first", "url_first"] | None = None
+        pairs: list[tuple[str, str]] = []
+        num_read = 0
+        with self._file.open() as file:
+            for row, line in enumerate(self._lines(file), start=1):
+                if num_read == limit:
+                    break
+                text = self._decode(line, row)
+                order = order or self._order(text)
+                pairs.append(_split(text, order))
+                num_read += 1
+                if len(pairs) == num_rows:
+                    yield _table(pairs)
+                    pairs = []
+        if not num_read and limit != 0:
+            raise ValueError(f"{self.path} is empty")
+        if pairs:
+            yield _table(pairs)
+
+    @property
+    def _file(self) -> DataFile:
+        file, *others = find_files(self.path, endings=(".tsv", ".tsv.gz"))
+        if others:
+            raise ValueError(f"{self.path} stands for {1 + len(others)} files; name one")
+        return file
+
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
+        try:
+            yield from gzip.GzipFile(fileobj=file) if self.path.lower().endswith(".gz") else file
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{self.path} cannot be read to its end: {error}") from error
+
+    def _decode(self, line: bytes, row: int) -> str:
+        try:
+            return line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}: row {row} is not UTF-8: {error}") from error
+
+    def _order(self, line: str) -> Literal["caption_first", "url_first"]:
+        is_url = [_URL.fullmatch(text) is not None for text in (line.partition("\t")[0], line.rpartition("\t")[2])]
+        if "\t" in line and is_url[0] != is_url[1]:
+            return "url_first" if is_url[0] else "caption_first"
+        raise ValueError(
+            f"{self.path}: row 1, {line[:80]!r}, is neither caption<TAB>url (CC3M) nor url<TAB>caption (CC12M); "
+            "a table with a header is read by --urls"
+        )
+
+
+def _split(line: str, order: Literal["caption_first", "url_first"]) -> tuple[str, str]:
+    """URL and caption; a tab within the caption stays in it."""
+    if "\t" not in line:
+        return "", line
+    if order == "url_first":
+        url, _, caption = line.partition("\t")
+    else:
+        caption, _, url = line.rpartition("\t")
+    return url, caption
+
+
+def _table(pairs: list[tuple[str, str]]) -> pa.Table:
+    urls, captions = zip(*pairs, strict=True)
+    return pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)

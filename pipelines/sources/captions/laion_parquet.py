@@ -1,0 +1,125 @@
+"""Image-text pairs from Parquet files of URLs and captions, as LAION publishes them."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.captions.pairs_file import COLUMN_NAMES
+from pipelines.sources.captions.remote_files import DataFile, find_files
+from pipelines.sources.source import PairBlock
+from schemas.conform import text_or_null
+from schemas.tables import PAIRS, SCORES
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaionParquet:
+    """A `pipelines.sources.source.PairSource`: rows in the order of the files' paths, then of the files.
+
+    Each file is a block with shards of its own, so that a new part whose name sorts last disturbs no other. Columns are
+    ``URL`` and ``TEXT`` (or ``caption``) in any case, and the scores ``similarity`` and ``punsafe`` where they are there;
+    others are not read. A caption that is not text is dropped by the next stage, and counted.
+
+    Attributes:
+        path: one file, a folder or a glob of part files, local or an fsspec URL.
+        name: of the source, such as "laion400m".
+    """
+
+    path: str
+    name: str
+
+    def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
+        """One a file with rows.
+
+        Raises:
+            ValueError: a file is not Parquet, or none has a row.
+        """
+        blocks, num_before, first_shard = [], 0, 0
+        for file in self._files:
+            count = _num_rows(file)
+            taken = count if limit is None else min(count, limit - num_before)
+            num_before += taken
+            if not taken:
+                continue
+            block = PairBlock(
+                name=f"{self.name}-{first_shard:05d}",
+                first_shard=first_shard,
+                config={"file": file.identity(is_whole=True), "num_pairs": taken, "pairs_per_shard": num_rows},
+                num_rows=taken,
+                read=partial(_read, file, taken, num_rows),
+            )
+            blocks.append(block)
+            first_shard += math.ceil(taken / num_rows)
+        if not blocks and limit != 0:
+            raise ValueError(f"{self.path} holds no row")
+        return blocks
+
+    @property
+    def _files(self) -> tuple[DataFile, ...]:
+        return find_files(self.path, endings=(".parquet",))
+
+
+def _num_rows(file: DataFile) -> int:
+    with _opened(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+@contextmanager
+def _opened(file: DataFile) -> Iterator[pq.ParquetFile]:
+    with file.open() as raw:
+        try:
+            parquet = pq.ParquetFile(raw)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file.url} cannot be read: {error}") from error
+        yield parquet
+
+
+def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
+    """The first ``limit`` rows of a file in tables of ``num_rows``; the last may have fewer."""
+    num_left = limit
+    waiting: list[pa.Table] = []
+    for table in _batches(file, min(num_rows, limit)):  # else more would be decoded than is asked for
+        joined = pa.concat_tables([*waiting, table.slice(0, num_left)])
+        num_left -= min(num_left, table.num_rows)
+        while joined.num_rows >= num_rows:
+            yield joined.slice(0, num_rows)
+            joined = joined.slice(num_rows)
+        waiting = [joined] if joined.num_rows else []
+        if not num_left:
+            break
+    yield from waiting
+
+
+def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
+    """Raises ValueError where a column is missing or the file is damaged."""
+    with _opened(file) as parquet:
+        columns = _columns(parquet.schema_arrow.names, file.url)
+        batches = parquet.iter_batches(batch_size=num_rows, columns=list(columns.values()))
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{file.url} is damaged: {error}") from error
+            if batch is None:
+                return
+            table = pa.Table.from_batches([batch])
+            texts = {wanted: text_or_null(table[columns[wanted]]) for wanted in PAIRS.names}
+            yield pa.table({**texts, **{wanted: table[name] for wanted, name in columns.items() if wanted in SCORES}})
+
+
+def _columns(names: list[str], where: str) -> dict[str, str]:
+    """The file's names of ``url``, ``caption`` and, where it has them, the scores."""
+    found: dict[str, list[str]] = {name: [] for name in PAIRS.names}
+    for name in names:
+        wanted = COLUMN_NAMES.get(name.strip().lower())
+        if wanted:
+            found.setdefault(wanted, []).append(name)
+    for wanted, candidates in found.items():
+        if len(candidates) != 1:
+            which = f"columns {candidates}" if candidates else "no column"
+            raise ValueError(f"{where} has {which} for {wanted!r}, wanted one; it has {names}")
+    return {wanted: name for wanted, (name,) in found.items()}

@@ -1,0 +1,98 @@
+"""Data files by path, folder, glob or URL (``s3://``, ``gs://``, ``hf://``, whatever fsspec knows), in a stable order."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+# What object stores know of a file's content, by name in fsspec's ``info``: enough to tell one version from another.
+_CONTENT_IDS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
+_SAMPLE_BYTES = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One file. ``url`` is absolute, so that a worker in another folder finds it."""
+
+    url: str
+    name: str  # relative to the folder, or to what of a glob comes before its first wild card: growth changes no name
+    num_bytes: int
+    content_id: str | None  # as the store knows it; None: the store does not
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The bytes, to be read from the start or at any place.
+
+        Raises:
+            ValueError: it cannot be opened.
+        """
+        try:
+            file = fsspec.open(self.url, "rb").open()
+        except Exception as error:  # every store's package has errors of its own
+            raise ValueError(f"{self.url} cannot be opened: {type(error).__name__}: {error}") from error
+        with file:
+            yield cast(BinaryIO, file)
+
+    def identity(self, *, is_whole: bool) -> dict[str, Any]:
+        """What a fingerprint holds of the file: the store's own id of the content, else a sha256.
+
+        Args:
+            is_whole: hash all of it; else its size, first and last 64 KiB stand for it (shards of images are too much to
+                read each time a build looks for what is due).
+        """
+        if self.content_id is not None:
+            return {"name": self.name, "num_bytes": self.num_bytes, "content_id": self.content_id}
+        with self.open() as file:
+            if is_whole:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+            else:
+                digest = hashlib.sha256(file.read(_SAMPLE_BYTES))
+                file.seek(max(0, self.num_bytes - _SAMPLE_BYTES))
+                digest.update(file.read(_SAMPLE_BYTES))
+        return {"name": self.name, "num_bytes": self.num_bytes, "sha256": digest.hexdigest()}
+
+
+def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
+    """The files that a path, a folder or a glob stands for, sorted by path.
+
+    Args:
+        path: a file (whatever its ending), a folder (searched to its bottom) or a glob; local or an fsspec URL.
+        endings: of the files to take from a folder, in lower case, with the dot.
+
+    Raises:
+        ValueError: the file system's package is not installed, it cannot be listed, or there is no such file.
+    """
+    try:
+        fs, plain = fsspec.core.url_to_fs(path)
+        folder = PurePosixPath(plain)
+        if fsspec.core.has_magic(plain):
+            infos = fs.glob(plain, detail=True).values()
+            while fsspec.core.has_magic(str(folder)):
+                folder = folder.parent
+        elif fs.isdir(plain):
+            infos = [info for info in fs.find(plain, detail=True).values() if info["name"].lower().endswith(endings)]
+        else:
+            infos = [fs.info(plain)]
+            folder = folder.parent
+    except Exception as error:  # every store's package has errors of its own
+        raise ValueError(f"{path} cannot be listed: {type(error).__name__}: {error}") from error
+    infos = sorted(
+        (info for info in infos if info["type"] == "file" or info.get("islink")), key=lambda info: info["name"]
+    )
+    if not infos:
+        raise ValueError(f"{path}: there is no {' or '.join(endings)} file")
+    return tuple(
+        DataFile(
+            url=fs.unstrip_protocol(info["name"]),
+            name=PurePosixPath(info["name"]).relative_to(folder).as_posix(),
+            num_bytes=info["size"],
+            content_id=next((f"{key}:{info[key]}" for key in _CONTENT_IDS if info.get(key)), None),
+        )
+        for info in infos
+    )

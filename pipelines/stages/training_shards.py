@@ -1,0 +1,122 @@
+"""The end of the street: WebDataset shards of images and their ``TrainingSample``, each with its index."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from pipelines.storage.parquet import write_parquet
+from pipelines.storage.tars import TarSample, read_tar, tar_extents, write_tar
+from schemas.images import BoxedImage
+from schemas.manifest import FileEntry
+from schemas.shards import SHARD_INDEX, index_name
+from schemas.training import TrainingSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    key: str
+    jpeg: bytes
+    sample: TrainingSample
+
+
+def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> FileEntry:
+    """Write the shard of a PHRASES table, and its index beside it.
+
+    Args:
+        path: the tar to make.
+        table: PHRASES, in any order.
+        images_tar: ``<key>.jpg`` of at least the table's rows, as the download stage wrote it.
+
+    Returns:
+        The tar's entry, ``path`` being the bare file name and ``num_rows`` the number of samples.
+
+    Raises:
+        ValueError: ``images_tar`` is damaged or lacks an image of the table.
+        OSError: the disk is full.
+    """
+    return _write_shard(path, _image_text_images(table, images_tar))
+
+
+def write_boxed_shard(path: Path, images: Iterable[BoxedImage]) -> FileEntry:
+    """Write a detection or grounding shard of images whose keys ascend; see ``write_image_text_shard``."""
+    return _write_shard(path, (_Image(key=i.key, jpeg=i.jpeg, sample=i.sample) for i in images))
+
+
+def verify_shard(path: Path) -> int:
+    """Read a shard from end to end.
+
+    Returns:
+        Its number of samples.
+
+    Raises:
+        ValueError: it is cut off or damaged, or a sample is not an image with a ``TrainingSample``; the message says
+            how to mend it.
+    """
+    num_samples = 0
+    for sample in read_tar(path):
+        if set(sample.members) != {"jpg", "json"}:
+            raise ValueError(f"{path}: sample {sample.key} has {sorted(sample.members)}, wanted ['jpg', 'json']")
+        try:
+            TrainingSample.model_validate_json(sample.members["json"])
+        except ValidationError as error:
+            raise ValueError(f"{path}: sample {sample.key}: {error}") from error
+        num_samples += 1
+    return num_samples
+
+
+def index_figures(sample: TrainingSample) -> dict[str, int]:
+    """What the index of a shard tells of a sample, besides where it lies."""
+    return {
+        "num_boxes": len(sample.boxes_xyxy),
+        "num_concepts": len(sample.concepts),
+        "width": sample.width,
+        "height": sample.height,
+    }
+
+
+def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[_Image]:
+    """Both sides ascend by key, so one pass over the tar meets every row."""
+    rows = iter(table.select(["key", "caption", "width", "height", "phrases"]).sort_by("key").to_pylist())
+    row = next(rows, None)
+    for image in read_tar(images_tar):
+        if row is None:
+            return
+        if image.key < row["key"]:
+            continue
+        if image.key > row["key"]:
+            break
+        sample = TrainingSample(
+            supervision="image_text",
+            width=row["width"],
+            height=row["height"],
+            concepts=row["phrases"],
+            caption=row["caption"],
+        )
+        yield _Image(key=row["key"], jpeg=image.members["jpg"], sample=sample)
+        row = next(rows, None)
+    if row is not None:
+        raise ValueError(f"{images_tar} has no image for key {row['key']}: it is not the tar of this table")
+
+
+def _write_shard(path: Path, images: Iterable[_Image]) -> FileEntry:
+    figures: dict[str, list[int]] = {name: [] for name in ("num_boxes", "num_concepts", "width", "height")}
+
+    def samples() -> Iterator[TarSample]:
+        for image in images:
+            for name, figure in index_figures(image.sample).items():
+                figures[name].append(figure)
+            members = {"jpg": image.jpeg, "json": image.sample.model_dump_json().encode()}
+            yield TarSample(key=image.key, members=members)
+
+    entry = write_tar(path, samples())
+    extents = list(tar_extents(path))
+    columns = {
+        "key": [extent.key for extent in extents],
+        "offset": [extent.offset for extent in extents],
+        "num_bytes": [extent.num_bytes for extent in extents],
+    } | figures
+    write_parquet(pa.table(columns, schema=SHARD_INDEX), path.with_name(index_name(path.name)))
+    return entry

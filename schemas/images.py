@@ -1,0 +1,34 @@
+"""Images with what a source knows of them: an image-text pair, or an image with boxes."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.training import TrainingSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePair:
+    """A pair that brings its image."""
+
+    url: str
+    caption: str | None  # None: there is none, or it is not text
+    image: bytes | None  # encoded as it came
+    drop_reason: str | None = None  # why there is no image
+    scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedImage:
+    """An image with boxes, ready for a shard."""
+
+    key: str  # unique within the source, sortable, no dot
+    jpeg: bytes
+    sample: TrainingSample
+    # Boxes that could not be kept, by reason ("box_outside_image", "box_empty", "unknown_category"): counted in the manifest.
+    dropped_boxes: dict[str, int]
+
+
+def pair_key(url: str, caption: str) -> str:
+    """First 16 hex digits of sha256(url + NUL + caption): the identity of a pair along the whole pipeline."""
+    return hashlib.sha256(f"{url}\0{caption}".encode(errors="surrogatepass")).hexdigest()[:16]

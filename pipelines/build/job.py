@@ -1,0 +1,34 @@
+"""Job: one table to compute, with all that identifies it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.storage import TableFile, Written
+from schemas.manifest import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One table to compute: all that identifies it, and the function that writes it into a folder.
+
+    ``work`` crosses process borders, so it is a picklable function that gets everything else by its closure. Where the job
+    ``is_resumed``, it gets ``spool``, too: a folder that outlives a killed process and goes when the table is published.
+    """
+
+    stage: str
+    version: int
+    shard: str
+    config: dict[str, Any]
+    inputs: tuple[TableFile, ...] = ()
+    num_rows: int  # rows that it will read: the unit of progress
+    work: Callable[..., Written]
+    is_resumed: bool = False
+
+    @property
+    def parents(self) -> dict[str, str]:
+        return {file.name: file.sha256 for file in self.inputs}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(stage=self.stage, version=self.version, config=self.config, parents=self.parents)

@@ -19,6 +19,11 @@ SHARD_INDEX = pa.schema(
 )
 
 
+def source_of(shard: str) -> str:
+    """The source of a shard named ``<source>-<rest>``: the name of a source has no dash, the rest may have some."""
+    return shard.partition("-")[0]
+
+
 def index_name(shard_name: str) -> str:
     """The index of ``<shard>.tar`` is ``<shard>.index.parquet`` beside it."""
     return str(PurePosixPath(shard_name).with_suffix(".index.parquet"))

@@ -1,4 +1,4 @@
-"""What a dataset is made of: its sources, its scale and the settings of its stages."""
+"""Build configuration: a dataset's sources, its scale and the settings of its stages."""
 
 import re
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from typing import Literal
 from pipelines.build.checks import Limits
 from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
+from pipelines.fetch.download import Download
+from pipelines.fetch.http_client import OpenerConfig
 from pipelines.sources.emoji_scenes import EmojiScenes
 from pipelines.sources.holdout import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance
 from pipelines.stages.dedup import Dedup
-from pipelines.fetch.download import Download
+from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
-from pipelines.fetch.http_client import OpenerConfig
-from pipelines.stages.filter_presets import PRESETS
 from pipelines.storage.roots import DataRoot, data_root, local_folder
 
 # The small web answers in milliseconds, and one URL in a thousand is made never to end.
@@ -41,7 +41,7 @@ class DatasetConfig:
         images_per_shard: images of a detection or grounding shard.
         validation: the held-out set, or None.
         served: what a small web on loopback serves while images are downloaded; None: the real web.
-        limits: what stops the build.
+        limits: what fails the build.
 
     Raises:
         ValueError: two sources have one name, or a name has a dash, which in a shard's name ends that of its source.

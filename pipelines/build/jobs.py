@@ -1,4 +1,4 @@
-"""What a job does: the few ways in which a stage meets its files. Every function here runs inside a worker process."""
+"""Jobs of stages on their files; the functions that do the work run inside a worker process."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.source import BoxedSource, ValidationSource
-from schemas.images import BoxedImage
-from pipelines.stages.lazy_tables import LazyTables
-from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
-from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.build.job import Job
+from pipelines.sources.source import BoxedSource, ValidationSource
+from pipelines.stages.lazy_tables import LazyTables
+from pipelines.stages.stage import GlobalStage, Stage
+from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
+from schemas.images import BoxedImage
 from schemas.shards import index_name
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id

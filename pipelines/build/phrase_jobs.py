@@ -1,13 +1,13 @@
-"""The jobs over noun phrases: which are out of bounds, the shards balanced by that, and how often each occurs."""
+"""Jobs over noun phrases: which are out of bounds, the shards balanced by that, and how often each occurs."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from pipelines.build.job import Job
 from pipelines.build.jobs import read_rows
 from pipelines.stages.balance import Balance
 from pipelines.stages.statistics import STATISTICS_VERSION, add_counts, count_heads, count_phrases
-from pipelines.build.job import Job
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.tables import MENTIONS, OUT_OF_BOUNDS, PHRASE_COUNTS, PHRASES
 from schemas.versions import schema_id
@@ -17,7 +17,7 @@ PHRASE_COUNTS_FILE = "phrases.parquet"
 HEAD_COUNTS_FILE = "heads.parquet"
 
 # Phrases are counted for so many shards at once: adding up the counts is then less than counting them again, as most
-# phrases occur in several shards, and of the shards that stand growth counts at most three again.
+# phrases occur in several shards, and of the shards that are there growth counts at most three again.
 SHARDS_PER_COUNT = 4
 
 

@@ -26,6 +26,7 @@ from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.sources.source import BoxedSource
 from pipelines.stages.hold_out import HoldOut
+from pipelines.stages.stage import Stage
 from pipelines.storage import WHOLE, TableFile
 from schemas.shards import source_of
 
@@ -77,9 +78,16 @@ def _urls(inputs: AssetInputs) -> list[Job]:
     ]
 
 
-def _filtered(inputs: AssetInputs) -> list[Job]:
-    stage = inputs.dataset.filters
-    return [shard_job("filtered", stage, file, shard=shard) for shard, file in inputs.kept("images").items()]
+def _by_shard(
+    asset: str, find_stage: Callable[[DatasetConfig], Stage], find_parent: Callable[[DatasetConfig], str]
+) -> Callable[[AssetInputs], list[Job]]:
+    """A stage on every shard of a parent."""
+
+    def find_jobs(inputs: AssetInputs) -> list[Job]:
+        stage, files = find_stage(inputs.dataset), inputs.kept(find_parent(inputs.dataset))
+        return [shard_job(asset, stage, file, shard=shard) for shard, file in files.items()]
+
+    return find_jobs
 
 
 def _deduplicated(inputs: AssetInputs) -> list[Job]:
@@ -87,16 +95,9 @@ def _deduplicated(inputs: AssetInputs) -> list[Job]:
     return [global_job("deduplicated", inputs.dataset.dedup, files, sources=_sources(files))] if files else []
 
 
-def _held_out(inputs: AssetInputs) -> list[Job]:
-    assert inputs.dataset.held_out is not None
-    stage = HoldOut(images=inputs.dataset.held_out)
-    return [shard_job("held_out", stage, file, shard=shard) for shard, file in inputs.kept("deduplicated").items()]
-
-
-def _noun_phrases(inputs: AssetInputs) -> list[Job]:
-    stage = inputs.dataset.noun_phrases
-    files = inputs.kept("deduplicated" if _holds_nothing_out(inputs.dataset) else "held_out")
-    return [shard_job("noun_phrases", stage, file, shard=shard) for shard, file in files.items()]
+def _hold_out(dataset: DatasetConfig) -> HoldOut:
+    assert dataset.held_out is not None
+    return HoldOut(images=dataset.held_out)
 
 
 def _phrase_bounds(inputs: AssetInputs) -> list[Job]:
@@ -135,7 +136,9 @@ def _image_text_shards(inputs: AssetInputs) -> list[Job]:
     ]
 
 
-def _boxed(asset: str, find_sources: Callable[[DatasetConfig], tuple[BoxedSource, ...]]) -> Callable[..., list[Job]]:
+def _boxed(
+    asset: str, find_sources: Callable[[DatasetConfig], tuple[BoxedSource, ...]]
+) -> Callable[[AssetInputs], list[Job]]:
     def find_jobs(inputs: AssetInputs) -> list[Job]:
         size = inputs.dataset.images_per_shard
         sources = find_sources(inputs.dataset)
@@ -184,7 +187,7 @@ ASSETS: dict[str, Asset] = {
             unit="pairs",
             summary="Pairs whose image is large enough and whose caption is English text.",
             parents=("images",),
-            find_jobs=_filtered,
+            find_jobs=_by_shard("filtered", lambda dataset: dataset.filters, lambda _: "images"),
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
         ),
         Asset(
@@ -202,7 +205,7 @@ ASSETS: dict[str, Asset] = {
             unit="pairs",
             summary="Pairs whose image is not kept for evaluation, where the build names such images.",
             parents=("deduplicated",),
-            find_jobs=_held_out,
+            find_jobs=_by_shard("held_out", _hold_out, lambda _: "deduplicated"),
             where="here",
             is_absent=_holds_nothing_out,
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
@@ -212,7 +215,11 @@ ASSETS: dict[str, Asset] = {
             unit="pairs",
             summary="Pairs with the noun phrases of their captions.",
             parents=("deduplicated", "held_out"),
-            find_jobs=_noun_phrases,
+            find_jobs=_by_shard(
+                "noun_phrases",
+                lambda dataset: dataset.noun_phrases,
+                lambda dataset: "deduplicated" if _holds_nothing_out(dataset) else "held_out",
+            ),
             where="actors",
             rate=Rate(rows_per_s=500, bytes_per_row=250),
         ),

@@ -41,13 +41,12 @@ CONCEPTS_SCHEMA = pa.schema(
 
 def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
     """A stage on one shard."""
-    return Job(
+    return Job.over(
+        [file],
         stage=asset,
         version=stage.version,
         shard=shard,
         config={**stage.config, "schema": schema_id(stage.output_schema)},
-        inputs=(file,),
-        num_rows=file.num_rows,
         work=partial(_write_stage, stage, file),
     )
 
@@ -61,13 +60,12 @@ def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *
         files: by shard, the oldest first.
         sources: their sources, the oldest first: a verdict may depend on who was there before.
     """
-    return Job(
+    return Job.over(
+        files.values(),
         stage=asset,
         version=stage.version,
         shard=WHOLE,
         config={**stage.config, "sources": list(sources), "schema": schema_id(stage.output_schema)},
-        inputs=tuple(files.values()),
-        num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
     )
 

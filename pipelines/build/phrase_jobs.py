@@ -23,15 +23,8 @@ SHARDS_PER_COUNT = 4
 
 def bounds_job(asset: str, balance: Balance, files: Sequence[TableFile]) -> Job:
     """The phrases that are too rare or too common over all shards."""
-    return Job(
-        stage=asset,
-        version=balance.version,
-        shard=WHOLE,
-        config=balance.config,
-        inputs=tuple(files),
-        num_rows=sum(file.num_rows for file in files),
-        work=partial(_write_bounds, balance, files),
-    )
+    work = partial(_write_bounds, balance, files)
+    return Job.over(files, stage=asset, version=balance.version, shard=WHOLE, config=balance.config, work=work)
 
 
 def balance_job(asset: str, balance: Balance, file: TableFile, bounds: TableFile | None, *, shard: str) -> Job:
@@ -59,30 +52,16 @@ def phrase_count_jobs(asset: str, files: Mapping[str, TableFile], *, source: str
     jobs = []
     for i, start in enumerate(range(0, len(shards), SHARDS_PER_COUNT)):
         inputs = [files[shard] for shard in shards[start : start + SHARDS_PER_COUNT]]
-        job = Job(
-            stage=asset,
-            version=STATISTICS_VERSION,
-            shard=f"{source}-{i:05d}",
-            config={},
-            inputs=tuple(inputs),
-            num_rows=sum(file.num_rows for file in inputs),
-            work=partial(_write_phrase_counts, inputs),
-        )
-        jobs.append(job)
+        work = partial(_write_phrase_counts, inputs)
+        shard = f"{source}-{i:05d}"
+        jobs.append(Job.over(inputs, stage=asset, version=STATISTICS_VERSION, shard=shard, config={}, work=work))
     return jobs
 
 
 def statistics_job(asset: str, files: Sequence[TableFile]) -> Job:
     """How often each phrase and head noun occurs over all shards, from the counts of some of them each."""
-    return Job(
-        stage=asset,
-        version=STATISTICS_VERSION,
-        shard=WHOLE,
-        config={},
-        inputs=tuple(files),
-        num_rows=sum(file.num_rows for file in files),
-        work=partial(_write_statistics, files),
-    )
+    work = partial(_write_statistics, files)
+    return Job.over(files, stage=asset, version=STATISTICS_VERSION, shard=WHOLE, config={}, work=work)
 
 
 def _write_bounds(balance: Balance, files: Sequence[TableFile], folder: Path) -> Written:

@@ -1,4 +1,4 @@
-"""The figures of a dataset for a terminal, and as one HTML page that needs nothing else."""
+"""Funnel and figures of a dataset, for a terminal and as one self-contained HTML page."""
 
 from collections.abc import Mapping
 from pathlib import Path

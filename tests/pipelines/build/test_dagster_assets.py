@@ -78,6 +78,7 @@ class KeepWide:
         return table.append_column("drop_reason", pa.array(reasons, pa.string())).cast(with_drop_reason(IMAGES))
 
 
+@pytest.mark.integration
 def test_an_asset_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_image) -> None:
     tars = tmp_path / "tars"
     tars.mkdir()

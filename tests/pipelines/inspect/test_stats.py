@@ -74,7 +74,9 @@ def test_a_mirror_whose_tars_have_a_dash_in_their_names_is_one_source(
     inputs, runner = open_build(BuildConfig(urls=tars, root=tmp_path / "data"))
     for asset in ("urls", "images"):
         runner.run(asset, ASSETS[asset].jobs(inputs), where="here")
-    manifest = DatasetManifest(name="mirror", supervisions={}, funnel=[{"stage": "images", "unit": "pairs"}])
+    manifest = DatasetManifest(
+        name="mirror", supervisions={}, boxed_concepts=[], funnel=[{"stage": "images", "unit": "pairs"}]
+    )
 
     funnels = dataset_stats(BuiltDataset(root=runner.root, folder=runner.folder, manifest=manifest)).funnels
 

@@ -11,7 +11,7 @@ from pipelines.build.checks import Limits
 from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
 from pipelines.sources.emoji_scenes import EmojiScenes
-from pipelines.sources.holdout import HeldOutImages
+from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance

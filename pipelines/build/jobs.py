@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.source import BoxedSource, ValidationSource
-from schemas.images import BoxedImage
+from schemas.source_images import BoxedImage
 from pipelines.stages.lazy_tables import LazyTables
 from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
 from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.build.job import Job
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
-from schemas.shards import index_name
+from schemas.shard_index import index_name
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 

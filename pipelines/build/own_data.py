@@ -10,7 +10,7 @@ from pipelines.sources.boxes.coco import Coco, CocoValidation
 from pipelines.sources.boxes.coco_json import read_coco
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
-from pipelines.sources.holdout import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.boxes.lvis import Lvis
 from pipelines.sources.boxes.mdetr import Mdetr

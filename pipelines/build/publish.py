@@ -15,10 +15,10 @@ from pathlib import Path
 from upath import UPath
 
 from pipelines.build.job import Job
-from pipelines.storage.cache import scratch_folder
+from pipelines.storage.file_cache import scratch_folder
 from pipelines.storage.locks import Hold
 from pipelines.storage.roots import SPOOL, TEMPORARY, Location, sha256_file
-from pipelines.storage.tables import (
+from pipelines.storage.table_store import (
     TAGS_NAME,
     PublishedTable,
     listing,

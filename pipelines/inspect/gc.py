@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.storage import Location, locked, table_name
 from pipelines.storage.roots import SPOOL, TEMPORARY
-from pipelines.storage.tables import listing, remove_table
+from pipelines.storage.table_store import listing, remove_table
 from schemas.manifest import MANIFEST_NAME, DatasetManifest
 
 DATASETS = "datasets"

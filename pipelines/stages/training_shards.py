@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from pipelines.storage.parquet import write_parquet
 from pipelines.storage.tars import TarSample, read_tar, tar_extents, write_tar
-from schemas.images import BoxedImage
 from schemas.manifest import FileEntry
-from schemas.shards import SHARD_INDEX, index_name
+from schemas.shard_index import SHARD_INDEX, index_name
+from schemas.source_images import BoxedImage
 from schemas.training import TrainingSample
 
 

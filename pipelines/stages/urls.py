@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.conform import text_or_null
-from schemas.images import pair_key
+from schemas.source_images import pair_key
 from schemas.tables import DROP_REASON, PAIRS, SCORES, URLS, with_drop_reason
 
 _URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"

@@ -22,9 +22,9 @@ from detclipv2.models.detector import DetCLIPv2
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.jobs import CONCEPTS, boxed_jobs, validation_job
 from pipelines.build.runner import Runner
-from pipelines.sources.emoji_scenes.source import EmojiScenes
+from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
-from pipelines.storage.cache import cached_files, remove_oldest
+from pipelines.storage.file_cache import cached_files, remove_oldest
 from ray_jobs.data_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe

@@ -16,7 +16,7 @@ from pipelines.build.runner import AssetRun, Runner
 from pipelines.build.phrase_jobs import BOUNDS_FILE
 from pipelines.build.retries import Retries
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
-from pipelines.sources.holdout import held_out_images
+from pipelines.sources.held_out_images import held_out_images
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.stages.balance import Balance

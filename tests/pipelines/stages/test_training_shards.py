@@ -6,8 +6,8 @@ import pytest
 
 from pipelines.stages.training_shards import verify_shard, write_boxed_shard, write_image_text_shard
 from pipelines.storage.tars import TarSample, read_tar, write_tar
-from schemas.images import BoxedImage
-from schemas.shards import SHARD_INDEX
+from schemas.shard_index import SHARD_INDEX
+from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
 from schemas.training import TrainingSample
 

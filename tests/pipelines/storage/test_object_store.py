@@ -32,8 +32,8 @@ from pipelines.storage import (
     verify_content,
     write_split,
 )
-from pipelines.storage.cache import abandoned_work, cached_files, remove_oldest, unused_bytes
-from pipelines.storage.tables import remove_table
+from pipelines.storage.file_cache import abandoned_work, cached_files, remove_oldest, unused_bytes
+from pipelines.storage.table_store import remove_table
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
 
@@ -134,8 +134,8 @@ def test_work_that_nobody_goes_on_with_is_found(cache_folder: Path) -> None:
 def test_verify_reads_a_listing_where_tags_are_as_noted(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     table = publish(bucket / "data")
     read = []
-    original = storage.tables.sha256_file
-    monkeypatch.setattr(storage.tables, "sha256_file", lambda path: read.append(path.name) or original(path))
+    original = storage.table_store.sha256_file
+    monkeypatch.setattr(storage.table_store, "sha256_file", lambda path: read.append(path.name) or original(path))
 
     assert verify(table) is None
     assert read == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from pipelines.storage.cache import fetch
+from pipelines.storage.file_cache import fetch
 from pipelines.storage.roots import Location, sha256_file
 from schemas.manifest import MANIFEST_NAME, Manifest
 

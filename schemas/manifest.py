@@ -1,4 +1,4 @@
-"""The manifest: a table exists if and only if its ``MANIFEST.json`` does.
+"""Manifest files: a table exists if and only if its ``MANIFEST.json`` does.
 
 Manifests hold no time and no absolute path, so that the same inputs give the same bytes.
 """
@@ -87,7 +87,7 @@ class SupervisionSplit(BaseModel):
 
 
 class DatasetManifest(BaseModel):
-    """The end of the data street and the beginning of training: one named dataset, ``<root>/datasets/<name>/MANIFEST.json``.
+    """A named dataset as training reads it: ``<root>/datasets/<name>/MANIFEST.json``.
 
     Paths are relative to the data root, so that the whole folder can be moved or mirrored.
     """

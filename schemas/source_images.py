@@ -1,4 +1,4 @@
-"""Images with what a source knows of them: an image-text pair, or an image with boxes."""
+"""Images as a source gives them: an image-text pair, or an image with boxes."""
 
 import hashlib
 from collections.abc import Mapping

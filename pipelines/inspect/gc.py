@@ -69,7 +69,7 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
         raise ValueError(f"{root} holds no dataset: is it a data root?")
     found = []
     for stage in _stages(root):
-        with locked(root, stage, leftovers="keep"):
+        with locked(root, stage, sweep=False):
             garbage = find_garbage(root, stage, referenced=referenced_tables(root))
             for item in garbage if delete else []:
                 remove_table(item.folder)

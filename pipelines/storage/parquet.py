@@ -1,4 +1,4 @@
-"""Tables of rows as files, with the same bytes for the same rows, and the split by drop reason."""
+"""Parquet files with the same bytes for the same rows, and the split of rows by drop reason."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -65,7 +65,7 @@ def build(root: Location) -> DatasetManifest:
 @pytest.fixture
 def dataset(bucket: UPath, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetManifest:
     """A dataset below ``bucket / "data"``, of which the cache holds nothing."""
-    monkeypatch.setattr(locks, "BEAT_S", 0.1)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.1)
     manifest = build(bucket / "data")
     remove_oldest(max_bytes=0, min_age_s=0)
     return manifest

@@ -78,9 +78,7 @@ class SupervisionSplit(BaseModel):
 
     num_samples: int
     shards: list[FileEntry]
-    indexes: list[FileEntry] = Field(
-        default_factory=list
-    )  # one a shard, in their order: `schemas.shard_index.SHARD_INDEX`
+    indexes: list[FileEntry] = Field(default_factory=list)  # one a shard: `schemas.shard_index.SHARD_INDEX`
     # Detection: the category names of the dataset. Grounding: its phrases. Image-text: the common noun phrases of its captions,
     # most frequent first. Negatives of detection are drawn from its own, those of grounding also from image-text's.
     vocabulary: list[str] = Field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Images that are kept for evaluation leave the training data."""
+"""Held-out images: what is kept for evaluation leaves the training data."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -10,7 +10,7 @@ from pipelines.storage import Location, fetch
 from pipelines.storage import data_root as fresh_root
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest
-from schemas.shards import SHARD_INDEX
+from schemas.shard_index import SHARD_INDEX
 
 
 def local_file(entry: FileEntry, *, data_root: Location) -> Path:

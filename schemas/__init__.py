@@ -1,1 +1,1 @@
-"""What crosses a border: Arrow schemas, the manifest, the training sample. Imports nothing else of this project."""
+"""Schemas of what packages exchange: Arrow tables, the manifest, the training sample. Imports nothing else of this project."""

@@ -1,4 +1,4 @@
-"""Schema checks of Arrow tables where they cross a border, once, with an error that a person can act on."""
+"""Schema checks of Arrow tables, once where a package takes them, with an error that a person can act on."""
 
 import pyarrow as pa
 
@@ -8,7 +8,7 @@ def conform(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
 
     Args:
         table: any table.
-        schema: what the border asks for; columns of ``table`` that it does not name are left out.
+        schema: what is wanted; columns of ``table`` that it does not name are left out.
         where: the file or stage to name in an error.
 
     Raises:

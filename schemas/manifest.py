@@ -1,4 +1,4 @@
-"""The manifest: a table exists if and only if its ``MANIFEST.json`` does.
+"""Manifest files: a table exists if and only if its ``MANIFEST.json`` does.
 
 Manifests hold no time and no absolute path, so that the same inputs give the same bytes.
 """
@@ -78,14 +78,14 @@ class SupervisionSplit(BaseModel):
 
     num_samples: int
     shards: list[FileEntry]
-    indexes: list[FileEntry] = Field(default_factory=list)  # one a shard, in their order: `schemas.shards.SHARD_INDEX`
+    indexes: list[FileEntry] = Field(default_factory=list)  # one a shard: `schemas.shard_index.SHARD_INDEX`
     # Detection: the category names of the dataset. Grounding: its phrases. Image-text: the common noun phrases of its captions,
     # most frequent first. Negatives of detection are drawn from its own, those of grounding also from image-text's.
     vocabulary: list[str] = Field(default_factory=list)
 
 
 class DatasetManifest(BaseModel):
-    """The end of the data street and the beginning of training: one named dataset, ``<root>/datasets/<name>/MANIFEST.json``.
+    """A named dataset as training reads it: ``<root>/datasets/<name>/MANIFEST.json``.
 
     Paths are relative to the data root, so that the whole folder can be moved or mirrored.
     """

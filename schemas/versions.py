@@ -1,4 +1,4 @@
-"""Versions of what crosses a border. A table's manifest and fingerprint hold them, so that a change is a reason to run."""
+"""Schema versions. A table's manifest and fingerprint hold them, so that a change is a reason to run."""
 
 import pyarrow as pa
 

@@ -14,7 +14,7 @@ from pipelines.fetch.download import Download
 from pipelines.fetch.ingest import Ingest
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.storage import Location, PublishedTable, TableFile, kept_files, local_folder
-from schemas.shards import source_of
+from schemas.shard_index import source_of
 
 Tables = Mapping[str, PublishedTable]
 

@@ -28,7 +28,7 @@ from pipelines.sources.source import BoxedSource
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.stage import Stage
 from pipelines.storage import WHOLE, TableFile
-from schemas.shards import source_of
+from schemas.shard_index import source_of
 
 
 @dataclass(frozen=True, kw_only=True)

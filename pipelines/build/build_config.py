@@ -13,7 +13,7 @@ from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pair
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import OpenerConfig
 from pipelines.sources.emoji_scenes import EmojiScenes
-from pipelines.sources.holdout import HeldOutImages
+from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance

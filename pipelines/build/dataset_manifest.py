@@ -17,7 +17,7 @@ from schemas.manifest import (
     canonical_json,
     sha256_hex,
 )
-from schemas.shards import index_name
+from schemas.shard_index import index_name
 
 Tables = Mapping[str, PublishedTable]
 

@@ -13,7 +13,7 @@ from pipelines.build.job import Job
 from pipelines.build.retries import Retries, reasons_of
 from pipelines.build.runner import Runner
 from pipelines.storage import PublishedTable, read_tables
-from schemas.shards import source_of
+from schemas.shard_index import source_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
-from schemas.images import BoxedImage
-from schemas.shards import index_name
+from schemas.shard_index import index_name
+from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 

@@ -18,7 +18,7 @@ from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
-from pipelines.sources.holdout import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
 from pipelines.sources.source import BoxedSource
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)

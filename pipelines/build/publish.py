@@ -15,10 +15,10 @@ from pathlib import Path
 from upath import UPath
 
 from pipelines.build.job import Job
-from pipelines.storage.cache import scratch_folder
-from pipelines.storage.locks import Hold
+from pipelines.storage.file_cache import scratch_folder
+from pipelines.storage.locks import Lease
 from pipelines.storage.roots import SPOOL, TEMPORARY, Location, sha256_file
-from pipelines.storage.tables import (
+from pipelines.storage.table_store import (
     TAGS_NAME,
     PublishedTable,
     listing,
@@ -50,8 +50,8 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
     try:
         temporary.mkdir(parents=True)
         manifest = _work(job, temporary, spool)
-        hold = Hold(root, job.stage, shard=job.shard, lease=lease)
-        hold.check()
+        held = Lease(root, job.stage, shard=job.shard, token=lease)
+        held.check()
         published = read_table(root, job.stage, job.fingerprint)
         if published is not None and verify(published) is None:
             shutil.rmtree(spool, ignore_errors=True)
@@ -62,7 +62,7 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
             temporary.rename(final)
         else:
             _upload(temporary, final, manifest)
-            hold.wait_for_beat()
+            held.wait_for_heartbeat()
             final.fs.put_file(str(temporary / MANIFEST_NAME), (final / MANIFEST_NAME).path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -8,7 +8,7 @@ from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
-from pipelines.sources.holdout import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
 from pipelines.sources.source import BoxedSource, PairSource
 
 Pairs = PairSource | WebDatasetMirror
@@ -126,7 +126,7 @@ _MINIVAL = Wanted(
     what="the images of LVIS minival, which are kept out of training (ids or file names, one a line)",
     origin="MDETR: evaluation on LVIS (minival image ids)",
 )
-# Optional: what `pipelines.sources.holdout.hash_images` gave for the same images, to find copies under other names.
+# Optional: what `pipelines.sources.held_out_images.hash_images` gave for the same images, to find copies under other names.
 _MINIVAL_HASHES = "lvis/minival_hashes.parquet"
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.fetch.image_resizer import ImageError, ImageResizer, Resizer
 from pipelines.storage.tars import TarSample, clear_disk_errors, write_tar
-from schemas.images import ImagePair, pair_key
+from schemas.source_images import ImagePair, pair_key
 from schemas.tables import IMAGES, with_drop_reason
 
 

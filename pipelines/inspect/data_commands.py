@@ -20,7 +20,7 @@ from pipelines.inspect.show import contact_sheet, dropped_cell, sample_cell
 from pipelines.inspect.stats import dataset_stats
 from pipelines.inspect.verify import FIX, MAX_PROBLEMS_PER_SHARD, check_dataset
 from pipelines.storage import DataRoot, data_root, is_local
-from pipelines.storage.cache import abandoned_work, remove_oldest, unused_bytes
+from pipelines.storage.file_cache import abandoned_work, remove_oldest, unused_bytes
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _Dataset = tyro.conf.Positional[UPath]

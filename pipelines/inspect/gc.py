@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.storage import Location, locked, table_name
 from pipelines.storage.dataset_tables import DATASETS, indexed_tables
 from pipelines.storage.roots import SPOOL, TEMPORARY
-from pipelines.storage.tables import listing, remove_table
+from pipelines.storage.table_store import listing, remove_table
 from schemas.manifest import MANIFEST_NAME, DatasetManifest
 
 _TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}|{re.escape(SPOOL)}")
@@ -62,7 +62,7 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
         raise ValueError(f"{root} holds no dataset: is it a data root?")
     found = []
     for stage in _stages(root):
-        with locked(root, stage, leftovers="keep"):
+        with locked(root, stage, sweep=False):
             garbage = find_garbage(root, stage, referenced=referenced_tables(root))
             for item in garbage if delete else []:
                 remove_table(item.folder)

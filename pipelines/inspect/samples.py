@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.storage import DROPPED, PublishedTable, format_counts
-from pipelines.storage.tables import files_by_shard
+from pipelines.storage.table_store import files_by_shard
 from pipelines.storage.tars import read_tar, tar_extents
 from schemas.training import TrainingSample
 

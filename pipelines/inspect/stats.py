@@ -12,8 +12,8 @@ from pipelines.build.jobs import CONCEPTS
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
-from pipelines.storage.tables import files_by_shard
-from schemas.shards import SHARD_INDEX, source_of
+from pipelines.storage.table_store import files_by_shard
+from schemas.shard_index import SHARD_INDEX, source_of
 
 NUM_TOP_CONCEPTS = 20
 

@@ -21,7 +21,7 @@ from pipelines.storage import Location, PublishedTable, sha256_file, verify_cont
 from pipelines.storage.tars import TarSample, read_tar, tar_extents
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
-from schemas.shards import SHARD_INDEX
+from schemas.shard_index import SHARD_INDEX
 from schemas.training import TrainingSample
 
 MAX_PROBLEMS_PER_SHARD = 20

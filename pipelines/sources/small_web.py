@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import tyro
 
-from pipelines.sources.emoji_scenes.source import HOSTS, EmojiScenes
+from pipelines.sources.emoji_scenes.pair_source import HOSTS, EmojiScenes
 from pipelines.sources.emoji_scenes.web import NOT_FOUND, Answer, emoji_answer
 
 PHOTOS_HOST = "photos.test"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.images import BoxedImage, ImagePair
+from schemas.source_images import BoxedImage, ImagePair
 from schemas.training import Supervision
 
 # What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.

@@ -1,1 +1,1 @@
-"""One verb a file. A stage maps a table to a table and knows neither Ray nor Dagster nor where its table is stored."""
+"""Pipeline stages, one verb a file: a table in, a table out, without Ray, Dagster, or where the tables are stored."""

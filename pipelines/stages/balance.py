@@ -1,4 +1,4 @@
-"""Fewer of what the web has too much of: MetaCLIP's balancing, over noun phrases."""
+"""MetaCLIP's balancing, over noun phrases: fewer pairs of what the web has too much of."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What stages share that compute with DuckDB: a connection, and the way back from one column over all shards."""
+"""DuckDB connections of stages, and the split of a global DuckDB result back into shards."""
 
 import os
 import tempfile

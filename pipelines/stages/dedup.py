@@ -1,4 +1,4 @@
-"""One image, one row: the same bytes, or nearly the same image, anywhere in the data."""
+"""Deduplication of images over all shards: the same bytes, or nearly the same image."""
 
 import itertools
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dedup:
-    """IMAGES to IMAGES over all shards: drops what is there twice, by the first reason that applies, as listed below.
+    """IMAGES to IMAGES over all shards: drops repeated images, by the first reason that applies, as listed below.
 
     ``duplicate_image``: the same bytes (sha256). ``near_duplicate_image``: nearly the same image (pHash).
     ``caption_repeated``: too many of the images that are left have this very caption.

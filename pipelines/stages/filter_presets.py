@@ -1,4 +1,4 @@
-"""Thresholds that published data sets were filtered with, as far as they are rules on what the tables hold."""
+"""Filter thresholds of published data sets, as far as they are rules on what the tables hold."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which pairs are worth training on, judged by the size of the image and the text of the caption."""
+"""Filters of image-text pairs by the size of the image and the text of the caption."""
 
 import dataclasses
 import html

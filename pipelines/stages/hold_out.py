@@ -1,4 +1,4 @@
-"""Images that are kept for evaluation leave the training data."""
+"""Held-out images: what is kept for evaluation leaves the training data."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.sources.holdout import HeldOutImages
+from pipelines.sources.held_out_images import HeldOutImages
 from schemas.tables import IMAGES, with_drop_reason
 
 

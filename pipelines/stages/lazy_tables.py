@@ -1,4 +1,4 @@
-"""Tables that are there when they are asked for: what is read shard after shard need not be in memory at once."""
+"""Lazily loaded tables: what is read shard after shard need not be in memory at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 
 
 class LazyTables(Mapping[str, pa.Table]):
-    """Tables by name, each made anew whenever it is asked for."""
+    """Lazily loaded tables by name, each loaded whenever it is asked for."""
 
     def __init__(self, makers: Mapping[str, Callable[[], pa.Table]]) -> None:
         self._makers = makers

@@ -1,4 +1,4 @@
-"""What a caption says is in the image: its noun phrases, by spaCy (section 3.1 of arXiv:2304.04514)."""
+"""Noun phrases of captions, by spaCy (section 3.1 of arXiv:2304.04514)."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Parsed captions on disk, so that no model reads the same caption twice.
+"""Cache of parsed captions on disk, so that no model reads the same caption twice.
 
 A shard whose rows changed has another fingerprint and runs anew: after a new threshold of a filter, a verdict overturned
 by `Dedup`, another size of shards, a source that shares captions with one already built. Nearly all of its captions were

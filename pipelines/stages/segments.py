@@ -1,4 +1,4 @@
-"""What of a caption to parse on its own, and where each of its characters stands in the caption."""
+"""Caption segments to parse on their own, and where each of their characters is in the caption."""
 
 import itertools
 import re

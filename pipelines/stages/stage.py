@@ -1,4 +1,4 @@
-"""The seam between what is computed and what runs it."""
+"""Stage interface: what computes a table, without what runs it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 
-class Stage(Protocol):
-    """A table in, a table out; no I/O beyond its tool.
+class StageIdentity(Protocol):
+    """What names a stage and decides whether a table is up to date.
 
     ``version`` is bumped by hand when behaviour changes. ``config`` is everything that the output depends on besides the input
     and the version (model names and versions included), as JSON values. The returned table has ``output_schema`` plus
@@ -30,10 +30,14 @@ class Stage(Protocol):
     @property
     def config(self) -> dict[str, Any]: ...
 
+
+class Stage(StageIdentity, Protocol):
+    """A table in, a table out; no I/O beyond its tool."""
+
     def __call__(self, table: pa.Table) -> pa.Table: ...
 
 
-class GlobalStage(Protocol):
+class GlobalStage(StageIdentity, Protocol):
     """A stage whose verdict on a row depends on the rows of all shards.
 
     It gets the kept table of every shard by the shard's name, and gives a table for each. Tables of both kinds may be made
@@ -41,21 +45,6 @@ class GlobalStage(Protocol):
     needs. The order of ``tables`` is the order of age: a new shard comes last, and among equals the older one wins, so that
     growth disturbs the past as little as it can.
     """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> int: ...
-
-    @property
-    def input_schema(self) -> pa.Schema: ...
-
-    @property
-    def output_schema(self) -> pa.Schema: ...
-
-    @property
-    def config(self) -> dict[str, Any]: ...
 
     def __call__(self, tables: Mapping[str, pa.Table], *, scratch: Path | None = None) -> Mapping[str, pa.Table]:
         """For every shard its table with ``drop_reason``, in the order of its rows.

@@ -1,4 +1,4 @@
-"""What the data talks about: how often each noun phrase occurs, and each head noun.
+"""Phrase statistics: how often each noun phrase occurs, and each head noun.
 
 Counts of some shards and counts of such counts look alike, so that growth counts new pairs alone and adds up the rest.
 """

@@ -1,25 +1,16 @@
-"""The end of the street: WebDataset shards of images and their ``TrainingSample``, each with its index."""
+"""IMAGES to WebDataset shards: images with their ``TrainingSample``, and an index of each shard."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from pipelines.storage.parquet import write_parquet
 from pipelines.storage.tars import TarSample, read_tar, tar_extents, write_tar
-from schemas.images import BoxedImage
 from schemas.manifest import FileEntry
-from schemas.shards import SHARD_INDEX, index_name
+from schemas.shard_index import SHARD_INDEX, index_name
+from schemas.source_images import BoxedImage, ShardImage
 from schemas.training import TrainingSample
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Image:
-    key: str
-    jpeg: bytes
-    sample: TrainingSample
 
 
 def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> FileEntry:
@@ -42,29 +33,7 @@ def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> 
 
 def write_boxed_shard(path: Path, images: Iterable[BoxedImage]) -> FileEntry:
     """Write a detection or grounding shard of images whose keys ascend; see ``write_image_text_shard``."""
-    return _write_shard(path, (_Image(key=i.key, jpeg=i.jpeg, sample=i.sample) for i in images))
-
-
-def verify_shard(path: Path) -> int:
-    """Read a shard from end to end.
-
-    Returns:
-        Its number of samples.
-
-    Raises:
-        ValueError: it is cut off or damaged, or a sample is not an image with a ``TrainingSample``; the message says
-            how to mend it.
-    """
-    num_samples = 0
-    for sample in read_tar(path):
-        if set(sample.members) != {"jpg", "json"}:
-            raise ValueError(f"{path}: sample {sample.key} has {sorted(sample.members)}, wanted ['jpg', 'json']")
-        try:
-            TrainingSample.model_validate_json(sample.members["json"])
-        except ValidationError as error:
-            raise ValueError(f"{path}: sample {sample.key}: {error}") from error
-        num_samples += 1
-    return num_samples
+    return _write_shard(path, images)
 
 
 def index_figures(sample: TrainingSample) -> dict[str, int]:
@@ -77,7 +46,7 @@ def index_figures(sample: TrainingSample) -> dict[str, int]:
     }
 
 
-def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[_Image]:
+def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[ShardImage]:
     """Both sides ascend by key, so one pass over the tar meets every row."""
     rows = iter(table.select(["key", "caption", "width", "height", "phrases"]).sort_by("key").to_pylist())
     row = next(rows, None)
@@ -95,13 +64,13 @@ def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[_Image]:
             concepts=row["phrases"],
             caption=row["caption"],
         )
-        yield _Image(key=row["key"], jpeg=image.members["jpg"], sample=sample)
+        yield ShardImage(key=row["key"], jpeg=image.members["jpg"], sample=sample)
         row = next(rows, None)
     if row is not None:
         raise ValueError(f"{images_tar} has no image for key {row['key']}: it is not the tar of this table")
 
 
-def _write_shard(path: Path, images: Iterable[_Image]) -> FileEntry:
+def _write_shard(path: Path, images: Iterable[ShardImage]) -> FileEntry:
     figures: dict[str, list[int]] = {name: [] for name in ("num_boxes", "num_concepts", "width", "height")}
 
     def samples() -> Iterator[TarSample]:

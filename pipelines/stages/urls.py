@@ -1,4 +1,4 @@
-"""The beginning of the street: whatever a source or a file holds, as a table of distinct, well-formed pairs."""
+"""Source table to URLS: the distinct, well-formed image-text pairs of whatever a source or a file holds."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.conform import text_or_null
-from schemas.images import pair_key
+from schemas.source_images import pair_key
 from schemas.tables import DROP_REASON, PAIRS, SCORES, URLS, with_drop_reason
 
 _URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
@@ -39,10 +39,10 @@ class Urls:
         return {"source": self.source}
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """URLS with ``drop_reason``, in the order of ``table``. A null stands as an empty string in a dropped row.
+        """URLS with ``drop_reason``, in the order of ``table``. A null is an empty string in a dropped row.
 
         Raises:
-            ValueError: a score is no number.
+            ValueError: a score is not a number.
         """
         url = pc.fill_null(text_or_null(table.column("url")), "")
         caption_or_null = text_or_null(table.column("caption"))

@@ -3,7 +3,7 @@
 Stages always write into a local folder; publishing moves it to its final name, or uploads it with the manifest last.
 """
 
-from pipelines.storage.cache import fetch
+from pipelines.storage.file_cache import fetch
 from pipelines.storage.locks import locked
 from pipelines.storage.parquet import (
     DROPPED,
@@ -23,7 +23,7 @@ from pipelines.storage.roots import (
     sha256_file,
     write_text_atomically,
 )
-from pipelines.storage.tables import (
+from pipelines.storage.table_store import (
     NUM_CONCURRENT,
     WHOLE,
     PublishedTable,

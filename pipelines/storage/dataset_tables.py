@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipelines.storage.roots import Location, write_text_atomically
-from pipelines.storage.tables import PublishedTable, read_tables
+from pipelines.storage.table_store import PublishedTable, read_tables
 
 DATASETS = "datasets"
 

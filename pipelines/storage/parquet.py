@@ -1,4 +1,4 @@
-"""Tables of rows as files, with the same bytes for the same rows, and the split by drop reason."""
+"""Parquet files with the same bytes for the same rows, and the split of rows by drop reason."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.storage.tables import DROPPED, KEPT, Written
+from pipelines.storage.table_store import DROPPED, KEPT, Written
 from schemas.conform import conform
 from schemas.tables import DROP_REASON, with_drop_reason
 

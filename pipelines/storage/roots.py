@@ -1,16 +1,18 @@
-"""Where data lies: a path on this machine, or a URL of an object store that is used like one."""
+"""Data root: a path on this machine, or a URL of an object store that is used like one."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+from platformdirs import user_cache_path
 from pydantic import PlainSerializer, PlainValidator
 from upath import UPath
 
 TEMPORARY = ".tmp-"
 SPOOL = ".spool-"  # what a job has so far, of the table whose name follows
-_CHUNK_BYTES = 4 * 2**20
 
 # What is read and written below a data root. Both have the methods of ``pathlib``.
 Location = Path | UPath
@@ -50,9 +52,9 @@ def is_local(location: Location) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps copies of remote files, and where it works: ``DETCLIPV2_CACHE``, else ``~/.cache/detclipv2``."""
+    """Copies of remote files and unpublished work: ``DETCLIPV2_CACHE``, else the user's cache folder (``~/.cache/detclipv2``)."""
     given = os.environ.get("DETCLIPV2_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "detclipv2"
+    return Path(given) if given else user_cache_path("detclipv2", appauthor=False)
 
 
 def local_folder(root: Location, name: str) -> Path:
@@ -60,21 +62,31 @@ def local_folder(root: Location, name: str) -> Path:
     return Path(root) / name if isinstance(root, Path) else cache_folder() / name
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to, which then replaces ``path``: a reader sees the old or the new file.
+
+    Where the context fails, the old file stays and the temporary one is removed.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text_atomically(path: Location, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new text."""
+    """Replace a small file, in UTF-8, so that a reader sees the old or the new text."""
     if not isinstance(path, Path):
-        path.write_text(text)  # an object appears whole or not at all
+        path.write_text(text, encoding="utf-8")  # an object appears whole or not at all
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sha256_file(path: Location) -> str:
     """Hex sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # fsspec's files have readinto

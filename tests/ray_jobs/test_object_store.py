@@ -22,9 +22,9 @@ from detclipv2.models.detector import DetCLIPv2
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.jobs import CONCEPTS, boxed_jobs, validation_job
 from pipelines.build.runner import Runner
-from pipelines.sources.emoji_scenes.source import EmojiScenes
+from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
-from pipelines.storage.cache import cached_files, remove_oldest
+from pipelines.storage.file_cache import cached_files, remove_oldest
 from ray_jobs.data_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job import JobConfig, load_recipe
@@ -65,7 +65,7 @@ def build(root: Location) -> DatasetManifest:
 @pytest.fixture
 def dataset(bucket: UPath, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetManifest:
     """A dataset below ``bucket / "data"``, of which the cache holds nothing."""
-    monkeypatch.setattr(locks, "BEAT_S", 0.1)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.1)
     manifest = build(bucket / "data")
     remove_oldest(max_bytes=0, min_age_s=0)
     return manifest

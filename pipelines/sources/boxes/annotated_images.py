@@ -15,9 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.sources.boxes.image_index import ImageIndex
 from pipelines.sources.boxes.lvis_format import NamedBox
-from pipelines.sources.holdout import HeldOutImages
-from schemas.images import BoxedImage
+from pipelines.sources.held_out_images import HeldOutImages
 from schemas.manifest import canonical_json, sha256_hex
+from schemas.source_images import BoxedImage
 from schemas.training import Supervision, TrainingSample
 
 Box = tuple[float, float, float, float]

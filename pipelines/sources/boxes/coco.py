@@ -9,8 +9,8 @@ from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotation
 from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, Split, read_coco, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import LvisImage, NamedBox, lvis_annotations
-from schemas.images import BoxedImage
 from schemas.manifest import canonical_json
+from schemas.source_images import BoxedImage
 from schemas.training import Supervision
 
 

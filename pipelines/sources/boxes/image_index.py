@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.sources.holdout import HeldOutImages
+from pipelines.sources.held_out_images import HeldOutImages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

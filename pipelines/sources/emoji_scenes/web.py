@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from pipelines.sources.emoji_scenes.source import HOSTS, EmojiScenes
+from pipelines.sources.emoji_scenes.pair_source import HOSTS, EmojiScenes
 
 _IMAGE_PATH = re.compile(r"/(?P<moved>originals/)?(?P<index>\d{6,12})\.jpg")
 _DRIP_BYTES = 1 << 20  # what a drip claims still to send: days of it, but no size that a downloader would refuse

@@ -21,12 +21,12 @@ from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
-from pipelines.sources.holdout import held_out_images
+from pipelines.sources.held_out_images import held_out_images
 from pipelines.stages.balance import Balance
 from pipelines.stages.filters import Filters
 from pipelines.storage import DROPPED, kept_files
 from pipelines.storage.tars import TarSample, read_tar, write_tar
-from schemas.shards import source_of
+from schemas.shard_index import source_of
 
 PAIR_ASSETS = [name for name, asset in ASSETS.items() if asset.unit in ("pairs", "phrases")]
 

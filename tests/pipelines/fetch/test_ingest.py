@@ -12,7 +12,7 @@ from pipelines.fetch.http_client import OpenerConfig
 from pipelines.fetch.ingest import Ingest
 from pipelines.stages.urls import Urls
 from pipelines.storage.tars import read_tar
-from schemas.images import ImagePair, pair_key
+from schemas.source_images import ImagePair, pair_key
 from schemas.tables import IMAGES, PAIRS, with_drop_reason
 
 

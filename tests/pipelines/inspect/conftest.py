@@ -17,7 +17,7 @@ from pipelines.build.runner import Runner
 from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
 from pipelines.storage import Location, Written, kept_files, write_split
 from pipelines.storage.tars import TarSample, write_tar
-from schemas.images import BoxedImage
+from schemas.source_images import BoxedImage
 from schemas.tables import IMAGES, PHRASES
 from schemas.training import TrainingSample
 

@@ -152,7 +152,7 @@ def test_nothing_to_compare(verdicts):
 def test_distinct_scenes_stay_and_their_copies_go():
     """Small synthetic scenes on smooth backgrounds are the hard case of a perceptual hash."""
     from pipelines.fetch.image_resizer import ImageResizer
-    from pipelines.sources.emoji_scenes.source import EmojiScenes
+    from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 
     scenes = EmojiScenes(seed=0, image_size_px=160)
     resizer = ImageResizer(image_size_px=160, encode_quality=95, max_pixels=10**6)

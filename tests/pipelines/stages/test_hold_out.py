@@ -1,6 +1,6 @@
 """Evaluation images leave a table by name, by bytes and by look."""
 
-from pipelines.sources.holdout import HeldOutImages
+from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.stages.hold_out import HoldOut
 from schemas.tables import IMAGES, with_drop_reason
 

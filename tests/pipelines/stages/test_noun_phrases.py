@@ -192,7 +192,7 @@ def test_golden(images, golden):
 
 def test_captions_of_scenes_give_the_names_of_their_objects(images):
     """Concepts of the embedded source, as far as the caption names them, come back as phrases or at their end."""
-    from pipelines.sources.emoji_scenes.source import EmojiScenes
+    from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 
     scenes = EmojiScenes(seed=0, image_size_px=160)
     indices = [i for i in range(300) if scenes.caption_kind_of(i) == "described"]

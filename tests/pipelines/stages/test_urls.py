@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.sources.captions.pairs_file import read_pairs
 from pipelines.stages.urls import SeenPairs, Urls
-from schemas.images import pair_key
+from schemas.source_images import pair_key
 from schemas.tables import URLS, with_drop_reason
 
 

@@ -32,16 +32,16 @@ from pipelines.storage import (
     verify_content,
     write_split,
 )
-from pipelines.storage.cache import abandoned_work, cached_files, remove_oldest, unused_bytes
-from pipelines.storage.tables import remove_table
+from pipelines.storage.file_cache import abandoned_work, cached_files, remove_oldest, unused_bytes
+from pipelines.storage.table_store import remove_table
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "BEAT_S", 0.1)
-    monkeypatch.setattr(locks, "STOPPED_S", 6.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(locks, "EXPIRY_S", 6.0)
     monkeypatch.setattr(locks, "_POLL_S", 0.05)
 
 
@@ -134,8 +134,8 @@ def test_work_that_nobody_goes_on_with_is_found(cache_folder: Path) -> None:
 def test_verify_reads_a_listing_where_tags_are_as_noted(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     table = publish(bucket / "data")
     read = []
-    original = storage.tables.sha256_file
-    monkeypatch.setattr(storage.tables, "sha256_file", lambda path: read.append(path.name) or original(path))
+    original = storage.table_store.sha256_file
+    monkeypatch.setattr(storage.table_store, "sha256_file", lambda path: read.append(path.name) or original(path))
 
     assert verify(table) is None
     assert read == []
@@ -205,7 +205,7 @@ def test_builds_wait_for_each_other(bucket: UPath, capsys: pytest.CaptureFixture
     with locked(bucket / "data", "filtered"):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(9)  # longer than a lease without a beat would last
+        time.sleep(9)  # longer than a lease without a heartbeat would last
         order.append("first")
     thread.join(timeout=30)
 
@@ -239,7 +239,7 @@ def test_a_worker_that_outlives_its_build_publishes_nothing(bucket: UPath) -> No
     root = bucket / "data"
     with locked(root, "filtered") as ended:
         pass
-    (root / "filtered" / ".lease" / "000001").write_text("killed 3")  # its driver left it without a beat to come
+    (root / "filtered" / ".lease" / "000001").write_text("killed 3")  # its driver left it without a heartbeat to come
     for lease in (ended, "killed"):
         with pytest.raises(RuntimeError, match="filtered s-00000: the build that wanted this table has ended"):
             publish_table(JOB, root=root, lease=lease)

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.sources.boxes.annotated_images import fit_box
 from pipelines.sources.boxes.coco import Coco
-from pipelines.sources.holdout import HeldOutImages, hash_images, held_out_images
+from pipelines.sources.held_out_images import HeldOutImages, hash_images, held_out_images
 
 NAN = float("nan")
 

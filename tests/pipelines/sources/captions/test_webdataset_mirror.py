@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from pipelines.sources.captions.webdataset_mirror import MirrorShard, WebDatasetMirror
-from schemas.images import ImagePair
+from schemas.source_images import ImagePair
 
 
 def member(name: str, content: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:

@@ -1,4 +1,4 @@
-"""The index of a training shard: what lies where in the tar, so that a reader can start at any sample."""
+"""Shard index: where each sample lies in the tar of a training shard, so that a reader can start at any; names of shards."""
 
 from pathlib import PurePosixPath
 
@@ -19,11 +19,11 @@ SHARD_INDEX = pa.schema(
 )
 
 
-def source_of(shard: str) -> str:
-    """The source of a shard named ``<source>-<rest>``: the name of a source has no dash, the rest may have some."""
-    return shard.partition("-")[0]
-
-
 def index_name(shard_name: str) -> str:
     """The index of ``<shard>.tar`` is ``<shard>.index.parquet`` beside it."""
     return str(PurePosixPath(shard_name).with_suffix(".index.parquet"))
+
+
+def source_of(shard_name: str) -> str:
+    """The source of a shard: its name up to the first dash, since a source's name has none and a mirror's tars may have some."""
+    return shard_name.partition("-")[0]

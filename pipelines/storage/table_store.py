@@ -1,4 +1,4 @@
-"""Tables: ``<root>/<stage>/<fingerprint[:16]>/`` with the manifest as the last file written.
+"""Table store: ``<root>/<stage>/<fingerprint[:16]>/`` with the manifest as the last file written.
 
 A reader sees all of a table or nothing, and nothing complete is overwritten. Bytes depend on the inputs alone: no time, no
 absolute path, fixed compression.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from pipelines.storage.cache import fetch
+from pipelines.storage.file_cache import fetch
 from pipelines.storage.roots import Location, sha256_file
 from schemas.manifest import MANIFEST_NAME, Manifest
 
@@ -131,28 +131,27 @@ def verify(table: PublishedTable) -> str | None:
     if isinstance(table.folder, Path):
         return verify_content(table)
     found = listing(table.folder)
-    noted = _noted_tags(table.folder, found)
-    for entry in table.manifest.files:
-        listed = found.get(entry.path)
-        problem = _compare_size(entry.path, None if listed is None else listed.num_bytes, entry.num_bytes)
-        if problem is not None:
-            return problem
-        assert listed is not None
-        is_noted = listed.tag is not None and listed.tag == noted.get(entry.path)
-        if not is_noted and sha256_file(table.folder / entry.path) != entry.sha256:
-            return f"{entry.path} is corrupt"
-    return None
+    noted = json.loads((table.folder / TAGS_NAME).read_text()) if TAGS_NAME in found else {}
+    unchanged = {name for name, listed in found.items() if listed.tag is not None and listed.tag == noted.get(name)}
+    return _problem(table, {name: listed.num_bytes for name, listed in found.items()}, unchanged=unchanged)
 
 
 def verify_content(table: PublishedTable) -> str | None:
     """Compare presence, size and sha256 of every file with the manifest, wherever it lies; say what is wrong, or None."""
+    paths = {entry.path: table.folder / entry.path for entry in table.manifest.files}
+    return _problem(
+        table, {name: path.stat().st_size for name, path in paths.items() if path.is_file()}, unchanged=set()
+    )
+
+
+def _problem(table: PublishedTable, num_bytes: Mapping[str, int], *, unchanged: set[str]) -> str | None:
+    """What is wrong with the first bad file: of sizes ``num_bytes``; the ``unchanged`` are not read."""
     for entry in table.manifest.files:
-        path = table.folder / entry.path
-        num_bytes = path.stat().st_size if path.is_file() else None
-        problem = _compare_size(entry.path, num_bytes, entry.num_bytes)
-        if problem is not None:
-            return problem
-        if sha256_file(path) != entry.sha256:
+        if entry.path not in num_bytes:
+            return f"{entry.path} is missing"
+        if num_bytes[entry.path] != entry.num_bytes:
+            return f"{entry.path} has {num_bytes[entry.path]} bytes, not {entry.num_bytes}"
+        if entry.path not in unchanged and sha256_file(table.folder / entry.path) != entry.sha256:
             return f"{entry.path} is corrupt"
     return None
 
@@ -186,13 +185,3 @@ def remove_table(folder: Location) -> None:
     others = [(folder / name).path for name in names if name != MANIFEST_NAME]
     if others:
         folder.fs.rm(others)
-
-
-def _noted_tags(folder: Location, found: Mapping[str, Listed]) -> dict[str, str]:
-    return json.loads((folder / TAGS_NAME).read_text()) if TAGS_NAME in found else {}
-
-
-def _compare_size(name: str, found: int | None, wanted: int) -> str | None:
-    if found is None:
-        return f"{name} is missing"
-    return None if found == wanted else f"{name} has {found} bytes, not {wanted}"

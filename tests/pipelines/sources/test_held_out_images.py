@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.sources.holdout import (
+from pipelines.sources.held_out_images import (
     HASHES,
     HeldOutImages,
     coco_id,

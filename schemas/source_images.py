@@ -1,4 +1,4 @@
-"""Images with what a source knows of them: an image-text pair, or an image with boxes."""
+"""Images as a source gives them: an image-text pair, or an image with boxes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,12 +19,18 @@ class ImagePair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxedImage:
-    """An image with boxes, ready for a shard."""
+class ShardImage:
+    """An image with its annotation, ready for a shard."""
 
     key: str  # unique within the source, sortable, no dot
     jpeg: bytes
     sample: TrainingSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedImage(ShardImage):
+    """An image with boxes, ready for a shard."""
+
     # Boxes that could not be kept, by reason ("box_outside_image", "box_empty", "unknown_category"): counted in the manifest.
     dropped_boxes: dict[str, int]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import emoji
 
 from pipelines.sources.boxes.lvis_format import LvisCategory, LvisImage, NamedBox, lvis_annotations
-from pipelines.sources.emoji_scenes.concepts import CONCEPTS, Concept
+from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS, Concept
 from pipelines.sources.emoji_scenes.render import compose, scene_config
 from schemas.manifest import canonical_json
 

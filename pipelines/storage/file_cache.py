@@ -1,4 +1,4 @@
-"""Copies of remote files on this machine, by the sha256 of their content: what is read twice is fetched once."""
+"""File cache: copies of remote files on this machine, by the sha256 of their content, each fetched once."""
 
 import contextlib
 import os

@@ -18,7 +18,7 @@ from pipelines.sources.emoji_scenes.boxed import BoxedScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
 from pipelines.sources.emoji_scenes.draw import draw_mixed
 from pipelines.sources.emoji_scenes.render import compose, encode_jpeg, scene_config
-from pipelines.sources.emoji_scenes.validation import ValidationScenes
+from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
 from pipelines.sources.source import PairBlock
 
 PairKind = Literal[

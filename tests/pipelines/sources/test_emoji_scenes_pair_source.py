@@ -12,8 +12,8 @@ from PIL import Image
 from pipelines.sources.boxes.lvis_format import frequency_of
 from pipelines.sources.emoji_scenes import BASE_NAMES, NOVEL_NAMES, EmojiScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, MENTION_SHARE
+from pipelines.sources.emoji_scenes.pair_source import KIND_SHARES
 from pipelines.sources.emoji_scenes.phrases import plural
-from pipelines.sources.emoji_scenes.source import KIND_SHARES
 from schemas.manifest import canonical_json
 
 SCENES = EmojiScenes(seed=0)

@@ -19,7 +19,7 @@ from pipelines.stages.dedup import Dedup
 from pipelines.fetch.download import Download
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.stages.filter_presets import PRESETS
 from pipelines.storage.roots import DataRoot, data_root, local_folder
 
@@ -78,7 +78,7 @@ class DatasetConfig:
             yield self.download
             return
         with SmallWeb(self.served, folder=folder) as web:
-            yield replace(self.download, opener=replace(self.download.opener, connect_to=web.connect_to))
+            yield replace(self.download, http=replace(self.download.http, connect_to=web.connect_to))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class BuildConfig:
             validation=scenes.validation(scale.num_validation),
             served=scenes,
             download=Download(
-                image_size_px=scale.image_size_px, opener=OpenerConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
+                image_size_px=scale.image_size_px, http=HttpConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
             ),
             filters=Filters(min_side_px=scale.image_size_px // 2),
             noun_phrases=self._noun_phrases,
@@ -181,8 +181,8 @@ class BuildConfig:
 
     @property
     def _download(self) -> Download:
-        opener = OpenerConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
-        return Download(image_size_px=self.image_size, opener=opener)
+        http = HttpConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
+        return Download(image_size_px=self.image_size, http=http)
 
     @property
     def _noun_phrases(self) -> NounPhrases:

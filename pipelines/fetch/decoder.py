@@ -56,7 +56,7 @@ class Decoding:
 
 
 class DecoderProcess:
-    """A resizer in another process, which is started when first needed and again whenever it has died.
+    """A resizer in another process, which is started when first needed and again after a crash.
 
     Attributes:
         error: why no process could be started, or None.
@@ -102,14 +102,12 @@ class DecoderProcess:
             answer, jpeg = channel.receive(self._limit_s)
         except (EOFError, OSError) as error:
             first.crashes.append(self._end_of_process(error))
-            if len(first.crashes) == _MAX_CRASHES:
-                self._settle_first(ImageError("quarantined", f"its decoder {', then '.join(first.crashes)}"))
-            return
-        self._settle_first(ImageError(*answer["error"]) if "error" in answer else StoredImage(jpeg=jpeg, **answer))
-
-    def _settle_first(self, result: StoredImage | ImageError) -> None:
-        first = self._in_flight.popleft()
-        first.result, first.content = result, b""
+            if len(first.crashes) < _MAX_CRASHES:
+                return
+            answer, jpeg = {"error": ("quarantined", f"its decoder {', then '.join(first.crashes)}")}, b""
+        self._in_flight.popleft()
+        first.result = ImageError(*answer["error"]) if "error" in answer else StoredImage(jpeg=jpeg, **answer)
+        first.content = b""
 
     def _send(self, channel: "_Channel", decoding: Decoding) -> None:
         # A crash shows where answers are awaited, some of which may still be unread.

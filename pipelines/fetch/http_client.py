@@ -29,6 +29,12 @@ from pipelines.fetch.single_flight import SingleFlightCache
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SLUG_BY_STATUS = {403: "http_403", 404: "http_404", 410: "http_404", 429: "http_429"}
+_SLUG_BY_ERROR = {
+    TimeoutError: "timeout",
+    http.client.IncompleteRead: "truncated",
+    ssl.SSLCertVerificationError: "tls",
+    http.client.InvalidURL: "bad_url",
+}
 _RETRYABLE = frozenset({"connection", "http_429", "http_5xx", "truncated"})  # a timeout has used up the budget
 
 
@@ -44,7 +50,7 @@ class HttpConfig:
         max_tries: requests for one URL, the first included, where a failure is retryable.
         backoff_base_s: seconds from the first try to the second, about; doubled for each further one.
         limits: how many requests a host gets at once, and when it counts as dead.
-        robots: whether robots.txt is obeyed. A host whose robots.txt cannot be had is not asked for images either, as
+        robots: whether robots.txt is obeyed. A host whose robots.txt cannot be fetched is not asked for images either, as
             RFC 9309 wants it, and its rows are dropped with the reason for that.
         allow_loopback: whether addresses of this machine are allowed.
         connect_to: host name -> ``ip:port``, like curl's ``--connect-to``. These targets are trusted.
@@ -129,7 +135,7 @@ class HttpClient:
         num_tries = 1
         while True:
             try:
-                return self._follow(url, budget, keep)
+                return self._follow(url, budget, keep=keep)
             except FetchError as error:
                 wait_s = backoff_s(url, num_tries=num_tries, base_s=self.config.backoff_base_s)
                 if error.slug not in _RETRYABLE or num_tries == self.config.max_tries or wait_s >= budget.left_s:
@@ -142,15 +148,15 @@ class HttpClient:
         if robots_tags and self._is_opted_out(robots_tags):
             raise FetchError("opted_out", "X-Robots-Tag")
 
-    def _follow(self, url: str, budget: Budget, keep: Keep | None) -> Response:
+    def _follow(self, url: str, budget: Budget, *, keep: Keep | None = None, is_robots: bool = False) -> Response:
         """Fetch a URL, or what it is redirected to."""
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_target(url)
-            if self.config.robots == "obey":
+            if self.config.robots == "obey" and not is_robots:
                 rules = self._robots.get(target.origin, partial(self._fetch_robots, target))
                 if not rules.allows(target.path):
                     raise FetchError("robots_disallowed", f"{target.origin}/robots.txt forbids {target.path[:100]}")
-            response = self._request(target, budget, keep=keep)
+            response = self._request(target, budget, keep=keep, is_robots=is_robots)
             if response.location is None:
                 return response
             url = redirect_url(url, response.location)
@@ -158,23 +164,17 @@ class HttpClient:
 
     def _fetch_robots(self, target: Target) -> robots.Robots:
         budget = Budget(self.config.deadline_s)
-        url = f"{target.origin}/robots.txt"
         try:
-            for _ in range(MAX_REDIRECTS + 1):
-                response = self._request(parse_target(url), budget, is_robots=True)
-                if response.location is None:
-                    return robots.Robots.parse(response.body.decode(errors="replace"), product=self.config.product)
-                url = redirect_url(url, response.location)
+            body = self._follow(f"{target.origin}/robots.txt", budget, is_robots=True).body
         except FetchError as error:
-            # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is the plea of a host that has one.
+            # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is what a host sends that has one.
             if (not error.slug.startswith("http_4") and error.slug != "http_other") or error.slug == "http_429":
                 detail = f"robots.txt: {error.detail}" if error.slug.startswith("http_") else error.detail
                 raise FetchError(error.slug, detail) from error
-        return robots.Robots.parse("", product=self.config.product)
+            body = b""
+        return robots.Robots.parse(body.decode(errors="replace"), product=self.config.product)
 
-    def _request(
-        self, target: Target, budget: Budget, *, keep: Keep | None = None, is_robots: bool = False
-    ) -> Response:
+    def _request(self, target: Target, budget: Budget, *, keep: Keep | None, is_robots: bool) -> Response:
         """One request, when the host has a slot for it."""
         host = self._hosts.get(f"{target.host}:{target.port}")
         with host.slot(), _errors_as_slugs():
@@ -236,7 +236,7 @@ class HttpClient:
             raise FetchError("forbidden_address", f"{host} is {', '.join(found)}")
         for num_left in range(len(allowed), 0, -1):
             try:
-                # A silent address leaves the others their share of the time.
+                # An address that does not answer leaves the others their share of the time.
                 timeout_s = remaining_s(deadline) / num_left
                 return socket.create_connection((allowed[-num_left], port), timeout=timeout_s)
             except OSError as error:
@@ -273,15 +273,6 @@ def _read(answer: http.client.HTTPResponse, *, max_bytes: int) -> bytes:
 def _errors_as_slugs() -> Iterator[None]:
     try:
         yield
-    except FetchError:
-        raise
-    except TimeoutError as error:
-        raise FetchError("timeout", error) from error
-    except http.client.IncompleteRead as error:
-        raise FetchError("truncated", error) from error
-    except ssl.SSLCertVerificationError as error:
-        raise FetchError("tls", f"{type(error).__name__} {error}") from error
-    except http.client.InvalidURL as error:
-        raise FetchError("bad_url", error) from error
     except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: a chunk of a negative size, say
-        raise FetchError("connection", f"{type(error).__name__} {error}") from error
+        slug = next((slug for kind, slug in _SLUG_BY_ERROR.items() if isinstance(error, kind)), "connection")
+        raise FetchError(slug, f"{type(error).__name__} {error}") from error

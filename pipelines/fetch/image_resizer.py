@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.fetch.drop_reasons import ImageError
 
-# Pillow opens more than images of the web: EPS would run Ghostscript on what a stranger wrote, and ICO decodes before
+# Pillow opens more than images of the web: EPS would run Ghostscript on untrusted code, and ICO decodes before
 # anyone can ask for its size.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
 _EXIF_ORIENTATION = 0x0112

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.fetch import download
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
 from pipelines.fetch.image_resizer import ImageResizer
@@ -147,10 +146,6 @@ def test_urls_that_cannot_be_requested(run, tmp_path):
     assert result.column("drop_reason").to_pylist() == ["bad_url", "bad_url", "connection", "bad_url"]
 
 
-def test_every_slug_is_declared():
-    assert download.TRANSIENT_REASONS < download.DROP_REASONS
-
-
 def test_formats_orientation_and_depth(run, web, page, make_image):
     turned = Image.Exif()
     turned[0x0112] = 3  # upside down: red comes to the right
@@ -206,7 +201,7 @@ def test_a_full_disk_stops_the_shard_with_its_cause(run, web, page, tmp_path, fi
 
 
 def test_a_failure_does_not_wait_for_the_urls_that_are_left(run, web, page, make_image, tmp_path, monkeypatch):
-    """Sixty URLs for two threads, each of which waits for room to go on: the failure frees and ends them."""
+    """Sixty URLs for two threads, which wait for a slot: the failure ends them."""
 
     def fail(*_: object, **__: object) -> None:
         raise KeyError("a bug")

@@ -9,6 +9,7 @@ fetched anew.
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import sqlite3
@@ -32,9 +33,11 @@ _LOCK = ".lock"
 # An exclusive lock needs no shared memory file; the folder's lock keeps other processes out in any case.
 _SETTINGS = "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
 _TABLES = """
-CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, row BLOB, jpeg BLOB, crc32 INTEGER);
-CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, robots_tags BLOB, body BLOB, crc32 INTEGER);
+CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY NOT NULL, row BLOB NOT NULL, jpeg BLOB, crc32 INT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS answers
+(key BLOB PRIMARY KEY NOT NULL, robots_tags BLOB NOT NULL, body BLOB NOT NULL, crc32 INT NOT NULL) STRICT;
 """
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _DISK_FULL = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR_WRITE,
@@ -97,9 +100,12 @@ class Spool:
         """
         try:
             self._database = self._open()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
+        except (
+            sqlite3.DatabaseError,
+            UnicodeDecodeError,
+        ) as error:  # the latter: in SQLite's words about damaged tables
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGED:
+                raise
             print(f"{self._path} is damaged ({error}): its downloads are fetched anew", file=sys.stderr)
             for path in self._path.parent.glob(f"{DATABASE_NAME}*"):
                 path.unlink()
@@ -115,12 +121,12 @@ class Spool:
         try:
             with _full_disk_as_oserror():
                 database.executescript(_SETTINGS + _TABLES)
-            for (fault,) in database.execute("PRAGMA quick_check(1)"):
+            for (fault,) in database.execute("PRAGMA integrity_check(1)"):
                 if fault != "ok":
                     raise sqlite3.DatabaseError(fault)
             for key, row, jpeg, crc32 in database.execute("SELECT * FROM rows ORDER BY rowid"):
-                if _crc32(row, jpeg) == crc32:
-                    self.rows[key] = json.loads(row)
+                if _crc32(key, row, jpeg) == crc32:
+                    self.rows[key.decode()] = json.loads(row)
         except BaseException:
             self.rows = {}
             database.close()
@@ -135,9 +141,9 @@ class Spool:
         """
         content = json.dumps(row).encode()
         with _full_disk_as_oserror(), self._lock, self._database as database:
-            values = (key, content, jpeg, _crc32(content, jpeg))
+            values = (key.encode(), content, jpeg, _crc32(key.encode(), content, jpeg))
             database.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", values)
-            database.execute("DELETE FROM answers WHERE key = ?", (key,))
+            database.execute("DELETE FROM answers WHERE key = ?", (key.encode(),))
         self.rows[key] = row
 
     def forget(self, reasons: Set[str]) -> None:
@@ -149,27 +155,27 @@ class Spool:
         query = "SELECT key, jpeg FROM rows WHERE jpeg IS NOT NULL ORDER BY key"
         with closing(self._database.execute(query)) as found:
             for key, jpeg in found:
-                yield TarSample(key=key, members={"jpg": jpeg})
+                if (name := key.decode(errors="replace")) in self.rows:  # else it is damaged
+                    yield TarSample(key=name, members={"jpg": jpeg})
 
     def keep(self, key: str, response: Response) -> None:
         """Keep a response until the row of ``key`` is written."""
         tags, body = json.dumps(response.robots_tags).encode(), response.body
         with suppress(sqlite3.Error), self._lock, self._database as database:  # the next row tells of a full disk
-            values = (key, tags, body, _crc32(tags, body))
+            values = (key.encode(), tags, body, _crc32(key.encode(), tags, body))
             database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
 
     def answer(self, key: str) -> Response | None:
         """The response that was kept for ``key``, or None."""
         with self._lock:
-            found = self._database.execute("SELECT * FROM answers WHERE key = ?", (key,)).fetchone()
-        if found is None:
+            found = self._database.execute("SELECT * FROM answers WHERE key = ?", (key.encode(),)).fetchone()
+        if found is None or _crc32(*found[:3]) != found[3]:
             return None
-        _, tags, body, crc32 = found
-        return Response(body=body, robots_tags=tuple(json.loads(tags))) if _crc32(tags, body) == crc32 else None
+        return Response(body=found[2], robots_tags=tuple(json.loads(found[1])))
 
 
-def _crc32(first: bytes, second: bytes | None) -> int:
-    return zlib.crc32(second or b"", zlib.crc32(first))
+def _crc32(*values: bytes | None) -> int:
+    return functools.reduce(lambda crc32, value: zlib.crc32(value or b"", crc32), values, 0)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a spool gives back after a process ended anywhere."""
 
+import errno
 import random
 import shutil
 import sqlite3
@@ -7,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,16 +97,17 @@ def test_whatever_a_loss_of_power_tears_off_or_blanks(tmp_path: Path) -> None:
     rng = random.Random(0)
     starts = [*range(0, len(written), 4096), *(rng.randrange(len(written)) for _ in range(60))]
     num_rows = []
-    for i, start in enumerate(starts):
-        for content in (written[:start], written[:start] + bytes(4096) + written[start + 4096 :]):
-            folder = tmp_path / f"{i}-{len(content)}"
-            folder.mkdir(exist_ok=True)
+    for start in starts:
+        blanks = (written[:start] + bytes(size) + written[start + size :] for size in (512, 4096))
+        for content in (written[:start], *blanks):
+            folder = tmp_path / str(len(num_rows))
+            folder.mkdir()
             (folder / DATABASE_NAME).write_bytes(content)
             with Spool(folder) as spool:
                 num_rows.append(len(spool.rows))
                 assert spool.answer("e") in (None, Response(body=b"e" * 50_000))
                 images = {sample.key: sample.members["jpg"] for sample in spool.samples()}
-                assert all(images[key] == ROWS[key] for key in spool.rows if ROWS[key] is not None)
+                assert images == {key: ROWS[key] for key in spool.rows if ROWS[key] is not None}
                 spool.add("z", {"width": 3}, jpeg=b"zz")
                 assert spool.rows["z"] == {"width": 3}
     assert set(num_rows) >= {0, 4}
@@ -123,6 +127,20 @@ def test_a_damaged_spool_starts_anew_and_says_so(folder: Path, capsys: pytest.Ca
     path.write_bytes(b"no database" * 10_000)
     assert content(folder) == {}
     assert f"{path} is damaged (file is not a database): its downloads are fetched anew" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_no_row_that_was_written(folder: Path, file_size_limit: Callable[[int], Any]) -> None:
+    large = b"x" * 300_000
+    with Spool(folder) as spool:
+        with file_size_limit(200_000):
+            spool.keep("e", Response(body=large))  # the next row tells
+            with pytest.raises(OSError, match="No space|disk") as caught:
+                spool.add("e", {"width": 1}, jpeg=large)
+            assert caught.value.errno == errno.ENOSPC
+        assert "e" not in spool.rows
+        assert spool.answer("e") is None
+        spool.add("e", {"width": 1}, jpeg=large)
+    assert content(folder) == {"a": ROWS["a"], "b": b"bb", "d": b"dddd", "e": large}
 
 
 def test_what_the_version_before_left_is_ignored(tmp_path: Path) -> None:

@@ -153,9 +153,7 @@ class BuildConfig:
             images_per_shard=scale.images_per_shard,
             validation=scenes.validation(scale.num_validation),
             served=scenes,
-            download=Download(
-                image_size_px=scale.image_size_px, http=HttpConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
-            ),
+            download=Download(image_size_px=scale.image_size_px, http=HttpConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)),
             filters=Filters(min_side_px=scale.image_size_px // 2),
             noun_phrases=self._noun_phrases,
             limits=self.limits,

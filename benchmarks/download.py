@@ -26,7 +26,7 @@ from rich.table import Table
 
 from pipelines.fetch.decoder import decoder_for
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.small_web import PHOTOS_HOST, SmallWeb
 from schemas.tables import URLS
 
@@ -95,8 +95,8 @@ def our_run(stage: Download, address: str, *, num_urls: int) -> Callable[[Path],
     keys = [f"{i:016x}" for i in range(num_urls)]
     rows = [{"key": key, "url": url, "caption": "", "source": ""} for key, url in zip(keys, urls, strict=True)]
     table = pa.Table.from_pylist(rows, schema=URLS)
-    opener = OpenerConfig(connect_to=dict.fromkeys(hosts, address))
-    ready = Download(image_size_px=stage.image_size_px, thread_count=stage.thread_count, opener=opener)
+    http = HttpConfig(connect_to=dict.fromkeys(hosts, address))
+    ready = Download(image_size_px=stage.image_size_px, thread_count=stage.thread_count, http=http)
 
     def run(folder: Path) -> int:
         return int(ready.run(table, folder=folder).column("drop_reason").null_count)

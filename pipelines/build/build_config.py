@@ -11,7 +11,7 @@ from pipelines.build.checks import Limits
 from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.emoji_scenes import EmojiScenes
 from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
@@ -78,7 +78,7 @@ class DatasetConfig:
             yield self.download
             return
         with SmallWeb(self.served, folder=folder) as web:
-            yield replace(self.download, opener=replace(self.download.opener, connect_to=web.connect_to))
+            yield replace(self.download, http=replace(self.download.http, connect_to=web.connect_to))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +153,7 @@ class BuildConfig:
             images_per_shard=scale.images_per_shard,
             validation=scenes.validation(scale.num_validation),
             served=scenes,
-            download=Download(
-                image_size_px=scale.image_size_px, opener=OpenerConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)
-            ),
+            download=Download(image_size_px=scale.image_size_px, http=HttpConfig(deadline_s=EMOJI_SCENES_DEADLINE_S)),
             filters=Filters(min_side_px=scale.image_size_px // 2),
             noun_phrases=self._noun_phrases,
             limits=self.limits,
@@ -176,10 +174,10 @@ class BuildConfig:
 
     def _dataset(self, name: str, **sources: Any) -> DatasetConfig:
         """Of sources that are not embedded, with the stages that the options describe."""
-        opener = OpenerConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
+        http = HttpConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
         return DatasetConfig(
             name=name,
-            download=Download(image_size_px=self.image_size, opener=opener),
+            download=Download(image_size_px=self.image_size, http=http),
             filters=PRESETS[self.filters].filters,
             dedup=PRESETS[self.filters].dedup,
             noun_phrases=self._noun_phrases,

@@ -58,7 +58,7 @@ def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) ->
         shard=shard,
         config={
             **stage.config,
-            "allow_loopback": stage.opener.allow_loopback,
+            "allow_loopback": stage.http.allow_loopback,
             "schema": schema_id(stage.output_schema),
         },
         inputs=(file,),

@@ -1,1 +1,1 @@
-"""Image fetching: the HTTP client with its limits, the decoding process, and what a killed download keeps."""
+"""Image fetching: the HTTP client with its limits, the decoder process, and the spool that a killed download goes on from."""

@@ -1,21 +1,25 @@
-"""Which URLs may be asked for at all, and which addresses of the internet are public.
+"""URL and IP address checks: which URLs may be requested at all, which addresses are public, and what a host resolves to.
 
 Numbers in disguise (``2130706433``, ``0177.0.0.1``, ``127。0。0。1``) need no rule of their own: what counts is the address
 that the resolver makes of a host, and that address is the one connected to.
 """
 
 import ipaddress
+import socket
 import string
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
-from pipelines.fetch.fetch_error import FetchError
+from pipelines.fetch.drop_reasons import FetchError
 
 MAX_URL_LENGTH = 8192
+# The system's resolver does not tell how long an answer is valid. Crawls overload resolvers, and then lose rows to them.
+DNS_TTL_S = 300.0
+DNS_FAILURE_TTL_S = 120.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out for hosts
-# Global by the registry, or by some versions of the ``ipaddress`` module, and yet not the public web.
-_NOT_THE_WEB = (
+# Global by the registry, or by some versions of the ``ipaddress`` module, and yet not public.
+_NOT_PUBLIC = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata and agent service
     ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
@@ -32,7 +36,7 @@ _TARGET_SAFE = "%/:=&?~#+!$,;'@()*[]|"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a URL leads.
+    """A URL in parts.
 
     Attributes:
         scheme: ``http`` or ``https``.
@@ -53,7 +57,7 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Take a URL apart.
+    """Split and check a URL.
 
     Raises:
         FetchError: ``bad_url`` or ``forbidden_port``.
@@ -79,6 +83,31 @@ def parse_target(url: str) -> Target:
     return Target(scheme=parts.scheme, host=host, port=port, path=quote(path, safe=_TARGET_SAFE))
 
 
+def redirect_url(url: str, location: str) -> str:
+    """The absolute URL of a Location header.
+
+    Raises:
+        FetchError: ``bad_url``.
+    """
+    try:
+        return urljoin(url, location)
+    except ValueError as error:  # a malformed IPv6 address
+        raise FetchError("bad_url", error) from error
+
+
+def look_up(host: str) -> tuple[str, ...]:
+    """All addresses of a host, in the resolver's order of preference.
+
+    Raises:
+        FetchError: ``dns``.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise FetchError("dns", error) from error
+    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
 def is_allowed(address: str, *, allow_loopback: bool) -> bool:
     """Whether an address is on the public internet, or on this machine where that is allowed."""
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
@@ -90,4 +119,4 @@ def is_allowed(address: str, *, allow_loopback: bool) -> bool:
         return allow_loopback
     if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_THE_WEB)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)

@@ -1,6 +1,6 @@
-"""One deadline for all that happens on a socket.
+"""Socket deadline: one for all that happens on a connection.
 
-A socket's own timeout starts anew with every packet, so that a server that sends a byte now and then holds it for ever.
+A socket's own timeout starts anew with every packet, so a server that sends a byte now and then would never time out.
 """
 
 import io

@@ -1,9 +1,8 @@
-"""Decoding in a process of its own: an image that kills a decoder costs its own row, and nobody else's.
+"""Decoder process: an image that crashes its decoder costs its own row and no other.
 
-Images cross over some at a time, so that the process always has a next one, and are decoded in their order. So a death
-needs no search: the first that has no answer is the suspect. It is tried once more in a fresh process, which a death by
-chance survives, and quarantined when that one dies too. Images wait in the parent until they are answered, so that nothing
-is fetched twice.
+Some images at a time are at the process, so that it always has a next one, and they are decoded in their order. When the
+process dies, the oldest unanswered image is retried first in a new one, since the crash may have had another cause; a second
+crash quarantines it. Images stay in the parent until they are answered, so that nothing is fetched twice.
 """
 
 import atexit
@@ -24,12 +23,13 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from pipelines.fetch.image_resizer import ImageError, Resizer, StoredImage
+from pipelines.fetch.drop_reasons import ImageError
+from pipelines.fetch.image_resizer import Resizer, StoredImage
 
 # Of one image, in one process. The largest allowed take a few seconds.
 IMAGE_LIMIT_S = 60.0
 _START_LIMIT_S = 120.0
-_NUM_DEATHS_TO_CONVICT = 2
+_MAX_CRASHES = 2
 # Images at the process at once, the one at work included.
 _NUM_IN_FLIGHT = 4
 _MESSAGE_LIMIT_BYTES = 1 << 30
@@ -41,21 +41,22 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(kw_only=True)
 class Decoding:
-    """An image that a `DecoderProcess` was given.
+    """An image that was submitted to a `DecoderProcess`.
 
     Attributes:
         content: as fetched; empty as soon as there is a result.
         result: the image to be stored, or why there is none: what the resizer raised, or ``quarantined`` where the image
-            kills its process. None: not known yet, see `DecoderProcess.finish`.
+            crashes its process. None: not known yet, see `DecoderProcess.finish`.
+        crashes: how the process ended each time that this image was the oldest unanswered one.
     """
 
     content: bytes
     result: StoredImage | ImageError | None = None
-    deaths: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
 
 
 class DecoderProcess:
-    """A resizer in another process, which is started when first needed and again whenever it has died.
+    """A resizer in another process, which is started when first needed and again after a crash.
 
     Attributes:
         error: why no process could be started, or None.
@@ -94,24 +95,22 @@ class DecoderProcess:
         return decoding.result
 
     def _finish_first(self) -> None:
-        """Wait for the answer that comes next, or for a death in place of it."""
+        """Wait for the next answer, or for the end of the process."""
         first = self._in_flight[0]
         channel = self.wait_until_ready()
         try:
             answer, jpeg = channel.receive(self._limit_s)
         except (EOFError, OSError) as error:
-            first.deaths.append(self._cause_of_death(error))
-            if len(first.deaths) == _NUM_DEATHS_TO_CONVICT:
-                self._settle_first(ImageError("quarantined", f"its decoder {', then '.join(first.deaths)}"))
-            return
-        self._settle_first(ImageError(*answer["error"]) if "error" in answer else StoredImage(jpeg=jpeg, **answer))
-
-    def _settle_first(self, result: StoredImage | ImageError) -> None:
-        first = self._in_flight.popleft()
-        first.result, first.content = result, b""
+            first.crashes.append(self._end_of_process(error))
+            if len(first.crashes) < _MAX_CRASHES:
+                return
+            answer, jpeg = {"error": ("quarantined", f"its decoder {', then '.join(first.crashes)}")}, b""
+        self._in_flight.popleft()
+        first.result = ImageError(*answer["error"]) if "error" in answer else StoredImage(jpeg=jpeg, **answer)
+        first.content = b""
 
     def _send(self, channel: "_Channel", decoding: Decoding) -> None:
-        # A process that has died is found out by who waits for its answers, some of which may still lie there.
+        # A crash shows where answers are awaited, some of which may still be unread.
         try:
             channel.send(decoding.content, limit_s=self._limit_s)
         except TimeoutError:
@@ -157,7 +156,7 @@ class DecoderProcess:
             try:
                 self._channel.receive(_START_LIMIT_S)
             except (EOFError, OSError) as error:
-                self.error = RuntimeError(f"the decoding process does not start: it {self._cause_of_death(error)}")
+                self.error = RuntimeError(f"the decoding process does not start: it {self._end_of_process(error)}")
                 raise self.error from error
             self._is_ready = True
             for decoding in self._in_flight:
@@ -176,7 +175,7 @@ class DecoderProcess:
             self._channel.close()
             self._channel = None
 
-    def _cause_of_death(self, error: Exception) -> str:
+    def _end_of_process(self, error: Exception) -> str:
         assert self._process is not None
         if isinstance(error, TimeoutError):
             self.close()
@@ -189,7 +188,7 @@ class DecoderProcess:
 class _Channel:
     """Messages of a JSON value and some bytes, over a socket.
 
-    No pickle comes back this way: a process that a stranger's image may have taken over is not trusted.
+    The process sends no pickle: an untrusted image may have taken it over.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -252,7 +251,7 @@ def serve(fd: int) -> None:
     """Decode for the parent until it is gone; runs as the main function of the decoding process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     warnings.simplefilter("ignore")  # Pillow's, on images that are somewhat broken
-    with contextlib.suppress(OSError):  # where memory runs out, this process goes before one that holds a shard
+    with contextlib.suppress(OSError):  # where memory runs out, this process is killed before one that has a shard
         Path("/proc/self/oom_score_adj").write_text("1000")
     channel = _Channel(socket.socket(fileno=fd))
     resizer: Resizer = pickle.loads(channel.receive()[1])

@@ -1,6 +1,6 @@
-"""Manners towards one host, and patience with it: how many requests at once, when again, and when no more.
+"""Per-host politeness: a concurrency limit, Retry-After, and a circuit breaker for hosts that do not answer.
 
-All of it holds within one process: with several workers a host sees at most the sum of their limits.
+The limits are those of one process: with several workers a host sees at most the sum of them.
 """
 
 import datetime
@@ -8,27 +8,28 @@ import email.utils
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipelines.fetch.fetch_error import FetchError
+from cachetools import LRUCache
+
+from pipelines.fetch.drop_reasons import FetchError
 
 _CAPACITY = 20_000
 _LONGEST_PAUSE_S = 86_400.0
-_SILENCE = frozenset({"connection", "timeout"})
-_NEVER_ASKED = frozenset({"dns", "forbidden_address"})  # tells nothing of the host; the resolver remembers these
+_CONNECTION_ERRORS = frozenset({"connection", "timeout"})
+_NOT_CONNECTED = frozenset({"dns", "forbidden_address"})  # says nothing about the host; the DNS cache remembers these
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostLimits:
-    """How a host is treated.
+    """Limits on the requests to one host.
 
     Attributes:
         num_concurrent: requests to one host and port at once, in this process.
         num_failures_until_dead: failures in a row to connect or to answer in time after which a host counts as dead.
-        dead_s: seconds until one request is spent on finding out whether a dead host is back.
+        dead_s: seconds until one trial request finds out whether a dead host is back.
     """
 
     num_concurrent: int = 4
@@ -47,12 +48,12 @@ class Host:
         self._lock = threading.Lock()
         self._num_failures = 0
         self._retry_dead_at = 0.0
-        self._quiet_until = 0.0
-        self._quiet_slug = ""
+        self._retry_after_until = 0.0
+        self._retry_after_slug = ""
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Wait for one of the few slots, and learn from how the request within goes.
+        """Wait for one of the few slots, and record how the request within ends.
 
         Raises:
             FetchError: ``host_dead`` in place of a request to a host that has failed again and again.
@@ -63,31 +64,31 @@ class Host:
             try:
                 yield
             except FetchError as error:
-                self._learn(error.slug)
+                self._record(error.slug)
                 raise
-            self._learn(None)
+            self._record(None)
 
-    def quiet(self, budget_s: float) -> float:
-        """Seconds to wait because the host asked for it.
+    def retry_after_left(self, budget_s: float) -> float:
+        """Seconds of the host's Retry-After that are left to wait.
 
         Raises:
-            FetchError: ``http_429`` or ``http_5xx``, with which it asked, where that is not within ``budget_s``.
+            FetchError: ``http_429`` or ``http_5xx``, with which it came, where they are more than ``budget_s``.
         """
-        wait_s = max(0.0, self._quiet_until - self._clock())
+        wait_s = max(0.0, self._retry_after_until - self._clock())
         if wait_s and wait_s > budget_s:
-            raise FetchError(self._quiet_slug, f"{self._name} wants to be asked again in {wait_s:.0f} s")
+            raise FetchError(self._retry_after_slug, f"{self._name} wants to be asked again in {wait_s:.0f} s")
         return wait_s
 
-    def ask_for_quiet(self, retry_after: str | None, *, slug: str) -> None:
-        """Heed a Retry-After header; what is no number of seconds and no date is ignored."""
+    def note_retry_after(self, retry_after: str | None, *, slug: str) -> None:
+        """Obey a Retry-After header; what is neither a number of seconds nor a date is ignored."""
         seconds = retry_after_s(retry_after)
         if seconds is not None:
             with self._lock:
-                self._quiet_slug = slug
-                self._quiet_until = max(self._quiet_until, self._clock() + seconds)
+                self._retry_after_slug = slug
+                self._retry_after_until = max(self._retry_after_until, self._clock() + seconds)
 
     def _refuse_if_dead(self, *, takes_trial: bool) -> None:
-        """A dead host is refused, but for one request in a while, which finds out whether it is back."""
+        """The circuit breaker: a dead host is refused, but for one trial request in a while."""
         with self._lock:
             if self._num_failures < self._limits.num_failures_until_dead:
                 return
@@ -97,23 +98,23 @@ class Host:
             if takes_trial:
                 self._retry_dead_at = now + self._limits.dead_s
 
-    def _learn(self, slug: str | None) -> None:
+    def _record(self, slug: str | None) -> None:
         with self._lock:
-            if slug in _SILENCE:
+            if slug in _CONNECTION_ERRORS:
                 self._num_failures += 1
                 self._retry_dead_at = self._clock() + self._limits.dead_s
-            elif slug not in _NEVER_ASKED:
+            elif slug not in _NOT_CONNECTED:
                 self._num_failures = 0
 
 
 class Hosts:
-    """The hosts that this process met, the least recently met forgotten first."""
+    """The hosts of this process; the least recently used are forgotten first."""
 
     def __init__(self, limits: HostLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
-        self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._hosts: LRUCache[str, Host] = LRUCache(_CAPACITY)
 
     def get(self, name: str) -> Host:
         """The host called ``host:port``."""
@@ -121,14 +122,11 @@ class Hosts:
             host = self._hosts.get(name)
             if host is None:
                 host = self._hosts[name] = Host(name, limits=self._limits, clock=self._clock)
-            self._hosts.move_to_end(name)
-            while len(self._hosts) > _CAPACITY:
-                self._hosts.popitem(last=False)
             return host
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, a day at most; None where it says nothing of use."""
+    """Seconds of a Retry-After header, a day at most; None where it is neither a number nor a date."""
     if header is None:
         return None
     text = header.strip()

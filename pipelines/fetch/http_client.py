@@ -1,55 +1,56 @@
-"""The only door to the web: a hardened replacement for what stands behind ``urllib.request.urlopen``.
+"""HTTP client for untrusted URLs, on ``http.client``; all that is fetched from the web goes through it.
 
-img2dataset fetches through ``urllib.request.urlopen``, which follows ``file:`` URLs and redirects to private addresses,
-reads bodies of any size, counts its timeout anew for every packet, and asks a host for as much as there are threads.
-This opener allows http and https only, connects only to addresses that it has checked, caps the body, holds one budget
-of seconds for a URL, keeps to each host's limit, pauses and robots.txt, and tries again what may pass.
+``urllib.request.urlopen``, which img2dataset uses, follows ``file:`` URLs and redirects to private addresses, reads bodies of any
+size, counts its timeout anew for every packet, and sends a host as many requests at once as there are threads. This client
+allows http and https only, connects only to addresses that it has checked, limits the body and the seconds of a URL, obeys each
+host's concurrency limit, Retry-After and robots.txt, and retries failures that may be transient. It ignores the environment's
+proxies, which would hide the real address.
 """
 
 import http.client
-import io
 import socket
 import ssl
 import string
 import threading
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Self
-from urllib.parse import quote, urljoin
+from typing import Literal
+from urllib.parse import quote
 
-from pipelines.fetch import robots
-from pipelines.fetch.addresses import Target, is_allowed, parse_target
+from pipelines.fetch import addresses, opt_out, robots
+from pipelines.fetch.addresses import Target, is_allowed, parse_target, redirect_url
 from pipelines.fetch.deadline import Budget, DeadlineSocket, remaining_s
-from pipelines.fetch.fetch_error import FetchError
+from pipelines.fetch.drop_reasons import FetchError
 from pipelines.fetch.hosts import Host, HostLimits, Hosts, backoff_s
-from pipelines.fetch.resolver import Resolver
 from pipelines.fetch.single_flight import SingleFlightCache
-from pipelines.fetch.spool import Answers
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SLUG_BY_STATUS = {403: "http_403", 404: "http_404", 410: "http_404", 429: "http_429"}
-_MAY_PASS = frozenset({"connection", "http_429", "http_5xx", "truncated"})  # a timeout has used up the budget
-_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
-_DIRECTIVES_WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_SLUG_BY_ERROR = {
+    TimeoutError: "timeout",
+    http.client.IncompleteRead: "truncated",
+    ssl.SSLCertVerificationError: "tls",
+    http.client.InvalidURL: "bad_url",
+}
+_RETRYABLE = frozenset({"connection", "http_429", "http_5xx", "truncated"})  # a timeout has used up the budget
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenerConfig:
-    """What a fetch may do.
+class HttpConfig:
+    """Limits, politeness and identity of the HTTP client.
 
     Attributes:
         deadline_s: seconds for one URL in all: connecting, redirects, headers, body, further tries and the pauses that a
             host asks for; the wait for a slot at a host is not counted. Name resolution is not interruptible: it ends
             when the system's resolver gives up, and what it took counts.
         max_bytes: longest body.
-        max_tries: requests for one URL, the first included, where a failure may pass.
+        max_tries: requests for one URL, the first included, where a failure is retryable.
         backoff_base_s: seconds from the first try to the second, about; doubled for each further one.
         limits: how many requests a host gets at once, and when it counts as dead.
-        robots: whether robots.txt is obeyed. A host whose robots.txt cannot be had is not asked for images either, as
+        robots: whether robots.txt is obeyed. A host whose robots.txt cannot be fetched is not asked for images either, as
             RFC 9309 wants it, and its rows are dropped with the reason for that.
         allow_loopback: whether addresses of this machine are allowed.
         connect_to: host name -> ``ip:port``, like curl's ``--connect-to``. These targets are trusted.
@@ -83,163 +84,159 @@ class OpenerConfig:
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
 
-@contextmanager
-def hardened_urlopen(config: OpenerConfig, *, answers: Answers | None = None) -> Iterator[None]:
-    """Within the context, ``urllib.request.urlopen`` of this process goes through a ``HardenedOpener``.
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What a server answered.
 
-    Args:
-        config: how it fetches.
-        answers: where it keeps what it fetches; what is kept there already it does not ask for.
-    """
-    previous = urllib.request._opener  # type: ignore[attr-defined]
-    opener = _opener_for(config)
-    opener.answers = answers
-    urllib.request.install_opener(opener)
-    try:
-        yield
-    finally:
-        opener.answers = None
-        urllib.request.install_opener(previous)
-
-
-class HardenedOpener(urllib.request.OpenerDirector):
-    """An opener for GET requests. It ignores the environment's proxies, which would hide the real address.
-
-    What it learns of hosts it keeps: addresses, robots.txt, pauses, and which are dead.
+    Attributes:
+        body: empty where it was not read.
+        robots_tags: values of the X-Robots-Tag headers.
+        location: where it redirects to, or None.
     """
 
-    def __init__(self, config: OpenerConfig) -> None:
-        super().__init__()
+    body: bytes = b""
+    robots_tags: tuple[str, ...] = ()
+    location: str | None = None
+
+
+Keep = Callable[[Response], None]
+
+
+class HttpClient:
+    """GET requests; used by many threads at once.
+
+    What it learns about hosts it remembers: addresses, robots.txt, Retry-After, and which do not answer.
+    """
+
+    def __init__(self, config: HttpConfig) -> None:
         self.config = config
-        self.answers: Answers | None = None
+        self._is_opted_out = opt_out.load_rule(product=config.product)
         self._ssl_context = ssl.create_default_context()
         self._hosts = Hosts(config.limits)
-        self._resolver = Resolver()
+        self._dns: SingleFlightCache[tuple[str, ...]] = SingleFlightCache(
+            ttl_s=addresses.DNS_TTL_S, failure_ttl_s=addresses.DNS_FAILURE_TTL_S
+        )
         self._robots: SingleFlightCache[robots.Robots] = SingleFlightCache(
             ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S
         )
 
-    def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> "Response":
+    def get(self, url: str, *, keep: Keep | None = None) -> Response:
         """Fetch a URL, its body included.
 
         Args:
-            fullurl: a URL or a ``urllib.request.Request``, of which only the URL is used.
-            data: must be None.
-            timeout: ignored in favour of ``OpenerConfig.deadline_s``.
+            url: any string.
+            keep: called with the whole response before its connection is closed, so that a body that the server has sent need
+                not be requested again.
 
         Raises:
-            FetchError: with the reason as its first word.
+            FetchError: it could not be fetched, or must not be used.
         """
-        assert data is None, "this opener only reads"
-        url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-        known = self.answers.start(url) if self.answers else None
-        if known is not None:
-            return Response(_Known(*known), body=known[1])
         budget = Budget(self.config.deadline_s)
         num_tries = 1
         while True:
             try:
-                return self._follow(url, budget)
+                return self._follow(url, budget, keep=keep)
             except FetchError as error:
                 wait_s = backoff_s(url, num_tries=num_tries, base_s=self.config.backoff_base_s)
-                if error.slug not in _MAY_PASS or num_tries == self.config.max_tries or wait_s >= budget.left_s:
+                if error.slug not in _RETRYABLE or num_tries == self.config.max_tries or wait_s >= budget.left_s:
                     raise
             num_tries += 1
             budget.sleep(wait_s)
 
-    def _follow(self, url: str, budget: Budget) -> "Response":
+    def check_opt_out(self, robots_tags: Sequence[str]) -> None:
+        """Raise FetchError ``opted_out`` where X-Robots-Tag headers keep an image out of training or indexing."""
+        if robots_tags and self._is_opted_out(robots_tags):
+            raise FetchError("opted_out", "X-Robots-Tag")
+
+    def _follow(self, url: str, budget: Budget, *, keep: Keep | None = None, is_robots: bool = False) -> Response:
         """Fetch a URL, or what it is redirected to."""
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_target(url)
-            if self.config.robots == "obey":
+            if self.config.robots == "obey" and not is_robots:
                 rules = self._robots.get(target.origin, partial(self._fetch_robots, target))
                 if not rules.allows(target.path):
                     raise FetchError("robots_disallowed", f"{target.origin}/robots.txt forbids {target.path[:100]}")
-            response = self._ask(target, budget)
+            response = self._request(target, budget, keep=keep, is_robots=is_robots)
             if response.location is None:
-                if has_opted_out(response.headers, product=self.config.product):
-                    raise FetchError("opted_out", "X-Robots-Tag")
                 return response
-            url = urljoin(url, response.location)
+            url = redirect_url(url, response.location)
         raise FetchError("http_other", f"more than {MAX_REDIRECTS} redirects")
 
     def _fetch_robots(self, target: Target) -> robots.Robots:
         budget = Budget(self.config.deadline_s)
-        url = f"{target.origin}/robots.txt"
         try:
-            for _ in range(MAX_REDIRECTS + 1):
-                response = self._ask(parse_target(url), budget, is_robots=True)
-                if response.location is None:
-                    return robots.Robots.parse(response.read().decode(errors="replace"), product=self.config.product)
-                url = urljoin(url, response.location)
+            body = self._follow(f"{target.origin}/robots.txt", budget, is_robots=True).body
         except FetchError as error:
-            # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is the plea of a host that has one.
+            # RFC 9309, 2.3.1.3: without a robots.txt (4xx) all is allowed; 429 is what a host sends that has one.
             if (not error.slug.startswith("http_4") and error.slug != "http_other") or error.slug == "http_429":
                 detail = f"robots.txt: {error.detail}" if error.slug.startswith("http_") else error.detail
                 raise FetchError(error.slug, detail) from error
-        return robots.Robots()
+            body = b""
+        return robots.Robots.parse(body.decode(errors="replace"), product=self.config.product)
 
-    def _ask(self, target: Target, budget: Budget, *, is_robots: bool = False) -> "Response":
+    def _request(self, target: Target, budget: Budget, *, keep: Keep | None, is_robots: bool) -> Response:
         """One request, when the host has a slot for it."""
         host = self._hosts.get(f"{target.host}:{target.port}")
         with host.slot(), _errors_as_slugs():
-            budget.sleep(host.quiet(budget.left_s))
+            budget.sleep(host.retry_after_left(budget.left_s))
             with budget.running() as deadline:
-                return self._exchange(target, host, deadline, is_robots=is_robots)
+                sock = self._connect(target.host, target.port, deadline)
+                try:
+                    if target.scheme == "https":
+                        sock.settimeout(remaining_s(deadline))
+                        sock = self._ssl_context.wrap_socket(sock, server_hostname=target.host)
+                    with self._send(target, sock, deadline) as answer:
+                        return self._receive(answer, host, is_robots=is_robots, keep=keep)
+                finally:
+                    sock.close()
 
-    def _exchange(self, target: Target, host: Host, deadline: float, *, is_robots: bool) -> "Response":
-        sock = self._connect(target.host, target.port, deadline)
-        try:
-            if target.scheme == "https":
-                sock.settimeout(remaining_s(deadline))
-                sock = self._ssl_context.wrap_socket(sock, server_hostname=target.host)
-            connection = http.client.HTTPConnection(target.host, target.port)
-            if target.scheme == "https":
-                connection.default_port = 443  # so that the Host header leaves out the usual port
-            connection.sock = DeadlineSocket(sock, deadline=deadline)
-            connection.request("GET", target.path, headers=self._headers)
-            with connection.getresponse() as answer:
-                return self._receive(answer, host, is_robots=is_robots)
-        finally:
-            sock.close()
-
-    @property
-    def _headers(self) -> dict[str, str]:
+    def _send(self, target: Target, sock: socket.socket, deadline: float) -> http.client.HTTPResponse:
+        """Send the request and read status and headers."""
+        connection = http.client.HTTPConnection(target.host, target.port)
+        if target.scheme == "https":
+            connection.default_port = 443  # so that the Host header leaves out the usual port
+        connection.sock = DeadlineSocket(sock, deadline=deadline)
         accept = "image/*,*/*;q=0.5"
-        return {"User-Agent": self.config.user_agent_header, "Accept": accept, "Connection": "close"}
+        headers = {"User-Agent": self.config.user_agent_header, "Accept": accept, "Connection": "close"}
+        connection.request("GET", target.path, headers=headers)
+        return connection.getresponse()
 
-    def _receive(self, answer: http.client.HTTPResponse, host: Host, *, is_robots: bool) -> "Response":
-        """The body, unless the status or the headers make it unwelcome."""
+    def _receive(self, answer: http.client.HTTPResponse, host: Host, *, is_robots: bool, keep: Keep | None) -> Response:
+        """The response, with its body unless it redirects.
+
+        Raises:
+            FetchError: the status, the headers or the length say that it cannot be used.
+        """
         location = answer.headers["Location"]
         if answer.status in _REDIRECTS and location is not None:
             # http.client reads headers as Latin-1, whatever their bytes meant: percent-encode those bytes.
-            return Response(answer, location=quote(location, encoding="latin-1", safe=string.punctuation))
+            return Response(location=quote(location, encoding="latin-1", safe=string.punctuation))
         if not 200 <= answer.status < 300:
             slug = "http_5xx" if answer.status >= 500 else _SLUG_BY_STATUS.get(answer.status, "http_other")
             if answer.status in (429, 503):
-                host.ask_for_quiet(answer.headers["Retry-After"], slug=slug)
+                host.note_retry_after(answer.headers["Retry-After"], slug=slug)
             raise FetchError(slug, f"{answer.status} {answer.reason}")
         if is_robots:
-            return Response(answer, body=answer.read(robots.MAX_BYTES))
-        if has_opted_out(answer.headers, product=self.config.product):
-            return Response(answer)  # nobody will read its body
-        body = _read(answer, max_bytes=self.config.max_bytes)
-        if self.answers:
-            self.answers.keep(answer.headers.get_all("X-Robots-Tag", []), body)
-        return Response(answer, body=body)
+            return Response(body=answer.read(robots.MAX_BYTES))
+        robots_tags = tuple(answer.headers.get_all("X-Robots-Tag", []))
+        self.check_opt_out(robots_tags)  # before the body, which nobody would use
+        response = Response(body=_read(answer, max_bytes=self.config.max_bytes), robots_tags=robots_tags)
+        if keep is not None:
+            keep(response)
+        return response
 
     def _connect(self, host: str, port: int, deadline: float) -> socket.socket:
         """Connect to the first address of ``host`` that is allowed and answers."""
         if host in self.config.connect_to:
             ip, _, trusted_port = self.config.connect_to[host].rpartition(":")
             return socket.create_connection((ip.strip("[]"), int(trusted_port)), timeout=remaining_s(deadline))
-        addresses = self._resolver.addresses(host)
-        allowed = [a for a in addresses if is_allowed(a, allow_loopback=self.config.allow_loopback)]
+        found = self._dns.get(host, partial(addresses.look_up, host))
+        allowed = [a for a in found if is_allowed(a, allow_loopback=self.config.allow_loopback)]
         if not allowed:
-            raise FetchError("forbidden_address", f"{host} is {', '.join(addresses)}")
+            raise FetchError("forbidden_address", f"{host} is {', '.join(found)}")
         for num_left in range(len(allowed), 0, -1):
             try:
-                # A silent address leaves the others their share of the time.
+                # An address that does not answer leaves the others their share of the time.
                 timeout_s = remaining_s(deadline) / num_left
                 return socket.create_connection((allowed[-num_left], port), timeout=timeout_s)
             except OSError as error:
@@ -247,62 +244,16 @@ class HardenedOpener(urllib.request.OpenerDirector):
         raise last_error
 
 
-class _Known:
-    """Status and headers of an answer that was kept."""
-
-    def __init__(self, directives: list[str], _body: bytes) -> None:
-        self.status = 200
-        self.headers = http.client.HTTPMessage()
-        for value in directives:
-            self.headers["X-Robots-Tag"] = value
-
-
-class Response:
-    """What img2dataset needs of a response: ``headers``, ``read`` and a context manager; the connection is closed."""
-
-    def __init__(
-        self, answer: http.client.HTTPResponse | _Known, *, body: bytes = b"", location: str | None = None
-    ) -> None:
-        self.status = answer.status
-        self.headers = answer.headers
-        self.location = location
-        self._body = io.BytesIO(body)
-
-    def read(self) -> bytes:
-        """The rest of the body."""
-        return self._body.read()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._body.close()
-
-
-def has_opted_out(headers: http.client.HTTPMessage, *, product: str) -> bool:
-    """Whether an X-Robots-Tag that addresses everyone, or this product, keeps an image out of training or indexing."""
-    for value in headers.get_all("X-Robots-Tag", []):
-        first, colon, rest = value.partition(":")
-        agent = first.strip().lower()
-        if colon and "," not in agent and agent not in _DIRECTIVES_WITH_A_VALUE:
-            if agent != product.lower():
-                continue
-            value = rest
-        if not _OPT_OUTS.isdisjoint(directive.strip().lower() for directive in value.split(",")):
-            return True
-    return False
-
-
-_shared: HardenedOpener | None = None
+_shared: HttpClient | None = None
 _shared_lock = threading.Lock()
 
 
-def _opener_for(config: OpenerConfig) -> HardenedOpener:
-    """The opener of this process, so that the next shard knows what the last one learnt of the same hosts."""
+def client_for(config: HttpConfig) -> HttpClient:
+    """The client of this process, so that the next shard knows what the last one learnt about the same hosts."""
     global _shared
     with _shared_lock:
         if _shared is None or _shared.config != config:
-            _shared = HardenedOpener(config)
+            _shared = HttpClient(config)
         return _shared
 
 
@@ -322,15 +273,6 @@ def _read(answer: http.client.HTTPResponse, *, max_bytes: int) -> bytes:
 def _errors_as_slugs() -> Iterator[None]:
     try:
         yield
-    except FetchError:
-        raise
-    except TimeoutError as error:
-        raise FetchError("timeout", error) from error
-    except http.client.IncompleteRead as error:
-        raise FetchError("truncated", error) from error
-    except ssl.SSLCertVerificationError as error:
-        raise FetchError("tls", f"{type(error).__name__} {error}") from error
-    except http.client.InvalidURL as error:
-        raise FetchError("bad_url", error) from error
     except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: a chunk of a negative size, say
-        raise FetchError("connection", f"{type(error).__name__} {error}") from error
+        slug = next((slug for kind, slug in _SLUG_BY_ERROR.items() if isinstance(error, kind)), "connection")
+        raise FetchError(slug, f"{type(error).__name__} {error}") from error

@@ -1,11 +1,11 @@
-"""Images as the web has them, made into images as they are stored."""
+"""Image resizing: images as the web has them to JPEGs as they are stored."""
 
 import contextlib
 import functools
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -13,7 +13,9 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow opens more than images of the web: EPS would run Ghostscript on what a stranger wrote, and ICO decodes before
+from pipelines.fetch.drop_reasons import ImageError
+
+# Pillow opens more than images of the web: EPS would run Ghostscript on untrusted code, and ICO decodes before
 # anyone can ask for its size.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
 _EXIF_ORIENTATION = 0x0112
@@ -41,31 +43,12 @@ class StoredImage:
         return {name: value for name, value in vars(self).items() if name != "jpeg"}
 
 
-class ImageError(ValueError):
-    """Why an image is not stored.
-
-    Attributes:
-        slug: a drop reason: ``too_many_pixels``, ``truncated``, ``not_an_image``, or the decoder's ``quarantined``.
-        detail: for a person.
-    """
-
-    def __init__(self, slug: str, detail: object) -> None:
-        super().__init__(f"{slug}: {detail}")
-        self.slug = slug
-        self.detail = str(detail)
-
-
 Resizer = Callable[[bytes], StoredImage]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageResizer:
-    """Makes an image upright, and smaller, never larger, and encodes it as JPEG.
-
-    What img2dataset's resizer does (``resize_mode="keep_ratio"``, areas averaged), to the byte where a JPEG is not more than
-    twice as large as it is to be, and what it silently gets wrong: OpenCV decodes half a JPEG without a word, decodes any
-    number of pixels, ignores the orientation, and clips 16-bit images to white. So the header is read first, and whatever
-    is not an upright 8-bit JPEG is decoded by Pillow.
+class ImageSettings:
+    """How images are stored; equal settings store equal bytes.
 
     Attributes:
         image_size_px: longest length of the shorter side of a stored image.
@@ -73,9 +56,30 @@ class ImageResizer:
         max_pixels: images of more pixels are not decoded.
     """
 
-    image_size_px: int
-    encode_quality: int
-    max_pixels: int
+    image_size_px: int = 320
+    encode_quality: int = 95
+    max_pixels: int = 64_000_000
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that stored images depend on, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(ImageSettings)}
+
+    @property
+    def resizer(self) -> Resizer:
+        """What decodes and resizes; picklable, since it works in another process."""
+        return ImageResizer(**self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResizer(ImageSettings):
+    """Makes an image upright, and smaller, never larger, and encodes it as JPEG.
+
+    What img2dataset's resizer does (``resize_mode="keep_ratio"``, areas averaged), to the byte where a JPEG is not more than
+    twice as large as it is to be, except for what that silently gets wrong: OpenCV decodes half a JPEG without an error,
+    decodes any number of pixels, ignores the orientation, and clips 16-bit images to white. So the header is read first, and
+    whatever is not an upright 8-bit JPEG is decoded by Pillow.
+    """
 
     def __call__(self, content: bytes) -> StoredImage:
         """Decode, shrink and encode.

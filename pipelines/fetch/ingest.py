@@ -1,4 +1,4 @@
-"""Images that a source brings along, stored exactly as the download stage stores those of the web."""
+"""Image ingestion: images that a source brings along, stored exactly as the download stage stores those of the web."""
 
 import hashlib
 import tempfile
@@ -10,39 +10,24 @@ from typing import IO, Any, ClassVar
 import pyarrow as pa
 
 from pipelines.fetch.download import IMAGES_TAR_NAME
-from pipelines.fetch.image_resizer import ImageError, ImageResizer, Resizer
+from pipelines.fetch.drop_reasons import ImageError
+from pipelines.fetch.image_resizer import ImageSettings, Resizer
 from pipelines.storage.tars import TarSample, clear_disk_errors, write_tar
 from schemas.source_images import ImagePair, pair_key
 from schemas.tables import IMAGES, with_drop_reason
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingest:
+class Ingest(ImageSettings):
     """Pairs with images to IMAGES, and the images to ``images.tar``.
 
     Drops ``image_missing``, ``caption_not_text``, ``caption_empty``, ``duplicate_pair``, ``too_large``, and, as `Download`
-    does, ``too_many_pixels``, ``truncated`` and ``not_an_image``.
-
-    Attributes:
-        image_size_px, encode_quality, max_pixels: as those of `pipelines.fetch.download.Download`; equal values store equal
-            bytes.
+    does, ``too_many_pixels``, ``truncated`` and ``not_an_image``. The settings are those of `Download`.
     """
-
-    image_size_px: int = 320
-    encode_quality: int = 95
-    max_pixels: int = 64_000_000
 
     name: ClassVar[str] = "ingest"
     version: ClassVar[int] = 3
     output_schema: ClassVar[pa.Schema] = IMAGES
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {
-            "image_size_px": self.image_size_px,
-            "encode_quality": self.encode_quality,
-            "max_pixels": self.max_pixels,
-        }
 
     def run(self, pairs: Iterable[ImagePair], *, source: str, folder: Path) -> pa.Table:
         """Store the images of a shard in ``folder/images.tar``, sorted by key.
@@ -58,7 +43,7 @@ class Ingest:
         Raises:
             OSError: the images could not be stored, such as on a full disk.
         """
-        resizer = ImageResizer(**self.config)
+        resizer = self.resizer
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
         with clear_disk_errors(folder), tempfile.TemporaryFile(dir=folder) as spool:

@@ -56,8 +56,8 @@ def test_own_pairs_alone_are_fetched_from_the_web(files: dict[str, Path]) -> Non
     assert (dataset.name, dataset.served, dataset.num_pairs) == ("my_pairs", None, None)
     assert (dataset.detection, dataset.grounding, dataset.validation) == ((), (), None)
     assert dataset.download.image_size_px == 256
-    assert not dataset.download.opener.allow_loopback
-    assert BuildConfig(urls=files["urls"], allow_loopback=True).dataset().download.opener.allow_loopback
+    assert not dataset.download.http.allow_loopback
+    assert BuildConfig(urls=files["urls"], allow_loopback=True).dataset().download.http.allow_loopback
 
 
 def test_every_fifth_image_is_held_out_unless_others_are_given(files: dict[str, Path]) -> None:

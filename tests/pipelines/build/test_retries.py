@@ -21,7 +21,7 @@ from pipelines.build.forecast import forecast
 from pipelines.build.retries import RETRIES_NAME, Retries, reasons_of, request_retry
 from pipelines.build.runner import AssetRun, Runner
 from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, TRANSIENT_REASONS, Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.storage import KEPT
 from pipelines.storage.tars import read_tar
@@ -86,7 +86,7 @@ def dataset(web: FlakyWeb, tmp_path: Path) -> DatasetConfig:
         name="mine",
         pairs=(PairsFile(path=tmp_path / "pairs.csv"),),
         pairs_per_shard=4,
-        download=Download(opener=OpenerConfig(allow_loopback=True, max_tries=1)),
+        download=Download(http=HttpConfig(allow_loopback=True, max_tries=1)),
     )
 
 

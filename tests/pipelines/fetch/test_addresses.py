@@ -1,7 +1,7 @@
 import pytest
 
 from pipelines.fetch.addresses import Target, is_allowed, parse_target
-from pipelines.fetch.fetch_error import FetchError
+from pipelines.fetch.drop_reasons import FetchError
 
 
 @pytest.mark.parametrize(

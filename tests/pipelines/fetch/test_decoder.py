@@ -11,21 +11,22 @@ import pytest
 
 from pipelines.fetch.decoder import DecoderProcess, close_decoder
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
-from pipelines.fetch.image_resizer import ImageError, ImageResizer, StoredImage
+from pipelines.fetch.drop_reasons import ImageError
+from pipelines.fetch.http_client import HttpConfig
+from pipelines.fetch.image_resizer import ImageResizer, StoredImage
 from schemas.tables import SCORES, URLS
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
-from mortal_resizer import POISON, Mortal, StillBorn
+from crashing_resizer import CRASH, CrashingResizer, UnstartableResizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class MortalDownload(Download):
-    mortal: Mortal
+class CrashingDownload(Download):
+    crashing: CrashingResizer
 
     @property
-    def resizer(self) -> Mortal:
-        return self.mortal
+    def resizer(self) -> CrashingResizer:
+        return self.crashing
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,9 @@ def no_decoder_left():
 
 
 @pytest.fixture
-def poisoned(make_image: Callable[..., bytes]) -> bytes:
+def crashing_image(make_image: Callable[..., bytes]) -> bytes:
     jpeg = make_image(size=(50, 50))
-    return jpeg[:2] + POISON + jpeg[2:]
+    return jpeg[:2] + CRASH + jpeg[2:]
 
 
 def test_gives_what_the_resizer_gives(make_image):
@@ -68,14 +69,14 @@ def test_gives_what_the_resizer_gives(make_image):
     [
         ("kill", "died of SIGKILL, then died of SIGKILL"),
         ("null pointer", "died of SIGSEGV, then died of SIGSEGV"),
-        ("leave", "ended with status 3, then ended with status 3"),
+        ("exit", "ended with status 3, then ended with status 3"),
         ("sleep", "was at work for 1 s, then was at work for 1 s"),
     ],
 )
-def test_an_image_that_kills_twice_is_quarantined_and_the_next_is_decoded(make_image, poisoned, way, cause):
-    decoder = DecoderProcess(Mortal(way=way), limit_s=1)
+def test_an_image_that_kills_twice_is_quarantined_and_the_next_is_decoded(make_image, crashing_image, way, cause):
+    decoder = DecoderProcess(CrashingResizer(way=way), limit_s=1)
     sizes = (30, 31, None, 32, 33, 34, None, 35)
-    contents = [poisoned if size is None else make_image(size=(size, size)) for size in sizes]
+    contents = [crashing_image if size is None else make_image(size=(size, size)) for size in sizes]
     results = [decoder.finish(decoding) for decoding in [decoder.submit(content) for content in contents]]
     for size, result in zip(sizes, results, strict=True):
         if size is None:
@@ -85,12 +86,12 @@ def test_an_image_that_kills_twice_is_quarantined_and_the_next_is_decoded(make_i
     decoder.close()
 
 
-def test_a_decoder_that_takes_nothing_more_does_not_block_its_parent(make_image, poisoned):
+def test_a_decoder_that_takes_nothing_more_does_not_block_its_parent(make_image, crashing_image):
     """An image that is at work for ever, in code that lets no other thread run, with more behind it than a socket holds."""
-    decoder = DecoderProcess(Mortal(way="hold"), limit_s=1)
+    decoder = DecoderProcess(CrashingResizer(way="keep the lock"), limit_s=1)
     good = make_image()
     good += bytes(2_000_000) + good[-2:]
-    decodings = [decoder.submit(content) for content in (poisoned, good, good, good)]
+    decodings = [decoder.submit(content) for content in (crashing_image, good, good, good)]
     slugs = [getattr(decoder.finish(decoding), "slug", None) for decoding in decodings]
     assert slugs == ["quarantined", None, None, None]
     decoder.close()
@@ -107,16 +108,16 @@ def test_a_process_that_dies_between_two_shards_leaves_no_answer_to_a_wrong_imag
     decoder.close()
 
 
-def test_a_death_by_chance_costs_nothing(poisoned, tmp_path):
-    decoder = DecoderProcess(Mortal(deaths=tmp_path / "deaths", num_deadly=1))
-    result = decoder.finish(decoder.submit(poisoned))
+def test_a_crash_by_chance_costs_nothing(crashing_image, tmp_path):
+    decoder = DecoderProcess(CrashingResizer(crashes=tmp_path / "crashes", num_crashes=1))
+    result = decoder.finish(decoder.submit(crashing_image))
     assert isinstance(result, StoredImage) and (result.width, result.original_width) == (40, 50)
-    assert (tmp_path / "deaths").read_bytes() == b"xx"
+    assert (tmp_path / "crashes").read_bytes() == b"xx"
     decoder.close()
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_the_image(make_image):
-    decoder = DecoderProcess(StillBorn())
+    decoder = DecoderProcess(UnstartableResizer())
     with pytest.raises(RuntimeError, match="^the decoding process does not start: it ended with status 7$"):
         decoder.submit(make_image())
     assert isinstance(decoder.error, RuntimeError)
@@ -143,21 +144,21 @@ def test_the_process_ends_with_its_parent(tmp_path):
 
 
 @pytest.fixture
-def run(web, page, make_image, poisoned, tmp_path):
-    """Download 12 good images and 2 poisonous ones; outcomes by path, the tar, and how often each path was asked for."""
+def run(web, page, make_image, crashing_image, tmp_path):
+    """Download 12 good images and 2 crashing ones; outcomes by path, the tar, and how often each path was asked for."""
 
-    def run(mortal: Mortal, *, thread_count: int = 4) -> tuple[dict[str, str | None], bytes, dict[str, int]]:
+    def run(crashing: CrashingResizer, *, thread_count: int = 4) -> tuple[dict[str, str | None], bytes, dict[str, int]]:
         web.requests.clear()
         for i in range(14):
-            web.pages[f"/{i}.jpg"] = page(body=poisoned if i in (3, 8) else make_image(size=(50 + i, 60)))
+            web.pages[f"/{i}.jpg"] = page(body=crashing_image if i in (3, 8) else make_image(size=(50 + i, 60)))
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         folder.mkdir()
         urls = [f"http://img.test/{i}.jpg" for i in range(14)]
         keys = [f"{i:016x}" for i in range(14)]
         columns = {"key": keys, "url": urls, "caption": ["x"] * 14, "source": ["test"] * 14}
         table = pa.table({**columns, **dict.fromkeys(SCORES, pa.nulls(14))})
-        opener = OpenerConfig(connect_to={"img.test": web.address}, robots="ignore")
-        stage = MortalDownload(mortal=mortal, thread_count=thread_count, opener=opener)
+        http = HttpConfig(connect_to={"img.test": web.address}, robots="ignore")
+        stage = CrashingDownload(crashing=crashing, thread_count=thread_count, http=http)
         rows = stage.run(table, folder=folder).to_pylist()
         asked = [path for _, path, _ in web.requests]
         outcomes = {row["url"].removeprefix("http://img.test"): row["drop_reason"] for row in rows}
@@ -166,29 +167,29 @@ def run(web, page, make_image, poisoned, tmp_path):
     return run
 
 
-def test_one_shard_loses_its_poison_and_nothing_else_and_fetches_nothing_twice(run):
-    outcomes, _, asked = run(Mortal())
+def test_one_shard_loses_its_crashing_images_and_nothing_else_and_fetches_nothing_twice(run):
+    outcomes, _, asked = run(CrashingResizer())
     assert outcomes == {f"/{i}.jpg": "quarantined" if i in (3, 8) else None for i in range(14)}
     assert asked == {f"/{i}.jpg": 1 for i in range(14)}
 
 
-def test_the_table_is_the_same_whatever_the_order_of_deaths(run):
-    assert len({run(Mortal(), thread_count=n)[1] for n in (1, 2, 7)}) == 1
+def test_the_table_is_the_same_whatever_the_order_of_crashes(run):
+    assert len({run(CrashingResizer(), thread_count=n)[1] for n in (1, 2, 7)}) == 1
 
 
-def test_a_shard_in_which_a_decoder_dies_by_chance_is_as_if_it_had_not(run, tmp_path):
-    unharmed = run(Mortal(num_deadly=0))
-    deaths = tmp_path / "deaths"
-    harmed = run(Mortal(deaths=deaths, num_deadly=1))
+def test_a_shard_in_which_a_decoder_crashes_by_chance_is_as_if_it_had_not(run, tmp_path):
+    unharmed = run(CrashingResizer(num_crashes=0))
+    crashes = tmp_path / "crashes"
+    harmed = run(CrashingResizer(crashes=crashes, num_crashes=1))
     assert harmed == unharmed
     assert set(harmed[0].values()) == {None}
-    assert deaths.read_bytes() == b"xxx"  # one death, its second try, and the other poisonous image
+    assert crashes.read_bytes() == b"xxx"  # one crash, its second try, and the other crashing image
 
 
 def test_a_decoder_that_does_not_start_fails_the_shard(web, page, make_image, tmp_path):
     web.pages["/a.jpg"] = page(body=make_image())
     row = {"key": "a", "url": "http://img.test/a.jpg", "caption": "x", "source": "test"}
     table = pa.Table.from_pylist([row], schema=URLS)
-    stage = MortalDownload(mortal=Mortal(), opener=OpenerConfig(connect_to={"img.test": web.address}))
+    stage = CrashingDownload(crashing=CrashingResizer(), http=HttpConfig(connect_to={"img.test": web.address}))
     with pytest.raises(RuntimeError, match="the decoding process does not start"):
-        replace(stage, mortal=StillBorn()).run(table, folder=tmp_path)  # type: ignore[arg-type]
+        replace(stage, crashing=UnstartableResizer()).run(table, folder=tmp_path)  # type: ignore[arg-type]

@@ -1,10 +1,14 @@
 import hashlib
 import io
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.fetch import download
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.fetch.image_resizer import ImageResizer
-from pipelines.fetch.spool import Spool
+from pipelines.fetch.spool import DATABASE_NAME, Spool
 from pipelines.stages.urls import Urls
 from pipelines.storage.tars import read_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
@@ -34,8 +37,8 @@ def run(web, tmp_path):
     def run(paths: list[str], **options):
         pairs = pa.table({"url": [f"http://img.test{p}" for p in paths], "caption": ["a red apple"] * len(paths)})
         table = Urls(source="test")(pairs).drop(["drop_reason"])
-        opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
-        stage = replace(Download(image_size_px=40, thread_count=4, opener=opener), **options)
+        http = HttpConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
+        stage = replace(Download(image_size_px=40, thread_count=4, http=http), **options)
         result = stage.run(table, folder=tmp_path)
         assert os.listdir(tmp_path) == ["images.tar"]
         samples = list(read_tar(tmp_path / "images.tar"))
@@ -135,16 +138,12 @@ def test_every_failure_by_its_slug(run, web, page, make_image):
     assert {rows["/404"][name] for name in ("width", "original_width", "sha256", "phash")} == {None}
 
 
-def test_urls_that_img2dataset_cannot_even_ask_for(run, tmp_path):
+def test_urls_that_cannot_be_requested(run, tmp_path):
     urls = ["no scheme", "ftp://a.test/", "http://127.0.0.1:1234/", "http://a.test:99999/"]
     rows = [{"key": key, "url": url, "caption": "", "source": ""} for key, url in zip("abcd", urls, strict=True)]
     table = pa.Table.from_pylist(rows, schema=URLS)
-    result = Download(opener=OpenerConfig(allow_loopback=True)).run(table, folder=tmp_path)
+    result = Download(http=HttpConfig(allow_loopback=True)).run(table, folder=tmp_path)
     assert result.column("drop_reason").to_pylist() == ["bad_url", "bad_url", "connection", "bad_url"]
-
-
-def test_every_slug_is_declared():
-    assert download.TRANSIENT_REASONS < download.DROP_REASONS
 
 
 def test_formats_orientation_and_depth(run, web, page, make_image):
@@ -201,7 +200,23 @@ def test_a_full_disk_stops_the_shard_with_its_cause(run, web, page, tmp_path, fi
     assert os.listdir(tmp_path) == []
 
 
-def test_what_img2dataset_writes_beside_does_not_reach_the_terminal(run, web, page, make_image, capfd):
+def test_a_failure_does_not_wait_for_the_urls_that_are_left(run, web, page, make_image, tmp_path, monkeypatch):
+    """Sixty URLs for two threads, which wait for a slot: the failure ends them."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    web.pages |= {f"/{i}.jpg": page(body=make_image()) for i in range(60)}
+    monkeypatch.setattr(Spool, "add", fail)
+    started = time.monotonic()
+    with pytest.raises(KeyError, match="a bug"):
+        run(list(web.pages), thread_count=2)
+    assert time.monotonic() - started < 30
+    assert os.listdir(tmp_path) == []
+    assert len(num_requests(web)) < 30
+
+
+def test_nothing_is_written_to_the_terminal(run, web, page, make_image, capfd):
     web.pages |= {"/good.jpg": page(body=make_image()), "/cut.jpg": page(body=make_image()[:-50])}
     run(list(web.pages))
     assert capfd.readouterr() == ("", "")
@@ -223,7 +238,7 @@ import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.fetch.image_resizer import ImageResizer
 from pipelines.fetch.spool import Spool
 
@@ -234,8 +249,8 @@ def add_and_die(self, key, row, *, jpeg):
     if len(self.rows) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 Spool.add = add_and_die
-opener = OpenerConfig(deadline_s=2, connect_to={"img.test": address}, max_bytes=200_000)
-Download(image_size_px=40, thread_count=4, opener=opener).run(pq.read_table(urls), folder=Path(folder), spool=Path(spool))
+http = HttpConfig(deadline_s=2, connect_to={"img.test": address}, max_bytes=200_000)
+Download(image_size_px=40, thread_count=4, http=http).run(pq.read_table(urls), folder=Path(folder), spool=Path(spool))
 """
 
 
@@ -245,8 +260,8 @@ def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, make_im
     pairs = pa.table({"url": [f"http://img.test{p}" for p in web.pages], "caption": ["a red apple"] * len(web.pages)})
     table = Urls(source="test")(pairs).drop(["drop_reason"])
     pq.write_table(table, tmp_path / "urls.parquet")
-    opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
-    stage = Download(image_size_px=40, thread_count=4, opener=opener)
+    http = HttpConfig(deadline_s=2, connect_to={"img.test": web.address}, max_bytes=200_000)
+    stage = Download(image_size_px=40, thread_count=4, http=http)
     whole, resumed, spool = tmp_path / "whole", tmp_path / "resumed", tmp_path / "spool"
     for folder in (whole, resumed):
         folder.mkdir()
@@ -255,10 +270,13 @@ def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, make_im
 
     command = [sys.executable, "-c", KILLED, web.address, str(tmp_path / "urls.parquet"), str(resumed), str(spool)]
     assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
-    num_settled = len((spool / "rows.jsonl").read_bytes().splitlines())
     asked = num_requests(web)
+    with closing(sqlite3.connect(shutil.copytree(spool, tmp_path / "copy") / DATABASE_NAME)) as database:
+        num_settled, num_kept = (
+            database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("rows", "answers")
+        )
     assert num_settled == 5 and 5 <= len(asked) <= 18
-    assert list((spool / "answers").iterdir())
+    assert num_kept
 
     assert stage.run(table, folder=resumed, spool=spool).equals(expected)
     assert (resumed / "images.tar").read_bytes() == (whole / "images.tar").read_bytes()
@@ -270,7 +288,7 @@ def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, make_im
     assert num_requests(web) == again
 
 
-def test_what_may_have_been_the_kill_itself_is_tried_again(web, page, make_image, tmp_path):
+def test_failures_that_the_kill_may_have_caused_are_tried_again(web, page, make_image, tmp_path):
     keys = {"http_404": "/gone.jpg", "connection": "/back.jpg", "truncated": "/cut.jpg"}
     web.pages |= {path: page(body=make_image()) for path in keys.values()}
     rows = [{"key": k, "url": f"http://img.test{path}", "caption": "", "source": ""} for k, path in keys.items()]
@@ -280,10 +298,10 @@ def test_what_may_have_been_the_kill_itself_is_tried_again(web, page, make_image
     with Spool(spool) as before:
         for reason in keys:
             before.add(reason, {"drop_reason": reason}, jpeg=None)
-    opener = OpenerConfig(deadline_s=2, connect_to={"img.test": web.address})
+    http = HttpConfig(deadline_s=2, connect_to={"img.test": web.address})
     folder = tmp_path / "folder"
     folder.mkdir()
-    result = Download(image_size_px=40, opener=opener).run(table, folder=folder, spool=spool)
+    result = Download(image_size_px=40, http=http).run(table, folder=folder, spool=spool)
     assert dict(zip(result["key"].to_pylist(), result["drop_reason"].to_pylist(), strict=True)) == {
         "connection": None,
         "http_404": "http_404",

@@ -1,4 +1,4 @@
-"""No way in: hostile URLs through the real stage, one counted reason each, and a listener that nobody visits."""
+"""Hostile URLs through the real stage, one counted reason each, and a listener that sees no connection."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ from rich.console import Console
 from pipelines.build.pair_jobs import download_job
 from pipelines.build.runner import Runner
 from pipelines.fetch.download import DROP_REASONS, Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.storage import TableFile
 from schemas.tables import URLS
 
@@ -137,7 +137,7 @@ HOSTILE = {
     "http://img.test/gzip-bomb": "not_an_image",
     "http://img.test/bomb.svg": "not_an_image",
     "http://img.test/program.eps": "not_an_image",  # a program in PostScript, which Pillow would have run
-    # manners
+    # politeness
     "http://img.test/private/a.jpg": "robots_disallowed",
     "http://img.test/noai": "opted_out",
 }
@@ -297,10 +297,10 @@ def run(urls: list[str], folder: Any, *, connect_to: dict[str, str]) -> Any:
     rows = [{"key": key, "url": url, "caption": "x", "source": "test"} for key, url in zip(keys, urls, strict=True)]
     path = folder / "urls.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=URLS), path)
-    opener = OpenerConfig(deadline_s=2, max_bytes=200_000, connect_to=connect_to, backoff_base_s=0.01)
+    http = HttpConfig(deadline_s=2, max_bytes=200_000, connect_to=connect_to, backoff_base_s=0.01)
     job = download_job(
         "images",
-        Download(image_size_px=40, max_pixels=499_999, thread_count=16, opener=opener),
+        Download(image_size_px=40, max_pixels=499_999, thread_count=16, http=http),
         TableFile(name="urls/a/kept.parquet", path=path, sha256="0", num_rows=len(urls)),
         shard="a",
     )

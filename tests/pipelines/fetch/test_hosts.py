@@ -4,7 +4,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from pipelines.fetch.fetch_error import FetchError
+from pipelines.fetch.drop_reasons import FetchError
 from pipelines.fetch.hosts import Host, HostLimits, Hosts, backoff_s, retry_after_s
 
 
@@ -89,24 +89,24 @@ def test_any_answer_counts_as_life_and_what_never_reached_the_host_counts_for_no
         attempt(host, None)
 
 
-def test_a_host_that_asks_for_quiet_gets_it(host, clock):
-    assert host.quiet(0) == 0
-    host.ask_for_quiet("5", slug="http_429")
-    host.ask_for_quiet("2", slug="http_429")  # shorter: the longer one holds
-    assert host.quiet(10) == 5
+def test_retry_after_is_obeyed(host, clock):
+    assert host.retry_after_left(0) == 0
+    host.note_retry_after("5", slug="http_429")
+    host.note_retry_after("2", slug="http_429")  # shorter: the longer one counts
+    assert host.retry_after_left(10) == 5
     with pytest.raises(FetchError, match="^http_429: a.test:80 wants to be asked again in 5 s"):
-        host.quiet(4.9)
+        host.retry_after_left(4.9)
     clock.now += 5
-    assert host.quiet(0) == 0
-    host.ask_for_quiet(None, slug="http_429")
-    assert host.quiet(0) == 0
+    assert host.retry_after_left(0) == 0
+    host.note_retry_after(None, slug="http_429")
+    assert host.retry_after_left(0) == 0
 
 
-def test_an_expired_budget_is_no_matter_of_quiet(host):
-    assert host.quiet(-1) == 0
+def test_an_expired_budget_without_retry_after_raises_nothing(host):
+    assert host.retry_after_left(-1) == 0
 
 
-def test_the_least_recently_met_hosts_are_forgotten(monkeypatch):
+def test_the_least_recently_used_hosts_are_forgotten(monkeypatch):
     monkeypatch.setattr("pipelines.fetch.hosts._CAPACITY", 2)
     hosts = Hosts(HostLimits())
     a, _ = hosts.get("a"), hosts.get("b")

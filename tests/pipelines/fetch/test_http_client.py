@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.fetch.http_client import FetchError, HardenedOpener, OpenerConfig, hardened_urlopen
+from pipelines.fetch.drop_reasons import FetchError
+from pipelines.fetch.http_client import HttpClient, HttpConfig, Response, client_for
 
 
 def fetch(url: str, **options: Any) -> bytes:
     options = {"robots": "ignore", "backoff_base_s": 0.01} | options
-    with HardenedOpener(OpenerConfig(**options)).open(url) as response:
-        return response.read()
+    return HttpClient(HttpConfig(**options)).get(url).body
 
 
 def test_fetches_a_page_under_a_name_that_is_connected_elsewhere(web, page):
@@ -34,7 +34,7 @@ def test_loopback_is_allowed_only_by_configuration(web, page):
 )
 def test_only_http_urls_with_a_host(url):
     with pytest.raises(FetchError, match="^bad_url: "):
-        HardenedOpener(OpenerConfig(allow_loopback=True)).open(url)
+        HttpClient(HttpConfig(allow_loopback=True)).get(url)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_private_addresses_are_refused_before_connecting(address, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 80))])
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
     with pytest.raises(FetchError, match=f"^forbidden_address: rebind.test is {address}"):
-        HardenedOpener(OpenerConfig()).open("http://rebind.test/")
+        HttpClient(HttpConfig()).get("http://rebind.test/")
 
 
 def test_connects_to_the_very_address_that_was_checked_and_tries_the_next_one(monkeypatch):
@@ -74,7 +74,7 @@ def test_connects_to_the_very_address_that_was_checked_and_tries_the_next_one(mo
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(FetchError, match="^connection: ConnectionRefusedError no"):
-        HardenedOpener(OpenerConfig(deadline_s=30, max_tries=1, robots="ignore")).open("http://a.test:8081/")
+        HttpClient(HttpConfig(deadline_s=30, max_tries=1, robots="ignore")).get("http://a.test:8081/")
     assert tried == [("2606:4700::1", 8081, 10), ("64:ff9b::808:808", 8081, 15), ("1.1.1.1", 8081, 30)]
 
 
@@ -168,7 +168,7 @@ def test_names_that_do_not_resolve(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(FetchError, match="^dns: .*not known"):
-        HardenedOpener(OpenerConfig()).open("http://nowhere.test/")
+        HttpClient(HttpConfig()).get("http://nowhere.test/")
 
 
 def test_nonsense_instead_of_http_is_a_connection_error(web, page):
@@ -188,30 +188,58 @@ def test_https_checks_the_certificate(web, page, tmp_path, monkeypatch):
         fetch("https://img.test/", connect_to=connect_to)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert fetch("https://img.test/", connect_to=connect_to) == b"secret"
-    assert web.requests == [("img.test", "/", OpenerConfig().user_agent)]
+    assert web.requests == [("img.test", "/", HttpConfig().user_agent)]
     with pytest.raises(FetchError, match="^tls: .*Hostname mismatch"):
         fetch("https://other.test/", connect_to=connect_to)
 
 
-def test_urlopen_goes_through_the_opener_and_the_previous_one_comes_back(web, page):
-    web.pages["/"] = page(body=b"hello")
-    before = urllib.request.build_opener()
-    urllib.request.install_opener(before)
-    with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
-        assert isinstance(urllib.request._opener, HardenedOpener)
-        with urllib.request.urlopen("http://img.test/") as response:
-            assert (response.status, response.read()) == (200, b"hello")
-    assert urllib.request._opener is before
-    urllib.request.install_opener(None)  # type: ignore[arg-type]
+def test_a_redirect_to_a_malformed_address_is_a_bad_url(web, page):
+    web.pages["/"] = page(status=302, headers={"Location": "http://[::1/"})
+    with pytest.raises(FetchError, match="^bad_url: Invalid IPv6 URL"):
+        fetch("http://img.test/", connect_to={"img.test": web.address})
+
+
+def test_the_whole_body_is_kept_before_its_connection_is_closed_and_urllib_is_left_alone(web, page):
+    web.pages |= {
+        "/start": page(status=302, headers={"Location": "/end", "X-Robots-Tag": "nosnippet"}),
+        "/end": page(body=b"hello", headers={"X-Robots-Tag": "noarchive"}),
+        "/cut": page(body=b"hel", announced_bytes=5),
+        "/noai": page(body=b"hello", headers={"X-Robots-Tag": "noai"}),
+    }
+    opener = urllib.request._opener  # type: ignore[attr-defined]
+    closed = []
+    send, kept = web.send, []
+
+    def send_and_wait_for_the_end(handler: Any, page_: Any) -> None:
+        send(handler, page_)
+        handler.wfile.flush()
+        if handler.path == "/end":
+            handler.connection.shutdown(socket.SHUT_WR)
+            closed.append(handler.connection.recv(1) == b"")
+            assert kept == [Response(body=b"hello", robots_tags=("noarchive",))]
+
+    def keep(response: Response) -> None:
+        time.sleep(0.2)
+        assert not closed
+        assert urllib.request._opener is opener  # type: ignore[attr-defined]
+        kept.append(response)
+
+    web.send = send_and_wait_for_the_end
+    client = HttpClient(HttpConfig(connect_to={"img.test": web.address}, robots="obey", backoff_base_s=0.01))
+    assert client.get("http://img.test/start", keep=keep) == Response(body=b"hello", robots_tags=("noarchive",))
+    for path in ("/cut", "/noai", "/missing"):
+        with pytest.raises(FetchError):
+            client.get(f"http://img.test{path}", keep=keep)
+    assert len(kept) == 1
 
 
 def test_the_next_shard_knows_what_the_last_one_learnt(web, page):
     web.pages |= {"/a": page(body=b"a"), "/robots.txt": page(body=b"User-agent: *\nDisallow: /b")}
     for _ in range(3):
-        with hardened_urlopen(OpenerConfig(connect_to={"img.test": web.address})):
-            urllib.request.urlopen("http://img.test/a")
-            with pytest.raises(FetchError, match="^robots_disallowed: http://img.test:80/robots.txt forbids /b"):
-                urllib.request.urlopen("http://img.test/b")
+        client = client_for(HttpConfig(connect_to={"img.test": web.address}))
+        client.get("http://img.test/a")
+        with pytest.raises(FetchError, match="^robots_disallowed: http://img.test:80/robots.txt forbids /b"):
+            client.get("http://img.test/b")
     assert [path for _, path, _ in web.requests] == ["/robots.txt", "/a", "/a", "/a"]
 
 

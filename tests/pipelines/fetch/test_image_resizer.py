@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.fetch.image_resizer import ImageError, ImageResizer
+from pipelines.fetch.drop_reasons import ImageError
+from pipelines.fetch.image_resizer import ImageResizer
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "raccoon"
 RESIZER = ImageResizer(image_size_px=40, encode_quality=95, max_pixels=1_000_000)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipelines.fetch.download import Download
-from pipelines.fetch.http_client import OpenerConfig
+from pipelines.fetch.http_client import HttpConfig
 from pipelines.fetch.ingest import Ingest
 from pipelines.stages.urls import Urls
 from pipelines.storage.tars import read_tar
@@ -34,9 +34,9 @@ def test_rows_and_bytes_equal_those_of_the_download(web, page, make_image, tmp_p
         (tmp_path / name).mkdir()
     pairs = [pair(i, content) for i, content in enumerate(contents)]
 
-    opener = OpenerConfig(deadline_s=5, connect_to={"img.test": web.address})
+    http = HttpConfig(deadline_s=5, connect_to={"img.test": web.address})
     urls = Urls(source="s")(PAIRS.empty_table().from_pylist([{"url": p.url, "caption": p.caption} for p in pairs]))
-    wanted = Download(opener=opener, thread_count=2, **options).run(urls.drop(["drop_reason"]), folder=tmp_path / "web")
+    wanted = Download(http=http, thread_count=2, **options).run(urls.drop(["drop_reason"]), folder=tmp_path / "web")
     found = Ingest(**options).run(reversed(pairs), source="s", folder=tmp_path / "mirror")
 
     kept = [row for row in wanted.to_pylist() if row["drop_reason"] is None]

@@ -1,6 +1,8 @@
+import time
+
 import pytest
 
-from pipelines.fetch.robots import Robots, matches_pattern
+from pipelines.fetch.robots import MAX_BYTES, Robots
 
 # The example of RFC 9309, section 5.1.
 RFC_EXAMPLE = """\
@@ -91,10 +93,57 @@ def test_patterns_against_a_naive_matcher():
     letters = ["", "a", "b", "ab", "ba", "aab", "abab", "bbaa"]
     patterns = [a + s + b + t + c for a in ("a", "ab", "*") for s in ("*", "") for b in ("b", "") for t in ("*", "")
                 for c in ("$", "a$", "b", "ab$")]  # fmt: skip
-    assert [matches_pattern(x, p) for x in letters for p in patterns] == [
+    robots = {p: Robots.parse(f"User-agent: *\nDisallow: /{p}", product="bot") for p in patterns}
+    assert [not robots[p].allows(f"/{x}") for x in letters for p in patterns] == [
         naive(x, p) for x in letters for p in patterns
     ]
 
 
 def test_a_hostile_pattern_takes_no_exponential_time():
-    assert not matches_pattern("/" + "a" * 5000, "/" + "*a" * 2000 + "*b")
+    robots = Robots.parse(f"User-agent: *\nDisallow: /{'*a' * 2000}*b", product="bot")
+    started = time.monotonic()
+    assert robots.allows("/" + "a" * 5000)
+    assert time.monotonic() - started < 1
+
+
+def test_a_hostile_list_of_agents_takes_no_quadratic_time():
+    half = MAX_BYTES // 2
+    agents = "".join(f"User-agent: a{i}\n" for i in range(half // 20)) + "User-agent: *\n" * (half // 20)
+    started = time.monotonic()
+    robots = Robots.parse(f"{agents}Disallow: /x\n" * 1 + "Disallow: /y\n" * (half // 20), product="bot")
+    assert time.monotonic() - started < 5
+    assert [robots.allows(path) for path in ("/x", "/y", "/z")] == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["exam", "bot", "examplebots", "*bot", "example", "e"])
+def test_a_part_of_a_name_is_another_robot(name):
+    """RFC 9309, 2.2.1: the names are equal, but for their case."""
+    robots = Robots.parse(f"User-agent: {name}\nAllow: /\n\nUser-agent: *\nDisallow: /", product="examplebot")
+    assert not robots.allows("/x")
+    robots = Robots.parse(f"User-agent: {name}\nDisallow: /", product="examplebot")
+    assert robots.allows("/x")
+
+
+@pytest.mark.parametrize("line", ["Crawl-delay: 5", "Sitemap: http://a.test/x", "Nonsense: x", "", "# x"])
+def test_other_lines_do_not_end_a_group(line):
+    """RFC 9309, 2.2.4: they must not interfere with the rules."""
+    text = f"User-agent: bot\n{line}\nUser-agent: other\nDisallow: /a\n{line}\nDisallow: /b"
+    assert not Robots.parse(text, product="bot").allows("/a")
+    assert not Robots.parse(text, product="bot").allows("/b")
+
+
+@pytest.mark.parametrize(
+    "start", ["\ufeffUser-agent: bot", "useragent : bot # x", "User-agent bot/1.0 (x)", "user agent:bot/1"]
+)
+def test_agents_in_other_spellings(start):
+    assert not Robots.parse(f"{start}\nDisallow: /", product="bot").allows("/x")
+
+
+def test_paths_that_look_like_addresses_are_paths():
+    robots = Robots.parse("User-agent: *\nDisallow: //a.test/x\nDisallow: /[", product="bot")
+    assert [robots.allows(path) for path in ("//a.test/x", "//a.test/y", "//[::1", "/[::1")] == [
+        False,
+        True,
+        True,
+        False,
+    ]

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pipelines.fetch.fetch_error import FetchError
-from pipelines.fetch.resolver import Resolver
+from pipelines.fetch.addresses import look_up
+from pipelines.fetch.drop_reasons import FetchError
 from pipelines.fetch.single_flight import SingleFlightCache
 
 
@@ -18,10 +18,10 @@ def test_a_host_is_looked_up_once_by_many_threads(monkeypatch):
         return [(0, 0, 0, "", ("1.1.1.1", 0)), (0, 0, 0, "", ("1.1.1.1", 0)), (0, 0, 0, "", ("1.0.0.1", 0))]
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
-    resolver = Resolver()
+    cache: SingleFlightCache[tuple[str, ...]] = SingleFlightCache(ttl_s=10, failure_ttl_s=10)
     answers = []
     names = ["a.test"] * 8 + ["b.test"] * 8
-    threads = [threading.Thread(target=lambda n=n: answers.append(resolver.addresses(n))) for n in names]
+    threads = [threading.Thread(target=lambda n=n: answers.append(cache.get(n, lambda: look_up(n)))) for n in names]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -38,17 +38,17 @@ def test_a_name_that_does_not_resolve_is_not_asked_for_again(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    resolver = Resolver()
+    cache: SingleFlightCache[tuple[str, ...]] = SingleFlightCache(ttl_s=10, failure_ttl_s=10)
     for _ in range(3):
         with pytest.raises(FetchError, match="^dns: .*not known"):
-            resolver.addresses("nowhere.test")
+            cache.get("nowhere.test", lambda: look_up("nowhere.test"))
     assert calls == ["nowhere.test"]
 
 
 def test_values_and_failures_expire_each_in_their_time():
-    times = iter([0, 0, 2, 3, 3, 12, 13, 13])  # asked for on every look, and again when something was made
+    now = 0.0
     made = []
-    cache: SingleFlightCache[int] = SingleFlightCache(ttl_s=10, failure_ttl_s=3, clock=lambda: next(times))
+    cache: SingleFlightCache[int] = SingleFlightCache(ttl_s=10, failure_ttl_s=3, clock=lambda: now)
 
     def make() -> int:
         made.append(len(made) + 1)
@@ -56,13 +56,34 @@ def test_values_and_failures_expire_each_in_their_time():
             raise FetchError("dns", "first")
         return made[-1]
 
-    def ask() -> int | str:
+    found: dict[float, int | str] = {}
+    for now in (0, 2.9, 3, 12.9, 13):
         try:
-            return cache.get("a", make)
+            found[now] = cache.get("a", make)
         except FetchError as error:
-            return str(error)
+            found[now] = str(error)
+    assert found == {0: "dns: first", 2.9: "dns: first", 3: 2, 12.9: 2, 13: 3}
 
-    assert [ask() for _ in range(5)] == ["dns: first", "dns: first", 2, 2, 3]
+
+def test_an_error_that_is_no_answer_is_not_remembered_and_frees_those_who_wait():
+    cache: SingleFlightCache[int] = SingleFlightCache(ttl_s=10, failure_ttl_s=10)
+    started, found = threading.Event(), []
+
+    def fail() -> int:
+        started.set()
+        time.sleep(0.1)
+        raise KeyError("a bug")
+
+    def wait() -> None:
+        started.wait()
+        found.append(cache.get("a", lambda: 1))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    with pytest.raises(KeyError, match="a bug"):
+        cache.get("a", fail)
+    thread.join(timeout=10)
+    assert found == [1]
 
 
 def test_the_least_recently_used_are_forgotten():

@@ -1,4 +1,4 @@
-"""Resizers that die, in a module of its own: the decoding process imports it by its name."""
+"""Resizers that crash, in a module of its own: the decoder process imports it by its name."""
 
 import ctypes
 import os
@@ -11,43 +11,43 @@ from typing import NoReturn
 
 from pipelines.fetch.image_resizer import ImageResizer, StoredImage
 
-POISON = b"\xff\xfe\x00\x08poison"  # a JPEG comment
+CRASH = b"\xff\xfe\x00\x08poison"  # a JPEG comment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mortal:
-    """A resizer that dies of poison in a way: by a signal, by a null pointer, by leaving, or by never coming back with or without
+class CrashingResizer:
+    """A resizer that crashes on some images: by a signal, by a null pointer, by exiting, or by never returning with or without
     the interpreter's lock."""
 
     way: str = "kill"
-    deaths: Path | None = None  # counts them
-    num_deadly: int = 1_000_000  # deaths after which the poison has lost its power
+    crashes: Path | None = None  # counts them
+    num_crashes: int = 1_000_000  # after which such an image is decoded
 
     def __call__(self, content: bytes) -> StoredImage:
-        if b"poison" in content and self._count() <= self.num_deadly:
-            self._die()
+        if b"poison" in content and self._count() <= self.num_crashes:
+            self._crash()
         return ImageResizer(image_size_px=40, encode_quality=95, max_pixels=10**6)(content)
 
     def _count(self) -> int:
-        if self.deaths is None:
+        if self.crashes is None:
             return 1
-        with self.deaths.open("ab") as file:
+        with self.crashes.open("ab") as file:
             file.write(b"x")
             return file.tell()
 
-    def _die(self) -> None:
+    def _crash(self) -> None:
         if self.way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.way == "null pointer":
             ctypes.string_at(0)
-        elif self.way == "leave":
+        elif self.way == "exit":
             os._exit(3)
-        elif self.way == "hold":
+        elif self.way == "keep the lock":
             ctypes.PyDLL(None).sleep(3600)  # PyDLL, unlike CDLL, keeps the interpreter's lock
         time.sleep(3600)
 
 
-class StillBorn(Mortal):
+class UnstartableResizer(CrashingResizer):
     """A resizer that ends the process which unpickles it."""
 
     def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:

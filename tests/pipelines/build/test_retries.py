@@ -80,7 +80,7 @@ def walk_of(dataset: DatasetConfig, runner: Runner) -> Walk:
 
 
 def build(dataset: DatasetConfig, runner: Runner) -> dict[str, AssetRun]:
-    """The street up to what hangs on the images."""
+    """The assets up to the first that depends on the images."""
     walk = walk_of(dataset, runner)
     return {asset: runner.run(asset, walk.jobs(asset), where="here") for asset in ("urls", "images", "filtered")}
 

@@ -23,10 +23,10 @@ MAX_LINES_WITH_PICTURES = 120
 
 
 def tracked(*patterns: str) -> list[str]:
-    """Files of the repository that are there, new ones included."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    """Files that git tracks and that are there."""
+    command = ["git", "ls-files", *patterns]
     names = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.splitlines()
-    return sorted({name for name in names if (ROOT / name).is_file()})
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 def texts() -> dict[str, str]:

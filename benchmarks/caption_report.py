@@ -1,17 +1,16 @@
-"""What filters and noun phrases make of real captions: ``python benchmarks/caption_report.py`` prints it as Markdown.
+"""Caption statistics: ``python benchmarks/caption_report.py`` prints what filters and noun phrases make of real captions.
 
-The figures of docs/data.md come from it. Images are not at hand: every row has a neutral size and an image of its own.
+The figures of docs/data.md come from it, as Markdown. Without the images, every row has a neutral size and its own image.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import pyarrow as pa
 
-from benchmarks.captions import SHARED_DATA, read_captions, table_of
+from benchmarks.captions import CaptionFiles, table_of
 from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.statistics import count_heads, count_phrases
@@ -22,11 +21,9 @@ LONGEST_CAPTION_SHOWN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(CaptionFiles):
     """Print the funnel, the most frequent phrases and a random sample."""
 
-    data: Path = SHARED_DATA
-    """Folder with cc3m_val_captions and laion_alt_text."""
     phrases: int = 50
     """Most frequent phrases shown."""
     sample: int = 26
@@ -36,8 +33,8 @@ class ReportConfig:
 
 
 def main(config: ReportConfig) -> None:
-    """Run the stages in the order of the street and print."""
-    tables = {source: _rows(source, captions) for source, captions in read_captions(config.data).items()}
+    """Run the stages in their order and print."""
+    tables = {source: _rows(source, captions) for source, captions in config.read().items()}
     filters, dedup, noun_phrases = PRESETS["datacomp"].filters, PRESETS["filip"].dedup, NounPhrases()
     steps: list[tuple[str, Callable[[Mapping[str, pa.Table]], Mapping[str, pa.Table]], pa.Schema]] = [
         ("filters", lambda tables: {source: filters(table) for source, table in tables.items()}, filters.output_schema),

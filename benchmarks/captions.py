@@ -1,31 +1,29 @@
-"""Captions at web scale: how fast noun phrases are, and filters and deduplication of a million rows.
+"""Caption processing at web scale: speed of noun phrases, and of filters and deduplication of a million rows.
 
 ``python benchmarks/captions.py`` takes noun phrases of real captions by a plain loop and by the stage, in turn, on one
 core, and exits with status 1 if the stage is not at least 2.5 times as fast. ``--rows 1000000`` makes so many rows of the
-same captions and runs filters (two processes) and deduplication (one process, two threads) on them as the street does;
+same captions and runs filters (two processes) and deduplication (one process, two threads) on them as a build does;
 status 1 if that takes more than 60 s or 4 GiB.
 """
 
 import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from benchmarks.processes import cpu_seconds, interleaved, peak_memory
 from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.filters import clean_caption
 from pipelines.stages.noun_phrases import NounPhrases
@@ -41,15 +39,37 @@ MAX_SECONDS = 60.0
 MAX_GIB = 4.0
 NUM_WORKERS = 2
 ROWS_PER_SHARD = 100_000
-SECONDS_BETWEEN_SAMPLES = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionsConfig:
-    """Measure the stages that read captions."""
+class CaptionFiles:
+    """Where the real captions are."""
 
     data: Path = SHARED_DATA
     """Folder with cc3m_val_captions and laion_alt_text."""
+
+    def read(self) -> dict[str, list[str]]:
+        """The real captions, cleaned, by source.
+
+        Raises:
+            ValueError: they are not there.
+        """
+        cc3m = self.data / "cc3m_val_captions" / "Validation_GCC-1.1.0-Validation.tsv"
+        laion = self.data / "laion_alt_text" / "test_10000.parquet"
+        for path in (cc3m, laion):
+            if not path.is_file():
+                raise ValueError(f"no captions at {path}: name the folder that holds them with --data")
+        texts = {
+            "cc3m": [line.split("\t")[0] for line in cc3m.read_text().splitlines()],
+            "laion": pq.read_table(laion)["TEXT"].to_pylist(),
+        }
+        return {source: [clean_caption(text) for text in captions if text] for source, captions in texts.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsConfig(CaptionFiles):
+    """Measure the stages that read captions."""
+
     rows: int = 0
     """Rows for filters and deduplication; 0: measure noun phrases instead."""
     captions: int = 4000
@@ -65,30 +85,12 @@ def main(config: CaptionsConfig) -> None:
         sys.exit(1)
 
 
-def read_captions(data: Path) -> dict[str, list[str]]:
-    """The real captions, cleaned, by source.
-
-    Raises:
-        ValueError: they are not there.
-    """
-    cc3m = data / "cc3m_val_captions" / "Validation_GCC-1.1.0-Validation.tsv"
-    laion = data / "laion_alt_text" / "test_10000.parquet"
-    for path in (cc3m, laion):
-        if not path.is_file():
-            raise ValueError(f"no captions at {path}: name the folder that holds them with --data")
-    texts = {
-        "cc3m": [line.split("\t")[0] for line in cc3m.read_text().splitlines()],
-        "laion": pq.read_table(laion)["TEXT"].to_pylist(),
-    }
-    return {source: [clean_caption(text) for text in captions if text] for source, captions in texts.items()}
-
-
 def measure_phrases(config: CaptionsConfig) -> bool:
     """Captions a second and core, by spaCy as its manual has it first and by the stage."""
     import spacy
 
     stage = NounPhrases()
-    captions = sorted({caption for captions in read_captions(config.data).values() for caption in captions})
+    captions = sorted({caption for captions in config.read().values() for caption in captions})
     captions = [captions[i] for i in np.random.default_rng(0).permutation(len(captions))[: config.captions]]
     table = table_of(captions)
     nlp = spacy.load(stage.model)
@@ -98,12 +100,9 @@ def measure_phrases(config: CaptionsConfig) -> bool:
             _ = [chunk.text for chunk in nlp(caption).noun_chunks]
 
     stage(table.slice(0, 100))
-    ratios, seconds = [], []
-    for _ in range(config.rounds):
-        plain_s, stage_s = cpu_seconds(plain), cpu_seconds(lambda: stage(table))
-        seconds.append((plain_s, stage_s))
-        ratios.append(plain_s / stage_s)
-    ratio, (plain_s, stage_s) = float(np.median(ratios)), np.median(seconds, axis=0)
+    ways = {"plain": lambda: cpu_seconds(plain), "stage": lambda: cpu_seconds(lambda: stage(table))}
+    seconds = np.array(list(interleaved(ways, rounds=config.rounds).values()))
+    ratio, (plain_s, stage_s) = float(np.median(seconds[0] / seconds[1])), np.median(seconds, axis=1)
     Console().print(
         f"noun phrases of {len(captions):,} captions: {len(captions) / plain_s:,.0f} captions a second of CPU by a plain"
         f" loop, {len(captions) / stage_s:,.0f} by the stage: {ratio:.2f} times as fast, wanted {MIN_SPEEDUP:g}",
@@ -113,16 +112,9 @@ def measure_phrases(config: CaptionsConfig) -> bool:
     return ratio >= MIN_SPEEDUP
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time that this process spends: other work on the machine disturbs it least."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def measure_table(config: CaptionsConfig) -> bool:
     """Wall time and the peak of the resident memory of this process and its children together."""
-    captions = [caption for captions in read_captions(config.data).values() for caption in captions]
+    captions = [caption for captions in config.read().values() for caption in captions]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         in_processes(1, partial(write_rows, captions, config.rows, folder), [0])  # its memory goes with it
@@ -216,31 +208,6 @@ def table_of(captions: list[str], **columns: object) -> pa.Table:
 def _spliced(first: str, second: str) -> str:
     begin, end = first.split(), second.split()
     return " ".join(begin[: (len(begin) + 1) // 2] + end[len(end) // 2 :])
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The peak so far, in bytes, of the resident memory of this process and its children; shared pages count for each."""
-    peak_bytes, is_over = [0], threading.Event()
-
-    def watch() -> None:
-        process = psutil.Process()
-        while not is_over.wait(SECONDS_BETWEEN_SAMPLES):
-            total = 0
-            for member in [process, *process.children(recursive=True)]:
-                try:
-                    total += member.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            peak_bytes[0] = max(peak_bytes[0], total)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak_bytes
-    finally:
-        is_over.set()
-        thread.join()
 
 
 if __name__ == "__main__":

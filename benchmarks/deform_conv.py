@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from benchmarks.processes import interleaved
 from detclipv2.ops.deform_conv import modulated_deform_conv
 
 SHAPE = (32, 96, 16, 16)  # images, channels, height, width: the finest level of a 128 px batch
@@ -49,14 +51,11 @@ def main() -> None:
     """Time both kernels in turn, print the medians, and fail if ours is slower."""
     inputs = make_inputs()
     kernels: dict[str, Kernel] = {"torchvision": torchvision_kernel, "ours": modulated_deform_conv}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in kernels}
-    for _ in range(NUM_ROUNDS + 1):
-        for name, kernel in kernels.items():  # in turn, so that both meet the same load of the machine
-            times[name].append(time_round(kernel, inputs))
+    rounds = {name: partial(time_round, kernel, inputs) for name, kernel in kernels.items()}
+    times = interleaved(rounds, rounds=NUM_ROUNDS, warm_up_rounds=1)
     table = Table("kernel", "forward, ms", "backward, ms", "together, ms", title=f"features {list(SHAPE)}, fp32, CPU")
     medians: dict[str, float] = {}
-    for name, rounds in times.items():
-        measured = rounds[1:]  # the first warms up
+    for name, measured in times.items():
         medians[name] = statistics.median(sum(parts) for parts in measured)
         parts = [statistics.median(column) for column in zip(*measured, strict=True)]
         table.add_row(name, *(f"{1000 * seconds:.1f}" for seconds in (*parts, medians[name])))

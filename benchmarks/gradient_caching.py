@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch.nn import functional as F
 
+from benchmarks.processes import memory_bytes
 from detclipv2.build import build_detector
 from detclipv2.config import LossConfig, ModelConfig
 from detclipv2.losses.hybrid import HybridObjective
@@ -71,12 +72,11 @@ def in_one_graph(objective: HybridObjective, batch: Batch, *, part_size: int) ->
     return objective.image_text_losses(objective.proposals(output, texts, pool), texts, pool)
 
 
-def memory_bytes(device: torch.device, *, peak: bool) -> int:
-    """What tensors take on a CUDA device, or what the process holds (Linux), now or at its peak."""
+def used_bytes(device: torch.device, *, peak: bool) -> int:
+    """Memory of the tensors on a CUDA device, or of the process (Linux), now or at its peak."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0])
+    return memory_bytes("VmHWM" if peak else "VmRSS")
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
@@ -96,12 +96,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     step(make_batch(2, arguments.image_size).to(device))  # libraries set up their buffers
     objective.zero_grad(set_to_none=False)  # so that the gradients are part of what was there before
     batch = make_batch(arguments.num_pairs, arguments.image_size).to(device)
-    before, started = memory_bytes(device, peak=False), time.perf_counter()
+    before, started = used_bytes(device, peak=False), time.perf_counter()
     losses = step(batch)
     loss = float(losses["contrastive"].detach())
     seconds = time.perf_counter() - started
     gradients = {name: p.grad.cpu() for name, p in objective.named_parameters() if p.grad is not None}
-    peak = memory_bytes(device, peak=True) - before
+    peak = used_bytes(device, peak=True) - before
     found = {"peak_bytes": peak, "seconds": seconds, "loss": loss, "device": device.type, "gradients": gradients}
     torch.save(found, folder / f"{arguments.way}.pt")
 

@@ -1,4 +1,4 @@
-"""What a dataset costs to grow, and what memory a larger one takes: emoji scenes, from the web to training shards.
+"""Incremental dataset builds: what growth costs, and what memory a larger dataset takes, with emoji scenes.
 
     python -m benchmarks.growth                # four times the pairs: rows of each asset, and what is fetched again
     python -m benchmarks.growth --memory       # peak memory at the scale and at ten times it
@@ -9,14 +9,13 @@ adds up the counts of all, so that both read four times the rows. The sum over a
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import command_line, job_process, resident_bytes, resident_tree_bytes
 from pipelines.build.assets import ASSETS
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.dagster_assets import build
@@ -143,7 +143,7 @@ def building(root: Path, *, pairs: int, pairs_per_shard: int) -> Iterator[psutil
     """A build in a process of its own, which has to end well."""
     sizes = ["--pairs", str(pairs), "--pairs-per-shard", str(pairs_per_shard)]
     command = [sys.executable, "-m", "benchmarks.growth", "--only-build", str(root), *sizes]
-    process = psutil.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = psutil.Popen(command, **job_process())
     try:
         yield process
     finally:
@@ -166,23 +166,11 @@ class Peaks:
 
     def look(self, driver: psutil.Process) -> None:
         """Sample all processes of a build."""
-        self.driver = max(self.driver, resident(driver))
+        self.driver = max(self.driver, resident_bytes(driver))
         for process in driver.children(recursive=True):
-            try:
-                command = " ".join(process.cmdline())
-                if command.startswith("ray::"):
-                    size = resident(process) + sum(map(resident, process.children(recursive=True)))
-                    self.worker = max(self.worker, size)
-            except psutil.Error:  # it has ended
-                continue
-
-
-def resident(process: psutil.Process) -> int:
-    """Its size in memory; 0 where it has ended."""
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
+            with suppress(psutil.Error):  # it has ended
+                if command_line(process).startswith("ray::"):
+                    self.worker = max(self.worker, resident_tree_bytes(process))
 
 
 def measure_memory(root: Path, *, pairs: int, pairs_per_shard: int) -> None:

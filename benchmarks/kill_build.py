@@ -1,9 +1,9 @@
-"""A build that is killed again and again: are its shards those of an undisturbed one, and is any URL fetched twice?
+"""Killed dataset builds: whether their files equal those of an undisturbed one, and whether a URL is fetched twice.
 
     python -m benchmarks.kill_build --pairs 5000 --kills 30
 
 Both builds are of the emoji scenes, whose web runs on loopback and logs what it was asked for and what was taken. Each kill
-waits for an asset of the street to run, then for a random part of the time that this asset took undisturbed, and ends, with
+waits for an asset to run, then for a random part of the time that this asset took undisturbed, and ends, with
 SIGKILL, in turn the driver, a Ray worker that runs a task, and the raylet. Then the same command runs again. When a build has
 come to its end before all kills are spent, its files are compared and the next one starts afresh.
 
@@ -14,10 +14,8 @@ that was on its way just then, nobody knows how much the client had of it. Those
 import hashlib
 import itertools
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +31,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import KilledDriver, command_line, is_raylet
 from pipelines.build.assets import ASSETS
 from pipelines.build.scales import SCALES
 from pipelines.sources.emoji_scenes import EmojiScenes
@@ -48,6 +47,7 @@ _DYING_S: dict[Victim, float] = {"driver": 2.0, "worker": 0.2, "raylet": 0.2}
 _TASKS = ("ray::Map(_run_row)", "ray::MapWorker(Map(_Actor))")
 _POLL_S = 0.01
 _BUILD_TIMEOUT_S = 600.0
+_DRIVER_WITHOUT_RAYLET_S = 60.0
 _DRIVER = """
 import sys
 from pathlib import Path
@@ -107,7 +107,7 @@ def main(*, pairs: int = 5000, kills: int = 30, seed: int = 0, folder: Path | No
     console = Console()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with tempfile.TemporaryDirectory(dir=None if folder is None else folder.resolve()) as place:
         started = time.monotonic()
         outcome = kill_builds(Path(place), pairs=pairs, num_kills=kills, seed=seed, console=console)
         console.print(_table(outcome, title=f"{pairs:,} URLs, {time.monotonic() - started:.0f} s"))
@@ -174,26 +174,19 @@ def published_files(root: Path) -> dict[str, str]:
     }
 
 
-class _Build:
+class _Build(KilledDriver):
     """One data root, and the command that builds it, run as often as it takes."""
 
     def __init__(self, root: Path, *, pairs: int) -> None:
         self.root = root
-        self.num_runs = 0
-        self.errors: list[str] = []
-        self._command = [sys.executable, "-c", _DRIVER, str(root), str(pairs)]
-        self._log = root.with_suffix(".log")
-        self._driver: subprocess.Popen[bytes] | None = None
-        self._started: list[psutil.Process] = []  # by our drivers
-        self._is_hurt = False  # since the last start
-        self._started_s = 0.0
+        super().__init__([sys.executable, "-c", _DRIVER, str(root), str(pairs)], log=root.with_suffix(".log"))
 
     def watch(self) -> dict[str, float]:
         """Build undisturbed; return the seconds of each asset that ran, in their order."""
         seconds: defaultdict[str, float] = defaultdict(float)
-        self._start()
+        self.start()
         before = time.monotonic()
-        while self._is_running():
+        while self.is_running():
             time.sleep(_POLL_S)
             now = time.monotonic()
             if (asset := self._asset()) is not None:
@@ -207,111 +200,64 @@ class _Build:
     def kill_in(self, target: str, *, share: float, seconds: dict[str, float], victim: Victim) -> Kill | None:
         """Run until ``target`` or a later asset runs and ``share`` of its seconds are over, then kill; None: it was finished."""
         order = list(ASSETS)
-        if not self._is_running():
-            self._start()
+        if not self.is_running():
+            self.start()
         while (asset := self._asset()) is None or order.index(asset) < order.index(target):
-            if not self._is_running():
-                if self._is_done() or self.errors:
+            if not self.is_running():
+                if self.succeeded() or self.errors:
                     return None
-                self._start()
+                self.start()
             time.sleep(_POLL_S)
         time.sleep(share * seconds.get(asset, 0.0))
-        if self._is_done():
+        if self.succeeded():
             return None
         try:
             while victim == "worker" and self._asset() == asset and self._victim(victim)[1] != victim:
                 time.sleep(_POLL_S)  # Ray takes seconds to start one, and some assets need none
             process, name = self._victim(victim)
-            self._remember_children()
+            self.remember_descendants()
             asset = self._asset() or asset
             time_s = time.time()
             process.kill()
         except psutil.NoSuchProcess:  # it has just ended by itself
             time.sleep(_POLL_S)
-            return None if self._is_done() else self.kill_in(target, share=share, seconds=seconds, victim=victim)
-        self._is_hurt = True
+            return None if self.succeeded() else self.kill_in(target, share=share, seconds=seconds, victim=victim)
+        self.was_killed = True
         if name == "driver":
-            assert self._driver is not None
-            self._driver.wait()
+            self.wait(_BUILD_TIMEOUT_S, has_to_end=True)
         elif name == "raylet":  # without it the driver ends, too
-            self._wait(60)
+            self.wait(_DRIVER_WITHOUT_RAYLET_S, has_to_end=False)
         return Kill(time_s=time_s, ended_s=time.time() + _DYING_S[name], asset=asset, victim=name)
 
     def finish(self) -> None:
         """Run to the end, and end what the killed drivers have left running."""
-        while not self._is_done():
-            if not self._is_running():
+        while not self.succeeded():
+            if not self.is_running():
                 if self.errors:
                     break
-                self._start()
-            self._wait(_BUILD_TIMEOUT_S)
-        for process in self._started:
-            if process.is_running():
-                process.kill()
-        psutil.wait_procs(self._started, timeout=30)
-
-    def _start(self) -> None:
-        self._take_status()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self._log.open("ab") as log:
-            self._driver = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        self._started_s = time.time()
-        self.num_runs += 1
-        self._is_hurt = False
-
-    def _is_running(self) -> bool:
-        return self._driver is not None and self._driver.poll() is None
-
-    def _is_done(self) -> bool:
-        return self._driver is not None and self._driver.poll() == 0
-
-    def _take_status(self) -> None:
-        """A run that ended badly, though nothing of it had been killed, is an error."""
-        if self._driver is not None and self._driver.poll() not in (None, 0) and not self._is_hurt:
-            self.errors.append(self._log.read_text()[-4000:])
-
-    def _wait(self, timeout_s: float) -> None:
-        assert self._driver is not None
-        self._remember_children()
-        try:
-            self._driver.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            if timeout_s == _BUILD_TIMEOUT_S:
-                self.errors.append(f"a build did not end within {timeout_s:.0f} s: {self._log.read_text()[-4000:]}")
-            self._driver.kill()
-            self._driver.wait()
-        self._take_status()
+                self.start()
+            self.wait(_BUILD_TIMEOUT_S, has_to_end=True)
+        self.end_descendants()
 
     def _asset(self) -> str | None:
         """Which one runs: what an earlier run has left there does not count."""
         due = []
         for path in (self.root / "datasets" / NAME / "due").glob("*.json"):
             with suppress(FileNotFoundError):  # it is done
-                due += [path.stem] if path.stat().st_mtime >= self._started_s else []
+                due += [path.stem] if path.stat().st_mtime >= self.started_s else []
         # A file that is being written has another name for a moment.
         return min((name for name in due if name in ASSETS), key=list(ASSETS).index, default=None)
 
     def _victim(self, victim: Victim) -> tuple[psutil.Process, Victim]:
         """The process to kill: the driver where there is no such one now."""
-        assert self._driver is not None
-        driver = psutil.Process(self._driver.pid)
-        for process in driver.children(recursive=True):
-            try:  # processes come and go
-                command = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if (victim == "worker" and command.startswith(_TASKS)) or (
-                victim == "raylet" and process.name() == "raylet"
-            ):
-                return process, victim
-        return driver, "driver"
+        found = []
+        if victim != "driver":
+            found = self.descendants(_is_task if victim == "worker" else is_raylet)
+        return (found[0], victim) if found else (self.process, "driver")
 
-    def _remember_children(self) -> None:
-        assert self._driver is not None
-        if self._is_running():
-            self._started += psutil.Process(self._driver.pid).children(recursive=True)
+
+def _is_task(process: psutil.Process) -> bool:
+    return command_line(process).startswith(_TASKS)
 
 
 def _count_requests(folder: Path, kills: list[Kill], outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""A training that is killed again and again: does it end as if nothing had happened?
+"""Killed trainings: whether they end with the weights, samples and metrics of an undisturbed one.
 
     python -m benchmarks.kill_training --kills 20 --workers 1
     python -m benchmarks.kill_training --kills 20 --workers 2
@@ -6,21 +6,20 @@
 A short training runs undisturbed, then once more under kills: with SIGKILL, at random, a rank, the driver or the node's raylet,
 while a rank waits for data, in a step, while a checkpoint is written or uploaded. A rank is replaced by Ray Train; after a driver
 or a raylet what is left of the node is killed as well, and the same command runs again. In the end everything is compared: the
-weights, the samples of every batch that any attempt read, the losses on the books, the number of runs.
+weights, the samples of every batch that any attempt read, the losses in MLflow, the number of runs.
 """
 
 import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,18 +30,18 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.jobs import build_tiny, job_process
+from benchmarks.processes import KilledDriver, build_tiny, command_line, is_raylet, job_process
 from ray_jobs.run_storage import RAY_RECORD_NAME, RunStorage
 
 Victim = Literal["rank", "driver", "raylet"]
-Moment = Literal["data", "step", "save", "upload"]
+Phase = Literal["data", "step", "save", "upload"]
 NAME = "killed"
 MAX_DIFFERENCE = 1e-4  # of weights, on several ranks
 RUN_TIMEOUT_S = 300.0
 # Without its raylet a rank goes on by itself for a quarter of a minute; then its machine is gone as well.
 _ORPHANED_S = 3.0
 _POLL_S = 0.001
-# With a checkpoint every other moment, a controller that looks for one every two seconds is the last to be done.
+# Checkpoints come every three steps: a controller that looks for one every two seconds would be the last to be done.
 _PROCESS = job_process(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1")
 
 
@@ -54,16 +53,7 @@ class Outcome:
     weights: dict[str, torch.Tensor]
     batches: dict[str, list[list[str]]]  # keys that any attempt read, by rank, type and number of the batch
     losses: dict[str, list[tuple[int, float]]]
-    statuses: list[str]  # of the runs on the books
-
-
-@dataclass(kw_only=True)
-class Kills:
-    """What was killed, and what the runs of the command said that ended badly by themselves."""
-
-    done: list[tuple[Victim, Moment]] = field(default_factory=list)
-    num_runs: int = 0
-    errors: list[str] = field(default_factory=list)
+    statuses: list[str]  # of the MLflow runs
 
 
 def main(*, kills: int = 20, workers: int = 1, steps: int = 400, seed: int = 0, run: Path | None = None) -> None:
@@ -89,15 +79,15 @@ def main(*, kills: int = 20, workers: int = 1, steps: int = 400, seed: int = 0, 
         console.print(f"undisturbed: {time.monotonic() - started:.0f} s", highlight=False)
         killed = _Training(folder / "killed", data=folder / "data", workers=workers, steps=steps)
         started = time.monotonic()
-        for number, (victim, moment) in enumerate(_plan(kills, random.Random(seed)), start=1):
-            killed.kill(victim, moment, rng=random.Random(f"{seed}-{number}"))
+        for number, (victim, phase) in enumerate(_plan(kills, random.Random(seed)), start=1):
+            killed.kill(victim, phase, rng=random.Random(f"{seed}-{number}"))
             seconds = time.monotonic() - started
             console.print(
-                f"kill {number}: {victim} in {moment}, after step {killed.step()}, {seconds:.0f} s", highlight=False
+                f"kill {number}: {victim} in {phase}, after step {killed.step()}, {seconds:.0f} s", highlight=False
             )
         killed.finish()
-        table, problems = compare(undisturbed.outcome(), killed.outcome(), killed.kills, workers=workers)
-        table.title = f"{len(killed.kills.done)} kills, {workers} worker(s), {time.monotonic() - started:.0f} s"
+        table, problems = compare(undisturbed.outcome(), killed.outcome(), killed, workers=workers)
+        table.title = f"{len(killed.kills)} kills, {workers} worker(s), {time.monotonic() - started:.0f} s"
         console.print(table)
     for problem in problems:
         console.print(problem, soft_wrap=True, highlight=False)
@@ -105,14 +95,14 @@ def main(*, kills: int = 20, workers: int = 1, steps: int = 400, seed: int = 0, 
         raise SystemExit(1)
 
 
-def _plan(count: int, rng: random.Random) -> list[tuple[Victim, Moment]]:
-    """Every pair of victim and moment as often as any other, give or take one, in random order."""
-    pairs: list[tuple[Victim, Moment]] = list(itertools.product(get_args(Victim), get_args(Moment)))
+def _plan(count: int, rng: random.Random) -> list[tuple[Victim, Phase]]:
+    """Every pair of victim and phase as often as any other, give or take one, in random order."""
+    pairs: list[tuple[Victim, Phase]] = list(itertools.product(get_args(Victim), get_args(Phase)))
     rounds = (rng.sample(pairs, len(pairs)) for _ in itertools.count())
     return list(itertools.islice(itertools.chain.from_iterable(rounds), count))
 
 
-def compare(expected: Outcome, found: Outcome, kills: Kills, *, workers: int) -> tuple[Table, list[str]]:
+def compare(expected: Outcome, found: Outcome, killed: "_Training", *, workers: int) -> tuple[Table, list[str]]:
     """A table of what was compared, and what is not as it should be."""
     difference = max(float((value - found.weights[name]).abs().max()) for name, value in expected.weights.items())
     different_batches = [
@@ -133,19 +123,19 @@ def compare(expected: Outcome, found: Outcome, kills: Kills, *, workers: int) ->
         ("batches", f"{len(found.batches):,}", not missing),
         ("batches that were read again after a kill", f"{repeated:,}", True),
         ("batches with other samples", f"{len(different_batches)}", not different_batches),
-        ("losses that differ or are missing on the books", f"{len(different_losses)}", not different_losses),
+        ("logged losses that differ or are missing", f"{len(different_losses)}", not different_losses),
         ("metrics with a step twice", f"{len(twice)}", not twice),
-        ("runs on the books", ", ".join(found.statuses), found.statuses == ["FINISHED"]),
-        ("runs of the command", f"{kills.num_runs}", True),
-        ("runs that failed by themselves", f"{len(kills.errors)}", not kills.errors),
+        ("MLflow runs", ", ".join(found.statuses), found.statuses == ["FINISHED"]),
+        ("runs of the command", f"{killed.num_runs}", True),
+        ("runs that failed by themselves", f"{len(killed.errors)}", not killed.errors),
     ]
     table = Table("what", "figure", "", title_justify="left")
     for victim in get_args(Victim):
-        counts = Counter(moment for who, moment in kills.done if who == victim)
-        table.add_row(f"kills of the {victim}", ", ".join(f"{moment} {n}" for moment, n in sorted(counts.items())), "")
+        counts = Counter(phase for who, phase in killed.kills if who == victim)
+        table.add_row(f"kills of the {victim}", ", ".join(f"{phase} {n}" for phase, n in sorted(counts.items())), "")
     for what, figure, is_right in rows:
         table.add_row(what, figure, "" if is_right else "WRONG")
-    return table, [f"{what}: {figure}" for what, figure, is_right in rows if not is_right] + kills.errors
+    return table, [f"{what}: {figure}" for what, figure, is_right in rows if not is_right] + killed.errors
 
 
 def _close(expected: list[tuple[int, float]], found: list[tuple[int, float]]) -> bool:
@@ -155,23 +145,25 @@ def _close(expected: list[tuple[int, float]], found: list[tuple[int, float]]) ->
     )
 
 
-class _Training:
-    """One training, and the command that runs it, as often as it takes."""
+class _Training(KilledDriver):
+    """One training, and the command that runs it, as often as it takes.
+
+    Attributes:
+        folder: of its runs, its MLflow database and what it writes down.
+        kills: so far, in their order.
+    """
 
     def __init__(self, folder: Path, *, data: Path, workers: int, steps: int) -> None:
         folder.mkdir()
         (folder / "data").symlink_to(data)
         self.folder = folder
-        self.kills = Kills()
-        self._command = [
-            *(sys.executable, "-m", "benchmarks.kill_training", "--run", str(folder)),
-            *("--workers", str(workers), "--steps", str(steps)),
-        ]
-        self._driver: subprocess.Popen[bytes] | None = None
-        self._is_hurt = False
+        self.kills: list[tuple[Victim, Phase]] = []
+        sizes = ("--workers", str(workers), "--steps", str(steps))
+        command = [sys.executable, "-m", "benchmarks.kill_training", "--run", str(folder), *sizes]
+        super().__init__(command, log=folder / "log", process=_PROCESS)
 
-    def kill(self, victim: Victim, moment: Moment, *, rng: random.Random) -> None:
-        """Wait for the moment, then for a random part of a step, and kill.
+    def kill(self, victim: Victim, phase: Phase, *, rng: random.Random) -> None:
+        """Wait for the phase, then for a random part of a step, and kill.
 
         Raises:
             RuntimeError: the training ended, or a run failed by itself.
@@ -180,28 +172,28 @@ class _Training:
         end = time.monotonic() + RUN_TIMEOUT_S
         seen = self.where()  # of an earlier kill
         while True:
-            while not self._is_now(moment) or self.where() == seen:
+            while not self._is_in(phase) or self.where() == seen:
                 if time.monotonic() > end:
-                    raise RuntimeError(f"no {moment} within {RUN_TIMEOUT_S:.0f} s; see {self.folder / 'log'}")
-                if not self._is_running():
-                    self._take_status()
-                    if self._is_done() or self.kills.errors:
-                        raise RuntimeError(f"it ended before the kill: {self.kills.errors or 'give it more steps'}")
+                    raise RuntimeError(f"no {phase} within {RUN_TIMEOUT_S:.0f} s; see {self.folder / 'log'}")
+                if not self.is_running():
+                    self.note_failure()
+                    if self._is_done() or self.errors:
+                        raise RuntimeError(f"it ended before the kill: {self.errors or 'give it more steps'}")
                     self._run()
                 time.sleep(_POLL_S)
-            time.sleep(rng.random() * {"data": 0.01, "step": 0.1, "save": 0.02, "upload": 0.03}[moment])
+            time.sleep(rng.random() * {"data": 0.01, "step": 0.1, "save": 0.02, "upload": 0.03}[phase])
             with suppress(psutil.NoSuchProcess):
                 self._process_of(victim, rng).kill()
                 break
-        self.kills.done.append((victim, moment))
+        self.kills.append((victim, phase))
         if victim != "rank":
-            self._is_hurt = True
+            self.was_killed = True
             self._wait(_ORPHANED_S)
 
     def where(self) -> str:
         """What the first rank said last of where it is."""
         with suppress(FileNotFoundError):
-            return (self.folder / "moment").read_text()
+            return (self.folder / "phase").read_text()
         return ""
 
     def step(self) -> int:
@@ -211,14 +203,14 @@ class _Training:
 
     def finish(self) -> None:
         """Run to the end, and end what killed drivers have left running."""
-        while not self._is_done() and not self.kills.errors:
+        while not self._is_done() and not self.errors:
             self._run()
-            self._wait()
+            self._wait(RUN_TIMEOUT_S)
 
     def outcome(self) -> Outcome:
         """What the finished training left."""
-        if self.kills.errors:
-            raise SystemExit(self.kills.errors[0])
+        if self.errors:
+            raise SystemExit(self.errors[0])
         result = torch.load(self.folder / "result.pt", weights_only=True)
         client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("detclipv2")
@@ -243,9 +235,9 @@ class _Training:
             statuses=[run.info.status for run in runs],
         )
 
-    def _is_now(self, moment: Moment) -> bool:
-        if moment != "upload":
-            return self.where().startswith(moment)
+    def _is_in(self, phase: Phase) -> bool:
+        if phase != "upload":
+            return self.where().startswith(phase)
         # From the making of its folder until Ray Train has entered it.
         newest = max((self.folder / "runs" / NAME).glob("step_*"), default=None)
         with suppress(FileNotFoundError):
@@ -253,59 +245,28 @@ class _Training:
         return newest is not None
 
     def _process_of(self, victim: Victim, rng: random.Random) -> psutil.Process:
-        assert self._driver is not None
-        driver = psutil.Process(self._driver.pid)
         if victim == "driver":
-            return driver
-        found = []
-        for process in driver.children(recursive=True):
-            with suppress(psutil.Error):
-                is_rank = "RayTrainWorker" in " ".join(process.cmdline())
-                found += [process] if (is_rank if victim == "rank" else process.name() == "raylet") else []
+            return self.process
+        found = self.descendants(_is_rank if victim == "rank" else is_raylet)
         if not found:
             raise psutil.NoSuchProcess(0)
         return rng.choice(found)
 
     def _run(self) -> None:
-        if self._is_running() or self._is_done():
-            return
-        self._take_status()
-        with (self.folder / "log").open("ab") as log:
-            self._driver = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, **_PROCESS)
-        self.kills.num_runs += 1
-        self._is_hurt = False
+        if not self.is_running() and not self._is_done():
+            self.start()
 
-    def _wait(self, timeout_s: float = RUN_TIMEOUT_S) -> None:
-        """Until this run ends, or, of one that was hurt, for a while; then end what it leaves behind."""
-        assert self._driver is not None
-        children: list[psutil.Process] = []
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self._driver.pid).children(recursive=True)
-        try:
-            self._driver.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            if not self._is_hurt:
-                self.kills.errors.append(f"a run did not end within {RUN_TIMEOUT_S:.0f} s: {self._log()}")
-            self._driver.kill()
-            self._driver.wait()
-        self._take_status()
-        for process in children:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(children, timeout=30)
-
-    def _take_status(self) -> None:
-        if self._driver is not None and self._driver.poll() not in (None, 0) and not self._is_hurt:
-            self.kills.errors.append(self._log())
-
-    def _log(self) -> str:
-        return (self.folder / "log").read_text()[-4000:]
-
-    def _is_running(self) -> bool:
-        return self._driver is not None and self._driver.poll() is None
+    def _wait(self, timeout_s: float) -> None:
+        """Until this run ends, or, of one that was killed, for a while; then end what it leaves behind."""
+        self.wait(timeout_s, has_to_end=not self.was_killed)
+        self.end_descendants()
 
     def _is_done(self) -> bool:
-        return (self.folder / "result.pt").is_file() and not self._is_running()
+        return (self.folder / "result.pt").is_file() and not self.is_running()
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    return "RayTrainWorker" in command_line(process)
 
 
 def _train(folder: Path, *, workers: int, steps: int) -> None:
@@ -354,9 +315,9 @@ def watched_worker(config: dict[str, Any]) -> int:
     return worker.train_worker(config)
 
 
-def _say(folder: Path, moment: str) -> None:
-    (folder / f".moment-{os.getpid()}").write_text(f"{moment} {os.getpid()} {time.time_ns()}")
-    (folder / f".moment-{os.getpid()}").replace(folder / "moment")
+def _say(folder: Path, phase: str) -> None:
+    (folder / f".phase-{os.getpid()}").write_text(f"{phase} {os.getpid()} {time.time_ns()}")
+    (folder / f".phase-{os.getpid()}").replace(folder / "phase")
 
 
 class _Watched:

@@ -1,4 +1,4 @@
-"""Images a second of one processor core: the loader of detclipv2 against webdataset and Pillow doing the same work.
+"""Loader throughput on one core: the loader of detclipv2 against webdataset and Pillow doing the same work.
 
 ``python benchmarks/loader.py`` writes shards of photographs (of ``../shared/data/coco_ccby`` where that is, else of smooth random
 images), reads them in turn with either, each in a process of its own with one thread, and prints a table. It exits with
@@ -9,10 +9,8 @@ out before, for a GPU to make float, is measured too.
 import io
 import itertools
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -20,6 +18,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
+from benchmarks.processes import interleaved, run_script
 from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.shards import Shard
@@ -102,7 +102,7 @@ def photographs() -> list[Image.Image]:
 
 
 def write_shards(case: Case, folder: Path) -> None:
-    """Two shards of JPEG images, quality 90, four in five of them lying, with a caption or three boxes."""
+    """Two shards of JPEG images, quality 90, four in five of them landscape, with a caption or three boxes."""
     rng, photos = random.Random(0), photographs()
     for number in range(2):
         with tarfile.open(folder / f"{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -196,9 +196,7 @@ def measure(case: Case, way: Way, folder: Path) -> float:
 
 def measure_apart(case: str, way: Way, folder: Path) -> float:
     """``measure`` in a process of its own, with one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, case, way, str(folder)]
-    return float(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    return float(run_script(__file__, case, way, str(folder)))
 
 
 def main() -> None:
@@ -215,8 +213,8 @@ def main() -> None:
             folder = Path(made)
             write_shards(case, folder)
             ways: tuple[Way, ...] = ("webdataset", "float", "uint8")
-            rounds = [[measure_apart(name, way, folder) for way in ways] for _ in range(NUM_ROUNDS)]
-        theirs, as_float, as_uint8 = (statistics.median(figures) for figures in zip(*rounds, strict=True))
+            runs = {way: partial(measure_apart, name, way, folder) for way in ways}
+            theirs, as_float, as_uint8 = map(statistics.median, interleaved(runs, rounds=NUM_ROUNDS).values())
         ratios = [as_float / theirs, as_uint8 / theirs]
         table.add_row(
             name, f"{theirs:.0f}", f"{as_float:.0f}", f"{ratios[0]:.2f}", f"{as_uint8:.0f}", f"{ratios[1]:.2f}"

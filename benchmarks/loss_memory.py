@@ -1,19 +1,15 @@
 """Time and memory of the losses on a CPU: in chunks, as detclipv2 computes them, against the whole matrix at once.
 
 ``python benchmarks/loss_memory.py`` measures each case, forward and backward, in a process of its own and prints a table.
-Peak memory is what the process came to hold beyond its inputs, gradients included; seconds are the processor's. It exits
+Peak memory is what the process takes beyond its inputs, gradients included; seconds are the processor's. It exits
 with status 1 if chunks need more than a tenth of a large matrix's memory, or if they are the slower way although nothing is
 computed twice (the soft matching and image to text compute the similarities again in the backward pass).
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from benchmarks.processes import cpu_seconds, memory_bytes, run_script
 from detclipv2.losses.alignment import alignment_loss
 from detclipv2.losses.contrastive import region_word_similarity, word_region_similarity
 
@@ -142,26 +139,13 @@ def measure(case: Case) -> dict[str, float]:
     for _ in range(case.num_rounds):
         for tensor in inputs:
             tensor.grad = None
-        started = time.process_time()
-        run().backward()
-        seconds.append(time.process_time() - started)
+        seconds.append(cpu_seconds(lambda: run().backward()))
     return {"seconds": min(seconds), "peak_bytes": memory_bytes("VmHWM") - before}
-
-
-def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """Memory that this process holds now, or the most it ever held (Linux).
-
-    The peak that getrusage tells will not do: it is not reset when a program is started, so it may be the parent's.
-    """
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure_apart(case: Case) -> dict[str, float]:
     """``measure`` in a process of its own, with one thread."""
-    command = [sys.executable, __file__, json.dumps(asdict(case))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    return dict(json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout))
+    return dict(json.loads(run_script(__file__, json.dumps(asdict(case)))))
 
 
 def main() -> None:

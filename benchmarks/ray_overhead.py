@@ -1,8 +1,8 @@
-"""What Ray Train costs: seconds a step under it and under bare `torchrun`, with the same loop, data and model.
+"""Ray Train overhead: seconds a step under it and under bare `torchrun`, with the same loop, data and model.
 
     python -m benchmarks.ray_overhead
 
-A step is timed from the end of the one before to its own end, so that hooks, books and the progress board count. Both sides take
+A step is timed from the end of the one before to its own end, so that hooks, MLflow and the progress board count. Both sides take
 turns; the first steps of a run are left out, while caches fill.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.jobs import build_tiny, job_process
+from benchmarks.processes import build_tiny, interleaved, job_process
 from ray_jobs.job import JobConfig, load_recipe
 from schemas.manifest import read_dataset_manifest
 
@@ -46,30 +47,12 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side
         {"ray": _train_on_ray, "torchrun": _train_bare}[only[0]](only[1], steps, workers)
         return
     console = Console()
-    times: dict[Side, list[float]] = {"ray": [], "torchrun": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build_tiny(folder / "data")
-        for turn in range(turns):
-            for side in ("torchrun", "ray"):
-                place = folder / f"{side}-{turn}"
-                place.mkdir()
-                (place / "data").symlink_to(folder / "data")
-                launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers))
-                script = ("benchmarks/ray_overhead.py", "--steps", str(steps), "--workers", str(workers))
-                command = [
-                    sys.executable,
-                    *(launcher if side == "torchrun" else ()),
-                    *script,
-                    "--only",
-                    side,
-                    str(place),
-                ]
-                done = subprocess.run(command, **_PROCESS, capture_output=True, text=True)
-                if done.returncode:
-                    raise SystemExit(done.stdout + done.stderr)
-                ends = json.loads((place / "ends.json").read_text())
-                times[side] += [b - a for a, b in zip(ends[WARM_UP_STEPS:], ends[WARM_UP_STEPS + 1 :], strict=False)]
+        build_tiny(Path(name) / "data")
+        sides: tuple[Side, ...] = ("torchrun", "ray")
+        runs = {side: partial(_step_times, side, Path(name), steps=steps, workers=workers) for side in sides}
+        found = interleaved(runs, rounds=turns)
+    times = {side: [seconds for run in found[side] for seconds in run] for side in ("ray", "torchrun")}
     table = Table(
         "", "median step, ms", "mean step, ms", title=f"{workers} processes, {steps} steps", title_justify="left"
     )
@@ -80,6 +63,20 @@ def main(*, steps: int = 120, turns: int = 2, workers: int = 2, only: tuple[Side
     console.print(table)
     if ratio > MAX_RATIO:
         raise SystemExit(1)
+
+
+def _step_times(side: Side, folder: Path, *, steps: int, workers: int) -> list[float]:
+    """Seconds of each step of one training, in a process of its own, after the warm-up."""
+    place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{side}-"))
+    (place / "data").symlink_to(folder / "data")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers))
+    script = ("benchmarks/ray_overhead.py", "--steps", str(steps), "--workers", str(workers))
+    command = [sys.executable, *(launcher if side == "torchrun" else ()), *script, "--only", side, str(place)]
+    run = subprocess.run(command, **_PROCESS, capture_output=True, text=True)
+    if run.returncode:
+        raise SystemExit(run.stdout + run.stderr)
+    ends = json.loads((place / "ends.json").read_text())
+    return [b - a for a, b in zip(ends[WARM_UP_STEPS:], ends[WARM_UP_STEPS + 1 :], strict=False)]
 
 
 def _job(folder: Path, steps: int, workers: int) -> JobConfig:
@@ -145,7 +142,7 @@ def _train_bare(folder: Path, steps: int, workers: int) -> None:
 
 
 def _train_on_ray(folder: Path, steps: int, workers: int) -> None:
-    """The training as `ray_jobs/pretrain.py` runs it, with all its books."""
+    """The training as `ray_jobs/pretrain.py` runs it, with MLflow."""
     from ray_jobs import pretrain
 
     pretrain.train_worker = timed_worker
@@ -157,8 +154,8 @@ def timed_worker(config: dict[str, Any]) -> int:
     from ray_jobs import worker
 
     make = worker.RankZeroHooks
-    door: Any = worker
-    door.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))
+    module: Any = worker
+    module.RankZeroHooks = lambda *args, **kwargs: _Timed(config["args"].job.outputs, make(*args, **kwargs))
     return worker.train_worker(config)
 
 

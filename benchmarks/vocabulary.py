@@ -1,4 +1,4 @@
-"""What a large vocabulary costs on one image of 1333 x 800 pixels on a CPU: names scored in chunks, and all at one time.
+"""Large vocabularies on one image of 1333 x 800 pixels on a CPU: time and memory of names scored in chunks, and all at once.
 
 Run ``python benchmarks/vocabulary.py`` with one OpenMP thread a process, on Linux. Weights and text embeddings are random; the
 head has the paper's size, the backbone is a light one. It fails if the chunks need more than 256 MB or find something else.
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from benchmarks.processes import memory_bytes
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig
 from detclipv2.models.postprocess import MAX_PAIRS, postprocess
@@ -38,12 +39,6 @@ class Measured:
     scores: list[float]
 
 
-def status_mb(key: str) -> float:
-    """A memory figure of this process: VmRSS is what it has, VmHWM the most that it had."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
-
-
 @torch.inference_mode()
 def measure(num_names: int, max_pairs: int) -> Measured:
     """Detect ``num_names`` random names in a random image."""
@@ -54,7 +49,7 @@ def measure(num_names: int, max_pairs: int) -> Measured:
     started = time.perf_counter()
     output = detector(pixels, [IMAGE_HW])
     detected = time.perf_counter()
-    before = status_mb("VmRSS")
+    before = memory_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     resumed = time.perf_counter()
     (found,) = postprocess(
@@ -63,7 +58,7 @@ def measure(num_names: int, max_pairs: int) -> Measured:
     return Measured(
         network_s=detected - started,
         names_s=time.perf_counter() - resumed,
-        added_mb=status_mb("VmHWM") - before,
+        added_mb=(memory_bytes("VmHWM") - before) / 2**20,
         scores=found.scores.tolist(),
     )
 

@@ -4,9 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import huggingface_hub.constants
@@ -20,6 +18,7 @@ from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.vocabulary import Vocabulary
+from tests.loopback_web import Page, Web
 
 Save = Callable[..., DetCLIPv2]
 NAMES = ["dog", "red apple"]
@@ -41,12 +40,12 @@ def served(
     """A folder whose files a server on loopback serves as the Hub's model org/name, by the Hub's own protocol."""
     root, commit = tmp_path_factory.mktemp("served"), "0123456789abcdef0123456789abcdef01234567"
 
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Hub(Web):
+        def find(self, path: str) -> Page:
             files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-            path = self.path.partition("?")[0]
+            path = path.partition("?")[0]
             name = path.removeprefix(f"/org/name/resolve/{commit}/")
-            headers = {"X-Repo-Commit": commit}
+            headers = {"X-Repo-Commit": commit, "Connection": "close"}
             if path == "/api/models/org/name/revision/main":
                 body = json.dumps({"id": "org/name", "sha": commit, "siblings": []}).encode()
             elif path == f"/api/models/org/name/tree/{commit}":
@@ -58,29 +57,16 @@ def served(
             else:
                 body = b""
                 headers["X-Error-Code"] = "RepoNotFound"
-            self.send_response(200 if body else 404)
-            for key, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+            return Page(status=200 if body else 404, body=body, headers=headers)
 
-        do_HEAD = do_GET  # noqa: N815 the library's name
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    yield root
-    server.shutdown()
-    server.server_close()
+    with Hub().serving() as hub:
+        address = f"http://{hub.address}"
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        yield root
 
 
 def _sha1(content: bytes) -> str:

@@ -7,14 +7,11 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from PIL import Image
 from upath import UPath
 
 from schemas.tables import IMAGES
+from tests.loopback_web import Page, Web
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stages"
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -100,64 +98,10 @@ def subprocess_environment(s3_environment: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **s3_environment, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
 
 
-@dataclass(kw_only=True)
-class Page:
-    """What the server sends for a path."""
-
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    announced_bytes: int | None = None  # Content-Length; None: as long as the body
-    has_length: bool = True
-    byte_interval_s: float = 0.0  # > 0: status line, headers and body come byte by byte
-
-
-class Web:
-    """Pages by path on 127.0.0.1, and the requests that came, as (Host header, path, User-Agent)."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, Page] = {}
-        self.requests: list[tuple[str, str, str]] = []
-        web = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                web.requests.append((self.headers["Host"], self.path, self.headers["User-Agent"]))
-                web.send(self, web.pages.get(self.path, Page(status=404)))
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.server.server_port}"
-
-    def send(self, handler: BaseHTTPRequestHandler, page: Page) -> None:
-        """Write a page, whole or in drops; a client that hangs up ends it."""
-        lines = [f"HTTP/1.1 {page.status} Status"] + [f"{name}: {value}" for name, value in page.headers.items()]
-        if page.has_length:
-            length = len(page.body) if page.announced_bytes is None else page.announced_bytes
-            lines.append(f"Content-Length: {length}")
-        content = "\r\n".join([*lines, "", ""]).encode("utf-8") + page.body
-        try:
-            if not page.byte_interval_s:
-                handler.wfile.write(content)
-                return
-            for position in range(len(content)):
-                handler.wfile.write(content[position : position + 1])
-                time.sleep(page.byte_interval_s)
-        except OSError:
-            pass
-
-
 @pytest.fixture
 def web() -> Iterator[Web]:
-    web = Web()
-    thread = threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield web
-    web.server.shutdown()
-    web.server.server_close()
-    thread.join()
+    with Web().serving() as web:
+        yield web
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import io
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,56 +23,39 @@ from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.storage import KEPT
 from pipelines.storage.tars import read_tar
+from tests.loopback_web import Page, Web
 
 NUM_PAIRS = 8
-BUSY = {1, 5}  # answer 503 until they are mended
+BUSY = {1, 5}  # answer 503 until they are fixed
 GONE = {2}  # answer 404
 ALL_5XX = RETRY_CLASSES["5xx"]
 
 
-class FlakyWeb:
-    """Images ``/<i>.jpg`` on 127.0.0.1, and how often each was asked for."""
+class FlakyWeb(Web):
+    """Images ``/<i>.jpg``, and how often each was asked for."""
 
     def __init__(self) -> None:
-        self.is_mended = False
+        super().__init__()
+        self.is_fixed = False
         self.counts: Counter[int] = Counter()
-        web = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                web.answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.server.server_port}"
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        name = handler.path.strip("/").removesuffix(".jpg")
+    def find(self, path: str) -> Page:
+        name = path.strip("/").removesuffix(".jpg")
         if not name.isdecimal():  # robots.txt
-            handler.send_error(404)
-            return
+            return Page(status=404)
         i = int(name)
         self.counts[i] += 1
-        if i in GONE or (i in BUSY and not self.is_mended):
-            handler.send_error(404 if i in GONE else 503)
-            return
+        if i in GONE or (i in BUSY and not self.is_fixed):
+            return Page(status=404 if i in GONE else 503)
         buffer = io.BytesIO()
         Image.linear_gradient("L").rotate(40 * i).resize((240, 200 + i)).convert("RGB").save(buffer, format="JPEG")
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(buffer.getvalue())))
-        handler.end_headers()
-        handler.wfile.write(buffer.getvalue())
+        return Page(body=buffer.getvalue())
 
 
 @pytest.fixture
 def web() -> Iterator[FlakyWeb]:
-    web = FlakyWeb()
-    threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield web
-    web.server.shutdown()
-    web.server.server_close()
+    with FlakyWeb().serving() as web:
+        yield web
 
 
 @pytest.fixture
@@ -100,7 +81,7 @@ def inputs_of(dataset: DatasetConfig, runner: Runner) -> AssetInputs:
 
 
 def build(dataset: DatasetConfig, runner: Runner) -> dict[str, AssetRun]:
-    """The street up to what hangs on the images."""
+    """The assets up to the first that depends on the images."""
     inputs = inputs_of(dataset, runner)
     return {
         asset: runner.run(asset, ASSETS[asset].jobs(inputs), where="here") for asset in ("urls", "images", "filtered")
@@ -118,7 +99,7 @@ def test_only_what_failed_is_asked_for_again_and_later_builds_keep_it(
     assert build(dataset, runner)["images"].dropped == {"http_5xx": 2, "http_404": 1}
     assert set(web.counts.values()) == {1}
 
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)
     runs = build(dataset, runner)
 
@@ -143,7 +124,7 @@ def test_a_retried_table_has_the_bytes_of_one_that_never_failed(
     web: FlakyWeb, dataset: DatasetConfig, runner: Runner, tmp_path: Path
 ) -> None:
     build(dataset, runner)
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)
     retried = build(dataset, runner)["images"].tables
     fresh = build(dataset, Runner(tmp_path / "fresh", dataset="mine", console=runner.console))["images"].tables
@@ -160,7 +141,7 @@ def test_a_retry_in_vain_changes_nothing_downstream_and_may_be_repeated(
     assert runs["images"].reasons == ["retry 1 of http_5xx"] * 2
     assert runs["filtered"].reasons == []
 
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)
     runs = build(dataset, runner)
     assert runs["images"].reasons == ["retry 2 of http_5xx"] * 2
@@ -181,7 +162,7 @@ def test_a_retry_that_was_killed_is_finished_by_the_next_build(
     web: FlakyWeb, dataset: DatasetConfig, runner: Runner
 ) -> None:
     build(dataset, runner)
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)  # the build that was to follow never came
     retry(dataset, runner)  # and the person asks once more, which adds no second attempt
 
@@ -191,7 +172,7 @@ def test_a_retry_that_was_killed_is_finished_by_the_next_build(
 
 def test_what_a_retry_started_from_may_be_gone(web: FlakyWeb, dataset: DatasetConfig, runner: Runner) -> None:
     first = build(dataset, runner)["images"].tables
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)
     build(dataset, runner)
     for table in first.values():
@@ -210,7 +191,7 @@ def test_another_dataset_of_the_same_root_has_the_retried_images(
     web: FlakyWeb, dataset: DatasetConfig, runner: Runner
 ) -> None:
     build(dataset, runner)
-    web.is_mended = True
+    web.is_fixed = True
     retry(dataset, runner)
     build(dataset, runner)
 

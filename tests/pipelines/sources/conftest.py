@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +10,6 @@ from PIL import Image
 
 from pipelines.sources.source import PairSource
 from schemas.tables import PAIRS
-
-SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"the shared data is not there: {SHARED_DATA}")
-    return SHARED_DATA
 
 
 @pytest.fixture

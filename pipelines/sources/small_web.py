@@ -1,4 +1,4 @@
-"""A small web on loopback: the images of a pair stream, or a folder of photos, with what the real web does to them.
+"""HTTP server on loopback, a small web: the images of a pair stream, or a folder of photos, with what the real web does to them.
 
 URLs name hosts under the reserved top-level domain ``.test`` and stay the same from run to run; ``connect_to`` tells a
 downloader where those hosts are now, as curl's ``--connect-to`` does. By hand, for a folder of one's own photos::

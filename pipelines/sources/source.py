@@ -1,4 +1,4 @@
-"""What a source gives to the street: image-text pairs as a table of URLs, or images with boxes, or a validation set."""
+"""Source interfaces: image-text pairs as a table of URLs or with images, images with boxes, a validation set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class ImagePairShard(Protocol):
 
 
 class ImagePairSource(Protocol):
-    """Image-text pairs whose images are at hand: they enter the street after the download, at IMAGES."""
+    """Image-text pairs whose images are at hand: they enter the pipeline after the download, at IMAGES."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Scenes with boxes: detection and grounding.
+"""Detection and grounding scenes: emoji scenes with boxes.
 
 They show base concepts only, as open-vocabulary benchmarks filter their training images: a novel object without a box
 would teach the detector that it is background.

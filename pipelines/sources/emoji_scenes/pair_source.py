@@ -1,4 +1,4 @@
-"""The endless stream of image-text pairs, and the door to the scenes with boxes and the validation set.
+"""Image-text pairs of emoji scenes as an endless stream; it also makes the scenes with boxes and the validation set.
 
 A share of the indices misbehaves as the web does: that an index answers 404, or repeats another one's image, depends on
 (seed, index) alone, as do its image and its caption.
@@ -17,8 +17,9 @@ from PIL import Image
 from pipelines.sources.emoji_scenes.boxed import BoxedScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
 from pipelines.sources.emoji_scenes.draw import draw_mixed
-from pipelines.sources.emoji_scenes.render import compose, encode_jpeg, scene_config
+from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, compose, scene_config
 from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
+from pipelines.sources.input_files import encode_jpeg
 from pipelines.sources.source import PairBlock
 
 PairKind = Literal[
@@ -175,11 +176,10 @@ class EmojiScenes:
                 side = round(self.image_size_px * 0.9)
                 return encode_jpeg(image.resize((side, side), Image.Resampling.LANCZOS), quality=70)
             case "tiny":
-                return encode_jpeg(image.resize((8, 8)))
+                image = image.resize((8, 8))
             case "wide":
-                return encode_jpeg(image.resize((600, 20)))
-            case _:
-                return encode_jpeg(image)
+                image = image.resize((600, 20))
+        return encode_jpeg(image, quality=JPEG_QUALITY)
 
     def _boxed(self, supervision: Literal["detection", "grounding"], num_images: int) -> BoxedScenes:
         return BoxedScenes(

@@ -3,6 +3,8 @@
 Stages always write into a local folder; publishing moves it to its final name, or uploads it with the manifest last.
 """
 
+# ruff: noqa: F401  # the names that other packages import from here
+
 from pipelines.storage.file_cache import fetch
 from pipelines.storage.locks import locked
 from pipelines.storage.parquet import (
@@ -38,35 +40,3 @@ from pipelines.storage.table_store import (
     verify,
     verify_content,
 )
-
-__all__ = [
-    "DROPPED",
-    "KEPT",
-    "NUM_CONCURRENT",
-    "WHOLE",
-    "DataRoot",
-    "Location",
-    "PublishedTable",
-    "TableFile",
-    "Written",
-    "count_reasons",
-    "data_root",
-    "fetch",
-    "format_counts",
-    "is_local",
-    "kept_files",
-    "local_folder",
-    "locked",
-    "read_table",
-    "read_tables",
-    "remove_table",
-    "sha256_file",
-    "split",
-    "table_folder",
-    "table_name",
-    "verify",
-    "verify_content",
-    "write_parquet",
-    "write_split",
-    "write_text_atomically",
-]

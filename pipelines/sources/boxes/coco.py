@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, index_of
-from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, Split, read_coco, spaced
+from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, Split, read_coco, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import LvisImage, NamedBox, lvis_annotations
 from schemas.manifest import canonical_json
@@ -32,16 +32,12 @@ class Coco(AnnotatedImages):
 
     name: ClassVar[str] = "coco"
     supervision: ClassVar[Supervision] = "detection"
-
-    @staticmethod
-    def name_of(name: str) -> str:
-        """What becomes of a category's name."""
-        return spaced(name)
+    name_of: ClassVar[NameOf] = staticmethod(spaced)  # what becomes of a category's name
 
     @property
     def coco(self) -> CocoIndex:
         """What the JSON says, whether an image is there or not."""
-        return read_coco(self.annotations, self.split, self.name_of)
+        return read_coco(self.annotations, self.split, type(self).name_of)
 
     @property
     def config(self) -> dict[str, Any]:

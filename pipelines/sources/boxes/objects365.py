@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.coco import Coco
+from pipelines.sources.boxes.coco_json import NameOf
 from schemas.manifest import canonical_json, sha256_hex
 
 # By the name of the file in lower case, white space made one space. What the spelling leaves no doubt about:
@@ -67,10 +68,7 @@ class Objects365(Coco):
     """
 
     name: ClassVar[str] = "objects365"
-
-    @staticmethod
-    def name_of(name: str) -> str:
-        return corrected_name(name)
+    name_of: ClassVar[NameOf] = staticmethod(corrected_name)
 
     @property
     def config(self) -> dict[str, Any]:

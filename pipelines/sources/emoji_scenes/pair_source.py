@@ -21,6 +21,7 @@ from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, compose, scene_c
 from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
 from pipelines.sources.input_files import encode_jpeg
 from pipelines.sources.source import PairBlock
+from schemas.tables import PAIRS
 
 PairKind = Literal[
     "picture",
@@ -128,7 +129,7 @@ class EmojiScenes:
         """The pairs of a range of indices: columns ``url`` and ``caption``."""
         indices = range(start, stop)
         columns = {"url": [self.url(i) for i in indices], "caption": [self.caption(i) for i in indices]}
-        return pa.table(columns, schema=pa.schema([("url", pa.string()), ("caption", pa.string())]))
+        return pa.table(columns, schema=PAIRS)
 
     def _read(self, start: int, stop: int) -> Iterator[pa.Table]:
         yield self.pairs(start, stop)

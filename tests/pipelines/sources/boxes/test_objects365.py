@@ -27,18 +27,18 @@ from pipelines.sources.boxes.objects365 import INCOMPLETE, MISSPELT, Objects365,
         ("bread/bun", "bread or bun"),
     ],
 )
-def test_names_are_mended(name: str, wanted: str) -> None:
+def test_names_are_corrected(name: str, wanted: str) -> None:
     assert corrected_name(name) == wanted
 
 
-def test_mending_is_done_once_and_for_all() -> None:
+def test_correcting_twice_changes_nothing_more() -> None:
     for table in (MISSPELT, INCOMPLETE):
         assert all(wrong == " ".join(wrong.lower().split()) != right for wrong, right in table.items())
         assert all(corrected_name(right) == corrected_name(wrong) for wrong, right in table.items())
         assert all(corrected_name(corrected_name(wrong)) == corrected_name(wrong) for wrong in table)
 
 
-def test_real_names_stay_distinct_and_every_known_misspelling_is_mended(shared_data: Path) -> None:
+def test_real_names_stay_distinct_and_every_known_misspelling_is_corrected(shared_data: Path) -> None:
     categories = json.loads((shared_data / "category_lists" / "objects365_v2_categories.json").read_text())
     names = [category["name"] for category in categories]
 

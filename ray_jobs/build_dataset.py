@@ -48,7 +48,7 @@ def main(config: BuildConfig, *, retry: str | None = None) -> None:
     """Build, then print the funnel of the whole dataset."""
     started = time.monotonic()
     console = Console()
-    num_runs = build(config, retry=retry, history="kept")
+    num_runs = build(config, retry=retry, keep_history=True)
     path = config.root / "datasets" / config.dataset().name / MANIFEST_NAME
     manifest = read_dataset_manifest(path)
     console.print(funnel_table(manifest))

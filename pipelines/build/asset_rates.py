@@ -1,4 +1,4 @@
-"""How fast each asset went in earlier builds of a data root, and how many bytes a row took: ``<root>/rates.json``.
+"""Throughput of each asset in earlier builds of a data root, and bytes per row: ``<root>/rates.json``.
 
 Manifests hold no time, so that equal inputs give equal bytes; this file beside them is for forecasts alone.
 """
@@ -34,23 +34,6 @@ class Rate:
     bytes_per_row: float
 
 
-# Of one machine of a few cores; what a root has measured itself takes their place.
-DEFAULTS: Mapping[str, Rate] = {
-    "urls": Rate(rows_per_s=100_000, bytes_per_row=180),
-    "images": Rate(rows_per_s=100, bytes_per_row=25_000),
-    "filtered": Rate(rows_per_s=50_000, bytes_per_row=200),
-    "deduplicated": Rate(rows_per_s=50_000, bytes_per_row=200),
-    "held_out": Rate(rows_per_s=50_000, bytes_per_row=200),
-    "noun_phrases": Rate(rows_per_s=500, bytes_per_row=250),
-    "phrase_bounds": Rate(rows_per_s=200_000, bytes_per_row=1),
-    "balanced": Rate(rows_per_s=50_000, bytes_per_row=250),
-    "phrase_counts": Rate(rows_per_s=200_000, bytes_per_row=20),
-    "statistics": Rate(rows_per_s=200_000, bytes_per_row=20),
-    "image_text_shards": Rate(rows_per_s=5_000, bytes_per_row=25_000),
-    "detection_shards": Rate(rows_per_s=30, bytes_per_row=200_000),
-    "grounding_shards": Rate(rows_per_s=30, bytes_per_row=150_000),
-    "validation": Rate(rows_per_s=1, bytes_per_row=0),
-}
 _RATES = TypeAdapter(dict[str, Measured])
 
 
@@ -75,9 +58,9 @@ def record(root: Location, asset: str, *, num_rows: int, seconds: float, num_byt
     write_text_atomically(root / RATES_NAME, _RATES.dump_json(measured, indent=1).decode() + "\n")
 
 
-def rate_of(asset: str, measured: Mapping[str, Measured]) -> Rate:
+def rate_of(asset: str, measured: Mapping[str, Measured], *, default: Rate) -> Rate:
     """As measured, else the default."""
     found = measured.get(asset)
     if found is None or not found.num_rows or not found.seconds:
-        return DEFAULTS[asset]
+        return default
     return Rate(rows_per_s=found.num_rows / found.seconds, bytes_per_row=found.num_bytes / found.num_rows)

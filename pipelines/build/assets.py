@@ -1,92 +1,75 @@
-"""The street: its assets in order, and which jobs each wants, given the tables of those before it. Runs nothing itself."""
+"""Asset table: every asset of a dataset in the order of the build, with the jobs that it wants. Runs nothing itself.
+
+Dagster's graph, the plan, the funnel, priorities and default rates are generated from `ASSETS`: a new asset is one row there.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
+from pipelines.build.asset_inputs import AssetInputs
+from pipelines.build.asset_rates import Rate
 from pipelines.build.build_config import DatasetConfig
-from pipelines.build.jobs import (
-    CONCEPTS,
-    boxed_jobs,
-    global_job,
-    image_text_job,
-    shard_job,
-    validation_job,
-)
-from pipelines.build.pair_jobs import download_job, ingest_job, urls_job
+from pipelines.build.job import Job
+from pipelines.build.jobs import CONCEPTS, boxed_jobs, global_job, image_text_job, shard_job, validation_job
+from pipelines.build.pair_jobs import urls_job
 from pipelines.build.phrase_jobs import (
     BOUNDS_FILE,
     PHRASE_COUNTS_FILE,
+    SHARDS_PER_COUNT,
     balance_job,
     bounds_job,
     phrase_count_jobs,
     statistics_job,
 )
-from pipelines.build.retries import Retries
+from pipelines.build.runner import Where
+from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
-from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.sources.source import BoxedSource
 from pipelines.stages.hold_out import HoldOut
-from pipelines.fetch.ingest import Ingest
-from pipelines.build.job import Job
-from pipelines.storage import WHOLE, Location, PublishedTable, TableFile, kept_files
-
-Tables = Mapping[str, PublishedTable]
+from pipelines.stages.stage import Stage
+from pipelines.storage import WHOLE, TableFile
+from schemas.shard_index import source_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walk:
-    """One dataset in one data root.
+class Asset:
+    """One asset.
 
     Attributes:
-        dataset: what is wanted.
-        root: the data root, absolute.
-        tables: of an asset by shard, those that stand.
-        retries: which downloads were tried again.
+        name: of the asset, of its folder in the data root and of the stage in its tables' manifests.
+        unit: what a row of its table is.
+        summary: what it holds, for people.
+        parents: the assets whose tables its jobs read.
+        find_jobs: what it wants, one job a table.
+        where: in what its jobs run.
+        is_global: one job reads all shards.
+        is_absent: whether a dataset has nothing of it, told without any table.
+        rate: what a row costs on one machine of a few cores, until a data root has measured its own.
+        needs_web: its jobs run while `AssetInputs.connected` is entered.
+        shards_per_job: shards of its parents that one job reads.
+        rows_per_job: what a job counts where that does not depend on its parents.
     """
 
-    dataset: DatasetConfig
-    root: Location
-    tables: Callable[[str], Tables]
-    retries: Retries
+    name: str
+    unit: str
+    summary: str
+    parents: tuple[str, ...] = ()
+    find_jobs: Callable[[AssetInputs], list[Job]]
+    where: Where = "ray"
+    is_global: bool = False
+    is_absent: Callable[[DatasetConfig], bool] = lambda _: False
+    rate: Rate
+    needs_web: bool = False
+    shards_per_job: int = 1
+    rows_per_job: int | None = None
 
-    def jobs(self, asset: str) -> list[Job]:
-        """What an asset wants, one a shard. The tables of its parents must be at hand."""
-        return ASSETS[asset].jobs(self)
-
-    def kept(self, asset: str) -> dict[str, TableFile]:
-        """The kept rows of an asset by shard, the oldest source first."""
-        ages = {source.name: age for age, source in enumerate(self.dataset.pairs)}
-        files = kept_files(self.tables(asset))
-        return dict(sorted(files.items(), key=lambda item: (ages[source_of(item[0])], item[0])))
-
-    def downloads(self, download: Download | None = None) -> list[Job]:
-        """The first downloads of all shards of URLs, without regard to retries.
-
-        Args:
-            download: the stage, where it is not as the dataset has it (connected to a small web, say).
-        """
-        stage = download or self.dataset.download
-        return [download_job("images", stage, file, shard=shard) for shard, file in self.kept("urls").items()]
-
-    def image_jobs(self, download: Download | None = None) -> list[Job]:
-        """The downloads, each as its last retry has it, and the tars of the mirrors."""
-        stage = download or self.dataset.download
-        return [self.retries.latest(job, stage) for job in self.downloads(stage)] + self._ingests
-
-    @cached_property
-    def _ingests(self) -> list[Job]:
-        stage = Ingest(**self.dataset.download.config)
-        mirrors = [source for source in self.dataset.pairs if isinstance(source, WebDatasetMirror)]
-        return [ingest_job("images", stage, shard) for mirror in mirrors for shard in mirror.shards()]
+    def jobs(self, inputs: AssetInputs) -> list[Job]:
+        """What it wants. The tables of its parents must be at hand."""
+        return [] if self.is_absent(inputs.dataset) else self.find_jobs(inputs)
 
 
-def source_of(shard: str) -> str:
-    """The name of a shard's source."""
-    return shard.partition("-")[0]
-
-
-def _urls(walk: Walk) -> list[Job]:
-    dataset = walk.dataset
+def _urls(inputs: AssetInputs) -> list[Job]:
+    dataset = inputs.dataset
     return [
         urls_job("urls", source, block)
         for source in dataset.pairs
@@ -95,48 +78,44 @@ def _urls(walk: Walk) -> list[Job]:
     ]
 
 
-def _images(walk: Walk) -> list[Job]:
-    return walk.image_jobs()
+def _by_shard(
+    asset: str, find_stage: Callable[[DatasetConfig], Stage], find_parent: Callable[[DatasetConfig], str]
+) -> Callable[[AssetInputs], list[Job]]:
+    """A stage on every shard of a parent."""
+
+    def find_jobs(inputs: AssetInputs) -> list[Job]:
+        stage, files = find_stage(inputs.dataset), inputs.kept(find_parent(inputs.dataset))
+        return [shard_job(asset, stage, file, shard=shard) for shard, file in files.items()]
+
+    return find_jobs
 
 
-def _filtered(walk: Walk) -> list[Job]:
-    stage = walk.dataset.filters
-    return [shard_job("filtered", stage, file, shard=shard) for shard, file in walk.kept("images").items()]
+def _deduplicated(inputs: AssetInputs) -> list[Job]:
+    files = inputs.kept("filtered")
+    return [global_job("deduplicated", inputs.dataset.dedup, files, sources=_sources(files))] if files else []
 
 
-def _deduplicated(walk: Walk) -> list[Job]:
-    files = walk.kept("filtered")
-    return [global_job("deduplicated", walk.dataset.dedup, files, sources=_sources(files))] if files else []
+def _hold_out(dataset: DatasetConfig) -> HoldOut:
+    assert dataset.held_out is not None
+    return HoldOut(images=dataset.held_out)
 
 
-def _held_out(walk: Walk) -> list[Job]:
-    if walk.dataset.held_out is None:
+def _phrase_bounds(inputs: AssetInputs) -> list[Job]:
+    files = inputs.kept("noun_phrases")
+    return [bounds_job("phrase_bounds", inputs.dataset.balance, list(files.values()))] if files else []
+
+
+def _balanced(inputs: AssetInputs) -> list[Job]:
+    balance, files = inputs.dataset.balance, inputs.kept("noun_phrases")
+    found = inputs.tables("phrase_bounds")
+    if balance.is_bounded and not found:  # a plan: they wait for the bounds
         return []
-    stage = HoldOut(images=walk.dataset.held_out)
-    return [shard_job("held_out", stage, file, shard=shard) for shard, file in walk.kept("deduplicated").items()]
-
-
-def _noun_phrases(walk: Walk) -> list[Job]:
-    stage = walk.dataset.noun_phrases
-    files = walk.kept("deduplicated" if walk.dataset.held_out is None else "held_out")
-    return [shard_job("noun_phrases", stage, file, shard=shard) for shard, file in files.items()]
-
-
-def _phrase_bounds(walk: Walk) -> list[Job]:
-    files = walk.kept("noun_phrases")
-    balance = walk.dataset.balance
-    return [bounds_job("phrase_bounds", balance, list(files.values()))] if files and balance.is_bounded else []
-
-
-def _balanced(walk: Walk) -> list[Job]:
-    balance = walk.dataset.balance
-    bounds = walk.tables("phrase_bounds")[WHOLE].file(BOUNDS_FILE) if balance.is_bounded else None
-    files = walk.kept("noun_phrases")
+    bounds = found[WHOLE].file(BOUNDS_FILE) if balance.is_bounded else None
     return [balance_job("balanced", balance, file, bounds, shard=shard) for shard, file in files.items()]
 
 
-def _phrase_counts(walk: Walk) -> list[Job]:
-    files = walk.kept("balanced")
+def _phrase_counts(inputs: AssetInputs) -> list[Job]:
+    files = inputs.kept("balanced")
     jobs = []
     for source in _sources(files):
         of_source = {shard: file for shard, file in files.items() if source_of(shard) == source}
@@ -144,78 +123,177 @@ def _phrase_counts(walk: Walk) -> list[Job]:
     return jobs
 
 
-def _statistics(walk: Walk) -> list[Job]:
-    counts = [table.file(PHRASE_COUNTS_FILE) for table in walk.tables("phrase_counts").values()]
+def _statistics(inputs: AssetInputs) -> list[Job]:
+    counts = [table.file(PHRASE_COUNTS_FILE) for table in inputs.tables("phrase_counts").values()]
     return [statistics_job("statistics", counts)] if counts else []
 
 
-def _image_text_shards(walk: Walk) -> list[Job]:
-    images = walk.tables("images")
+def _image_text_shards(inputs: AssetInputs) -> list[Job]:
+    images = inputs.tables("images")
     return [
         image_text_job("image_text_shards", file, images[shard].file(IMAGES_TAR_NAME), shard=shard)
-        for shard, file in walk.kept("balanced").items()
+        for shard, file in inputs.kept("balanced").items()
     ]
 
 
-def _detection_shards(walk: Walk) -> list[Job]:
-    return _boxed("detection_shards", walk)
+def _boxed(
+    asset: str, find_sources: Callable[[DatasetConfig], tuple[BoxedSource, ...]]
+) -> Callable[[AssetInputs], list[Job]]:
+    def find_jobs(inputs: AssetInputs) -> list[Job]:
+        size = inputs.dataset.images_per_shard
+        sources = find_sources(inputs.dataset)
+        return [job for source in sources for job in boxed_jobs(asset, source, images_per_shard=size)]
+
+    return find_jobs
 
 
-def _grounding_shards(walk: Walk) -> list[Job]:
-    return _boxed("grounding_shards", walk)
+def _validation(inputs: AssetInputs) -> list[Job]:
+    assert inputs.dataset.validation is not None
+    tables = [*inputs.tables("detection_shards").values(), *inputs.tables("grounding_shards").values()]
+    concepts = tuple(table.file(CONCEPTS) for table in tables)
+    return [validation_job("validation", inputs.dataset.validation, concepts=concepts)]
 
 
-def _boxed(asset: str, walk: Walk) -> list[Job]:
-    dataset = walk.dataset
-    sources = dataset.detection if asset == "detection_shards" else dataset.grounding
-    return [job for s in sources for job in boxed_jobs(asset, s, images_per_shard=dataset.images_per_shard)]
-
-
-def _validation(walk: Walk) -> list[Job]:
-    source = walk.dataset.validation
-    if source is None:
-        return []
-    tables = [*walk.tables("detection_shards").values(), *walk.tables("grounding_shards").values()]
-    return [validation_job("validation", source, concepts=tuple(table.file(CONCEPTS) for table in tables))]
+def _holds_nothing_out(dataset: DatasetConfig) -> bool:
+    return dataset.held_out is None
 
 
 def _sources(files: Mapping[str, TableFile]) -> list[str]:
     return list(dict.fromkeys(source_of(shard) for shard in files))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One asset.
-
-    Attributes:
-        unit: what a row of its table is.
-        parents: the assets whose tables its jobs read.
-        jobs: what it wants.
-        is_global: one job reads all shards.
-    """
-
-    unit: str
-    parents: tuple[str, ...] = ()
-    jobs: Callable[[Walk], list[Job]]
-    is_global: bool = False
-
-
-# In the order of the street.
 ASSETS: dict[str, Asset] = {
-    "urls": Asset(unit="pairs", jobs=_urls),
-    "images": Asset(unit="pairs", parents=("urls",), jobs=_images),
-    "filtered": Asset(unit="pairs", parents=("images",), jobs=_filtered),
-    "deduplicated": Asset(unit="pairs", parents=("filtered",), jobs=_deduplicated, is_global=True),
-    "held_out": Asset(unit="pairs", parents=("deduplicated",), jobs=_held_out),
-    "noun_phrases": Asset(unit="pairs", parents=("deduplicated", "held_out"), jobs=_noun_phrases),
-    "phrase_bounds": Asset(unit="pairs", parents=("noun_phrases",), jobs=_phrase_bounds, is_global=True),
-    "balanced": Asset(unit="pairs", parents=("noun_phrases", "phrase_bounds"), jobs=_balanced),
-    "phrase_counts": Asset(unit="pairs", parents=("balanced",), jobs=_phrase_counts),
-    "statistics": Asset(unit="phrases", parents=("phrase_counts",), jobs=_statistics, is_global=True),
-    "image_text_shards": Asset(unit="pairs", parents=("balanced", "images"), jobs=_image_text_shards),
-    "detection_shards": Asset(unit="boxes", jobs=_detection_shards),
-    "grounding_shards": Asset(unit="boxes", jobs=_grounding_shards),
-    "validation": Asset(
-        unit="images", parents=("detection_shards", "grounding_shards"), jobs=_validation, is_global=True
-    ),
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="urls",
+            unit="pairs",
+            summary="Distinct, well-formed image-text pairs of every source, in shards of consecutive rows.",
+            find_jobs=_urls,
+            where="here",
+            rate=Rate(rows_per_s=100_000, bytes_per_row=180),
+        ),
+        Asset(
+            name="images",
+            unit="pairs",
+            summary="The images: downloaded, tried again, or taken from a mirror.",
+            parents=("urls",),
+            find_jobs=AssetInputs.image_jobs,
+            needs_web=True,
+            rate=Rate(rows_per_s=100, bytes_per_row=25_000),
+        ),
+        Asset(
+            name="filtered",
+            unit="pairs",
+            summary="Pairs whose image is large enough and whose caption is English text.",
+            parents=("images",),
+            find_jobs=_by_shard("filtered", lambda dataset: dataset.filters, lambda _: "images"),
+            rate=Rate(rows_per_s=50_000, bytes_per_row=200),
+        ),
+        Asset(
+            name="deduplicated",
+            unit="pairs",
+            summary="One pair per image, over all shards.",
+            parents=("filtered",),
+            find_jobs=_deduplicated,
+            where="here",
+            is_global=True,
+            rate=Rate(rows_per_s=50_000, bytes_per_row=200),
+        ),
+        Asset(
+            name="held_out",
+            unit="pairs",
+            summary="Pairs whose image is not kept for evaluation, where the build names such images.",
+            parents=("deduplicated",),
+            find_jobs=_by_shard("held_out", _hold_out, lambda _: "deduplicated"),
+            where="here",
+            is_absent=_holds_nothing_out,
+            rate=Rate(rows_per_s=50_000, bytes_per_row=200),
+        ),
+        Asset(
+            name="noun_phrases",
+            unit="pairs",
+            summary="Pairs with the noun phrases of their captions.",
+            parents=("deduplicated", "held_out"),
+            find_jobs=_by_shard(
+                "noun_phrases",
+                lambda dataset: dataset.noun_phrases,
+                lambda dataset: "deduplicated" if _holds_nothing_out(dataset) else "held_out",
+            ),
+            where="actors",
+            rate=Rate(rows_per_s=500, bytes_per_row=250),
+        ),
+        Asset(
+            name="phrase_bounds",
+            unit="pairs",
+            summary="The phrases that are too rare or too common over all shards, where the build bounds them.",
+            parents=("noun_phrases",),
+            find_jobs=_phrase_bounds,
+            where="here",
+            is_global=True,
+            is_absent=lambda dataset: not dataset.balance.is_bounded,
+            rate=Rate(rows_per_s=200_000, bytes_per_row=1),
+        ),
+        Asset(
+            name="balanced",
+            unit="pairs",
+            summary="Fewer pairs of the concepts that the web has most of.",
+            parents=("noun_phrases", "phrase_bounds"),
+            find_jobs=_balanced,
+            rate=Rate(rows_per_s=50_000, bytes_per_row=250),
+        ),
+        Asset(
+            name="phrase_counts",
+            unit="pairs",
+            summary="How many pairs of a few shards each have a phrase.",
+            parents=("balanced",),
+            find_jobs=_phrase_counts,
+            shards_per_job=SHARDS_PER_COUNT,
+            rate=Rate(rows_per_s=200_000, bytes_per_row=20),
+        ),
+        Asset(
+            name="statistics",
+            unit="phrases",
+            summary="How often each phrase and head noun occurs: phrases.parquet and heads.parquet.",
+            parents=("phrase_counts",),
+            find_jobs=_statistics,
+            where="here",
+            is_global=True,
+            rate=Rate(rows_per_s=200_000, bytes_per_row=20),
+        ),
+        Asset(
+            name="image_text_shards",
+            unit="pairs",
+            summary="Training shards of images with captions and phrases.",
+            parents=("balanced", "images"),
+            find_jobs=_image_text_shards,
+            rate=Rate(rows_per_s=5_000, bytes_per_row=25_000),
+        ),
+        Asset(
+            name="detection_shards",
+            unit="boxes",
+            summary="Training shards of images with boxes and category names.",
+            find_jobs=_boxed("detection_shards", lambda dataset: dataset.detection),
+            rate=Rate(rows_per_s=30, bytes_per_row=200_000),
+        ),
+        Asset(
+            name="grounding_shards",
+            unit="boxes",
+            summary="Training shards of images with boxes and phrases.",
+            find_jobs=_boxed("grounding_shards", lambda dataset: dataset.grounding),
+            rate=Rate(rows_per_s=30, bytes_per_row=150_000),
+        ),
+        Asset(
+            name="validation",
+            unit="images",
+            summary="The held-out images in LVIS v1 format; how rare a category is follows from the training boxes.",
+            parents=("detection_shards", "grounding_shards"),
+            find_jobs=_validation,
+            where="here",
+            is_global=True,
+            is_absent=lambda dataset: dataset.validation is None,
+            rows_per_job=1,
+            rate=Rate(rows_per_s=1, bytes_per_row=0),
+        ),
+    )
 }

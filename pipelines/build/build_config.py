@@ -1,26 +1,26 @@
-"""What a dataset is made of: its sources, its scale and the settings of its stages."""
+"""Build configuration: a dataset's sources, its scale and the settings of its stages."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.build.checks import Limits
 from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
+from pipelines.fetch.download import Download
+from pipelines.fetch.http_client import OpenerConfig
 from pipelines.sources.emoji_scenes import EmojiScenes
 from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.balance import Balance
 from pipelines.stages.dedup import Dedup
-from pipelines.fetch.download import Download
+from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.filters import Filters
 from pipelines.stages.noun_phrases import NounPhrases
-from pipelines.fetch.http_client import OpenerConfig
-from pipelines.stages.filter_presets import PRESETS
 from pipelines.storage.roots import DataRoot, data_root, local_folder
 
 # The small web answers in milliseconds, and one URL in a thousand is made never to end.
@@ -41,7 +41,7 @@ class DatasetConfig:
         images_per_shard: images of a detection or grounding shard.
         validation: the held-out set, or None.
         served: what a small web on loopback serves while images are downloaded; None: the real web.
-        limits: what stops the build.
+        limits: what fails the build.
 
     Raises:
         ValueError: two sources have one name, or a name has a dash, which in a shard's name ends that of its source.
@@ -165,24 +165,27 @@ class BuildConfig:
         if self.sources is None or not self.sources.is_dir():
             raise ValueError(f"--sources {self.sources}: --scale {self.scale} needs the folder of its files")
         found = web_sources(self.scale, self.sources, max_side_px=self.max_side)
-        return DatasetConfig(
-            name=self.name or self.scale,
+        return self._dataset(
+            self.name or self.scale,
             pairs=found.pairs,
             pairs_per_shard=WEB_PAIRS_PER_SHARD,
             detection=found.detection,
             grounding=found.grounding,
             held_out=found.held_out,
-            download=self._download,
+        )
+
+    def _dataset(self, name: str, **sources: Any) -> DatasetConfig:
+        """Of sources that are not embedded, with the stages that the options describe."""
+        opener = OpenerConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
+        return DatasetConfig(
+            name=name,
+            download=Download(image_size_px=self.image_size, opener=opener),
             filters=PRESETS[self.filters].filters,
             dedup=PRESETS[self.filters].dedup,
             noun_phrases=self._noun_phrases,
             limits=self.limits,
+            **sources,
         )
-
-    @property
-    def _download(self) -> Download:
-        opener = OpenerConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
-        return Download(image_size_px=self.image_size, opener=opener)
 
     @property
     def _noun_phrases(self) -> NounPhrases:
@@ -209,16 +212,11 @@ class BuildConfig:
             max_side_px=self.max_side,
             held_out=held_out,
         )
-        return DatasetConfig(
-            name=self.name or slug(own),
+        return self._dataset(
+            self.name or slug(own),
             pairs=() if self.urls is None else (own_pairs(self.urls),),
             detection=boxes.detection,
             grounding=boxes.grounding,
             held_out=held_out,
             validation=boxes.validation,
-            download=self._download,
-            filters=PRESETS[self.filters].filters,
-            dedup=PRESETS[self.filters].dedup,
-            noun_phrases=self._noun_phrases,
-            limits=self.limits,
         )

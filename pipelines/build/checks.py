@@ -1,4 +1,4 @@
-"""What a dataset must be like, asset by asset: the figures that stop the street when they are out of bounds."""
+"""Data quality checks: figures of assets that stop the build when they are out of bounds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipelines.storage import PublishedTable, format_counts, kept_files
 
 Tables = Mapping[str, PublishedTable]
 
-_NOT_THE_WEB = {"caption_empty", "caption_not_text", "duplicate_pair"}  # of mirrors: the image is there
+_NOT_OF_IMAGES = {"caption_empty", "caption_not_text", "duplicate_pair"}  # of mirrors: the image is there
 _DUPLICATES = {"duplicate_image", "near_duplicate_image"}
 _BAD_BOXES = {"box_outside_image", "box_empty", "box_not_finite", "size_mismatch"}
 
@@ -23,7 +23,7 @@ class Limits:
     max_missing: float = 0.7
     """Share of pairs without an image, for whatever reason; of old tables of URLs a third is common."""
     max_transient: float = 0.3
-    """Share of pairs whose download failed for a reason that may pass (dns, timeout, 5xx and the like): try --retry first."""
+    """Share of pairs whose download failed for a transient reason (dns, timeout, 5xx and the like): try --retry first."""
     max_duplicates: float = 0.7
     """Share of pairs whose image is there twice."""
     min_phrases: float = 1.0
@@ -59,7 +59,7 @@ def _share(asset: str, option: str, limit: float, counts: Mapping[str, int], tot
     if counts:
         message += f" ({format_counts(counts)})"
     if share > limit:
-        message += f"; at most {limit:.1%} may. Mend it, or go on with --limits.{option} {min(1.0, share + 0.01):.2f}"
+        message += f"; at most {limit:.1%} may. Fix it, or go on with --limits.{option} {min(1.0, share + 0.01):.2f}"
     figures = {"share": share, "limit": limit, "rows": total, **{f"dropped: {k}": v for k, v in counts.items()}}
     return Finding(passed=share <= limit, message=message, figures=figures)
 
@@ -78,13 +78,13 @@ def _rows_in(tables: Tables) -> int:
 
 
 def _missing(tables: Tables, limits: Limits) -> Finding:
-    counts = _dropped(tables, lambda reason: reason not in _NOT_THE_WEB)
+    counts = _dropped(tables, lambda reason: reason not in _NOT_OF_IMAGES)
     return _share("images", "max-missing", limits.max_missing, counts, _rows_in(tables), what="pairs have no image")
 
 
 def _transient(tables: Tables, limits: Limits) -> Finding:
     counts = _dropped(tables, TRANSIENT_REASONS.__contains__)
-    what = "pairs failed for a reason that may pass"
+    what = "pairs failed for a transient reason"
     return _share("images", "max-transient", limits.max_transient, counts, _rows_in(tables), what=what)
 
 
@@ -116,7 +116,7 @@ def _phrases(tables: Tables, limits: Limits) -> Finding:
     message = f"noun_phrases: {num_phrases:,} phrases of {num_captions:,} captions, {mean:.2f} each"
     if mean < limits.min_phrases:
         message += (
-            f"; at least {limits.min_phrases:.2f} are wanted: are the captions English sentences? "
+            f"; at least {limits.min_phrases:.2f} are needed: are the captions English sentences? "
             f"Go on with --limits.min-phrases {max(0.0, mean - 0.01):.2f}"
         )
     figures = {"phrases per caption": mean, "limit": limits.min_phrases, "captions": num_captions}
@@ -124,20 +124,20 @@ def _phrases(tables: Tables, limits: Limits) -> Finding:
 
 
 CHECKS = (
-    Check(name="images_are_there", asset="images", what="Yield, by error class.", find=_missing),
-    Check(name="the_web_answers", asset="images", what="Failures that a retry may mend.", find=_transient),
-    Check(name="images_are_distinct", asset="deduplicated", what="Share of duplicates.", find=_duplicates),
-    Check(name="captions_have_phrases", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
+    Check(name="image_yield", asset="images", what="Share of pairs with an image, by error class.", find=_missing),
+    Check(name="transient_failure_rate", asset="images", what="Failures that a retry may fix.", find=_transient),
+    Check(name="duplicate_rate", asset="deduplicated", what="Share of duplicates.", find=_duplicates),
+    Check(name="phrases_per_caption", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
     Check(
-        name="boxes_are_inside",
+        name="box_drop_rate",
         asset="detection_shards",
-        what="Boxes that lie in their image.",
+        what="Share of boxes that do not lie in their image.",
         find=_bad_boxes("detection_shards"),
     ),
     Check(
-        name="boxes_are_inside",
+        name="box_drop_rate",
         asset="grounding_shards",
-        what="Boxes that lie in their image.",
+        what="Share of boxes that do not lie in their image.",
         find=_bad_boxes("grounding_shards"),
     ),
 )

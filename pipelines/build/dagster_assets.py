@@ -1,42 +1,90 @@
-"""The asset graph: the data street as Dagster sees it. What each asset reads and runs is told by `pipelines.build.assets`.
+"""Dagster assets of a dataset build, generated from the asset table `pipelines.build.assets.ASSETS`.
 
-Run it embedded with `build`, which needs no server, or in the Dagster UI: ``dagster dev -m pipelines.build.dagster_assets``. The resource
-``street`` chooses the dataset; an asset runs only the shards that are new or whose inputs, settings or code changed.
+Run them embedded with `build`, which needs no server, or in the Dagster UI: ``dagster dev -m pipelines.build.dagster_assets``.
+The resource ``build_options`` chooses the dataset; an asset runs only the shards that are new or whose inputs, settings or code
+changed.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import dagster as dg
+from pydantic import Field, TypeAdapter
 
-from pipelines.build.build_config import BuildConfig, DatasetConfig
-from pipelines.build.checks import CHECKS, Check, Finding
-from pipelines.build.resources import Street, build_config, runner_of, street_of, walk_of
-from pipelines.build.runner import AssetRun, Runner, Where
+from pipelines.build.asset_inputs import AssetInputs
+from pipelines.build.assets import ASSETS, Asset
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.checks import CHECKS, Check
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.retries import reasons_of, request_retry
-from pipelines.build.job import Job
+from pipelines.build.runner import AssetRun, Runner
 from pipelines.storage import Location, data_root, format_counts, local_folder, write_text_atomically
-from pipelines.build.assets import ASSETS as STREET
-from pipelines.build.assets import Walk
 
-UNITS = {name: asset.unit for name, asset in STREET.items()}
 SHARDS_RUN = "shards run"
-AFTER_PAIRS = {"dagster/priority": "-1"}  # what does not hang together runs in the order of the street
+_CONFIG = TypeAdapter(BuildConfig)
 
 
-def _opened(street: Street) -> tuple[Walk, Runner]:
-    config = build_config(street)
-    runner = runner_of(config)
-    return walk_of(config, runner), runner
+def _dumped(config: BuildConfig) -> dict[str, Any]:
+    # Dagster's maps hold no null, which is the default of all options that may be one.
+    dumped: dict[str, Any] = _CONFIG.dump_python(config, mode="json", exclude_none=True)
+    return dumped
 
 
-def _run(street: Street, asset: str, *, where: Where) -> dg.MaterializeResult:
-    walk, runner = _opened(street)
-    return _result(runner.run(asset, walk.jobs(asset), where=where))
+class BuildOptions(dg.ConfigurableResource):
+    """Which dataset to build, and where: fields of `pipelines.build.build_config.BuildConfig` by name."""
+
+    options: dict[str, Any] = Field(default_factory=lambda: _dumped(BuildConfig()))
+
+    @classmethod
+    def of(cls, config: BuildConfig) -> "BuildOptions":
+        """The resource that holds a configuration."""
+        return cls(options=_dumped(config))
+
+    @property
+    def config(self) -> BuildConfig:
+        """The configuration; what ``options`` does not name has its default.
+
+        Raises:
+            pydantic.ValidationError: an option is unknown or has another type.
+        """
+        return _CONFIG.validate_python(self.options, extra="forbid")
+
+
+def open_build(config: BuildConfig) -> tuple[AssetInputs, Runner]:
+    """What the jobs of a dataset are made from, and the runner of its assets."""
+    runner = Runner(config.root, dataset=config.dataset().name)
+    return AssetInputs.open(config, runner), runner
+
+
+def asset_definitions() -> list[dg.AssetsDefinition]:
+    """A Dagster asset a row of the table, and ``dataset``, which comes after all of them."""
+    is_parent = {parent for asset in ASSETS.values() for parent in asset.parents}
+    return [
+        *(_asset_definition(asset) for asset in ASSETS.values()),
+        _dataset_definition([name for name in ASSETS if name not in is_parent]),
+    ]
+
+
+def check_definitions() -> list[dg.AssetChecksDefinition]:
+    """A blocking check of its asset for each of `pipelines.build.checks.CHECKS`."""
+    return [_check_definition(check) for check in CHECKS]
+
+
+def _asset_definition(asset: Asset) -> dg.AssetsDefinition:
+    # Image-text pairs go first: what does not depend on them runs in the order of the table, after them.
+    tags = {} if "urls" in _ancestors(asset) else {"dagster/priority": "-1"}
+
+    @dg.asset(name=asset.name, deps=asset.parents, description=asset.summary, op_tags=tags)
+    def run_asset(build_options: BuildOptions) -> dg.MaterializeResult:
+        inputs, runner = open_build(build_options.config)
+        context = {"around": inputs.connected} if asset.needs_web else {}
+        return _result(runner.run(asset.name, asset.jobs(inputs), where=asset.where, **context))
+
+    return run_asset
+
+
+def _ancestors(asset: Asset) -> set[str]:
+    return {asset.name}.union(*(_ancestors(ASSETS[parent]) for parent in asset.parents))
 
 
 def _result(run: AssetRun) -> dg.MaterializeResult:
@@ -51,122 +99,35 @@ def _result(run: AssetRun) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=metadata)
 
 
-@dg.asset
-def urls(street: Street) -> dg.MaterializeResult:
-    """Distinct, well-formed image-text pairs of every source, in shards of consecutive rows."""
-    return _run(street, "urls", where="here")
+def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
+    @dg.asset(deps=leaves, description="The manifest that names everything a training run reads.")
+    def dataset(build_options: BuildOptions) -> dg.MaterializeResult:
+        inputs, runner = open_build(build_options.config)
+        config = inputs.dataset
+        manifest = assemble_dataset(
+            config.name,
+            assets={asset: runner.tables(asset) for asset in ASSETS},
+            categories=sorted({name for source in config.detection for name in source.vocabulary()}),
+            units={name: asset.unit for name, asset in ASSETS.items()},
+        )
+        if not manifest.supervisions:
+            steps = [
+                f"{row['stage']} kept {row['rows_kept']} ({format_counts(row['dropped'])})" for row in manifest.funnel
+            ]
+            raise ValueError(f"no training sample is left: {'; '.join(steps)}")
+        change = publish_dataset(manifest, folder=runner.folder)
+        line = f"{'dataset':<18} {change or 'unchanged'}: {manifest.digest[:16]}"
+        runner.console.print(line, highlight=False)
+        return dg.MaterializeResult(metadata={"what ran": line, "digest": manifest.digest})
+
+    return dataset
 
 
-@dg.asset(deps=[urls])
-def images(street: Street) -> dg.MaterializeResult:
-    """The images: downloaded, tried again, or taken from a mirror."""
-    walk, runner = _opened(street)
-
-    @contextmanager
-    def connected(due: list[Job]) -> Iterator[list[Job]]:
-        with walk.dataset.connected(folder=local_folder(runner.root, "small_web")) as download:
-            ready = {job.shard: job for job in walk.image_jobs(download)}
-            yield [ready[job.shard] for job in due]
-
-    return _result(runner.run("images", walk.jobs("images"), where="ray", around=connected))
-
-
-@dg.asset(deps=[images])
-def filtered(street: Street) -> dg.MaterializeResult:
-    """Pairs whose image is large enough and whose caption is English text."""
-    return _run(street, "filtered", where="ray")
-
-
-@dg.asset(deps=[filtered])
-def deduplicated(street: Street) -> dg.MaterializeResult:
-    """One pair an image, over all shards."""
-    return _run(street, "deduplicated", where="here")
-
-
-@dg.asset(deps=[deduplicated])
-def held_out(street: Street) -> dg.MaterializeResult:
-    """Pairs whose image is not kept for evaluation, where the build names such images."""
-    return _run(street, "held_out", where="here")
-
-
-@dg.asset(deps=[deduplicated, held_out])
-def noun_phrases(street: Street) -> dg.MaterializeResult:
-    """Pairs with the noun phrases of their captions."""
-    return _run(street, "noun_phrases", where="actors")
-
-
-@dg.asset(deps=[noun_phrases])
-def phrase_bounds(street: Street) -> dg.MaterializeResult:
-    """The phrases that are too rare or too common over all shards, where the build bounds them."""
-    return _run(street, "phrase_bounds", where="here")
-
-
-@dg.asset(deps=[noun_phrases, phrase_bounds])
-def balanced(street: Street) -> dg.MaterializeResult:
-    """Fewer pairs of what the web has too much of."""
-    return _run(street, "balanced", where="ray")
-
-
-@dg.asset(deps=[balanced])
-def phrase_counts(street: Street) -> dg.MaterializeResult:
-    """How many pairs of a few shards each have a phrase."""
-    return _run(street, "phrase_counts", where="ray")
-
-
-@dg.asset(deps=[phrase_counts])
-def statistics(street: Street) -> dg.MaterializeResult:
-    """How often each phrase and head noun occurs: phrases.parquet and heads.parquet."""
-    return _run(street, "statistics", where="here")
-
-
-@dg.asset(deps=[balanced, images])
-def image_text_shards(street: Street) -> dg.MaterializeResult:
-    """Training shards of images with captions and phrases."""
-    return _run(street, "image_text_shards", where="ray")
-
-
-@dg.asset(op_tags=AFTER_PAIRS)
-def detection_shards(street: Street) -> dg.MaterializeResult:
-    """Training shards of images with boxes and category names."""
-    return _run(street, "detection_shards", where="ray")
-
-
-@dg.asset(op_tags=AFTER_PAIRS)
-def grounding_shards(street: Street) -> dg.MaterializeResult:
-    """Training shards of images with boxes and phrases."""
-    return _run(street, "grounding_shards", where="ray")
-
-
-@dg.asset(deps=[detection_shards, grounding_shards], op_tags=AFTER_PAIRS)
-def validation(street: Street) -> dg.MaterializeResult:
-    """The held-out images in LVIS v1 format; how rare a category is follows from the training boxes."""
-    return _run(street, "validation", where="here")
-
-
-@dg.asset(deps=[statistics, image_text_shards, validation])
-def dataset(street: Street) -> dg.MaterializeResult:
-    """The manifest that names everything a training run reads."""
-    walk, runner = _opened(street)
-    config: DatasetConfig = walk.dataset
-    manifest = assemble_dataset(
-        config.name,
-        assets={asset: runner.tables(asset) for asset in UNITS},
-        categories=sorted({name for source in config.detection for name in source.vocabulary()}),
-        units=UNITS,
-    )
-    if not manifest.supervisions:
-        steps = [f"{row['stage']} kept {row['rows_kept']} ({format_counts(row['dropped'])})" for row in manifest.funnel]
-        raise ValueError(f"no training sample is left: {'; '.join(steps)}")
-    change = publish_dataset(manifest, folder=runner.folder)
-    line = f"{'dataset':<18} {change or 'unchanged'}: {manifest.digest[:16]}"
-    runner.console.print(line, highlight=False)
-    return dg.MaterializeResult(metadata={"what ran": line, "digest": manifest.digest})
-
-
-def _asset_check(check: Check) -> dg.AssetChecksDefinition:
+def _check_definition(check: Check) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=check.asset, name=check.name, description=check.what, blocking=True)
-    def found(street: Street) -> dg.AssetCheckResult:
-        finding = _finding(check, build_config(street))
+    def run_check(build_options: BuildOptions) -> dg.AssetCheckResult:
+        _, runner = open_build(build_options.config)
+        finding = check.find(runner.tables(check.asset), build_options.config.limits)
         return dg.AssetCheckResult(
             passed=finding.passed,
             description=finding.message,
@@ -174,38 +135,19 @@ def _asset_check(check: Check) -> dg.AssetChecksDefinition:
             severity=dg.AssetCheckSeverity.ERROR,
         )
 
-    return found
+    return run_check
 
 
-def _finding(check: Check, config: BuildConfig) -> Finding:
-    return check.find(runner_of(config).tables(check.asset), config.limits)
-
-
-ASSETS = [
-    urls,
-    images,
-    filtered,
-    deduplicated,
-    held_out,
-    noun_phrases,
-    phrase_bounds,
-    balanced,
-    phrase_counts,
-    statistics,
-    image_text_shards,
-    detection_shards,
-    grounding_shards,
-    validation,
-    dataset,
-]
-ASSET_CHECKS = [_asset_check(check) for check in CHECKS]
 # One process: steps in processes of their own would each start a Ray cluster.
 defs = dg.Definitions(
-    assets=ASSETS, asset_checks=ASSET_CHECKS, resources={"street": Street()}, executor=dg.in_process_executor
+    assets=asset_definitions(),
+    asset_checks=check_definitions(),
+    resources={"build_options": BuildOptions()},
+    executor=dg.in_process_executor,
 )
 
 
-def dagster_home(root: Location) -> Path:
+def dagster_home(root: Location) -> Location:
     """Where Dagster keeps the history of the builds of a data root, on this machine: `DAGSTER_HOME` of its UI."""
     home = local_folder(root, "dagster")
     home.mkdir(parents=True, exist_ok=True)
@@ -213,14 +155,14 @@ def dagster_home(root: Location) -> Path:
     return home
 
 
-def build(config: BuildConfig, *, retry: str | None = None, history: Literal["kept", "none"] = "none") -> int:
+def build(config: BuildConfig, *, retry: str | None = None, keep_history: bool = False) -> int:
     """Bring a whole dataset up to date in this process.
 
     Args:
         config: what to build.
         retry: classes of failures, with commas between, of which the downloads are tried again first; see
-            `pipelines.build.retries.RETRY_CLASSES`. Later builds go on with what that gave.
-        history: "kept" has the Dagster UI show this build and its checks; it takes one or two seconds.
+            `pipelines.fetch.download.RETRY_CLASSES`. Later builds go on with what that gave.
+        keep_history: the Dagster UI shows this build and its checks; it takes one or two seconds.
 
     Returns:
         The number of tables that had to be computed.
@@ -228,18 +170,17 @@ def build(config: BuildConfig, *, retry: str | None = None, history: Literal["ke
     Raises:
         ValueError: the options or the data are at fault, or a check failed; what was finished stays.
     """
-    dataset = config.dataset()  # errors in the options come before anything runs
+    inputs, runner = open_build(config)  # errors in the options come before anything runs
     if retry is not None:
-        reasons, runner = reasons_of(retry), runner_of(config)
-        downloads = walk_of(config, runner).downloads()
-        request_retry(runner.root, downloads, dataset.download, reasons=reasons)
+        request_retry(runner.root, inputs.downloads(), inputs.dataset.download, reasons=reasons_of(retry))
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    street = street_of(config)
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with _instance(config, history) as instance:
+    with _instance(config, keep_history=keep_history) as instance:
         try:
             result = dg.materialize(
-                [*ASSETS, *ASSET_CHECKS], resources={"street": street}, instance=instance, run_config=quiet
+                [*asset_definitions(), *check_definitions()],
+                resources={"build_options": BuildOptions.of(config)},
+                instance=instance,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         except dg.DagsterExecutionInterruptedError as error:
             raise KeyboardInterrupt from error
@@ -252,8 +193,8 @@ def build(config: BuildConfig, *, retry: str | None = None, history: Literal["ke
     return sum(count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue))
 
 
-def _instance(config: BuildConfig, history: Literal["kept", "none"]) -> dg.DagsterInstance:
-    if history == "none":
+def _instance(config: BuildConfig, *, keep_history: bool) -> dg.DagsterInstance:
+    if not keep_history:
         return dg.DagsterInstance.ephemeral()
     try:
         home = dagster_home(data_root(config.root))

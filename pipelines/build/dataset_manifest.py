@@ -1,4 +1,4 @@
-"""The last room of the data street: one manifest that names all shards of a dataset."""
+"""Dataset manifest: names all shards of a dataset, with its funnel and its vocabulary."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from schemas.shard_index import index_name
 
 Tables = Mapping[str, PublishedTable]
 
-# Phrases of captions that stand for the concepts which training knows: as many as DetCLIP's concept dictionary holds, and
+# Phrases of captions that count as known concepts in training: as many as DetCLIP's concept dictionary holds, and
 # none that a single pair mentions, since most of those are slips of captions or parser.
 MAX_CAPTION_PHRASES = 14_000
 MIN_MENTIONS = 2
@@ -34,7 +34,7 @@ def assemble_dataset(
 
     Args:
         name: of the dataset.
-        assets: tables by shard, by asset, in the order of the street; the phrases of captions are read from "statistics".
+        assets: tables by shard, by asset, in the order of the build; the phrases of captions are read from "statistics".
         categories: all category names of the detection data.
         units: what a row of each asset is ("pairs", "boxes", "images"), for the funnel.
     """
@@ -65,17 +65,19 @@ def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | Non
     """Write ``MANIFEST.json``; an older one of other content stays beside it under its digest.
 
     Returns:
-        What happened: "new" or "changed"; None where the same manifest stood there.
+        What happened: "new", or "changed" with the fields that differ; None where the same manifest was there.
     """
     path = folder / MANIFEST_NAME
     state = "new"
     if path.is_file():
         text = path.read_text()
-        digest = sha256_hex(canonical_json(json.loads(text)))
+        before = json.loads(text)
+        digest = sha256_hex(canonical_json(before))
         if digest == manifest.digest:
             return None
         write_text_atomically(folder / f"{digest[:16]}.json", text)
-        state = "changed"
+        after = manifest.model_dump(mode="json")
+        state = f"changed ({', '.join(key for key in after if after[key] != before.get(key))})"
     write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
     return state
 

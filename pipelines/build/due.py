@@ -1,10 +1,10 @@
-"""Which jobs are due, and why: what a person wants to know before a run that takes hours."""
+"""Due jobs, and why: what a person wants to know before a run that takes hours."""
 
 import json
 from collections import Counter
 
-from pipelines.build.pair_jobs import RETRIED, RETRIES
 from pipelines.build.job import Job
+from pipelines.build.pair_jobs import RETRIED, RETRIES
 from pipelines.storage import Location, PublishedTable, read_table, verify
 from schemas.manifest import Manifest
 
@@ -12,7 +12,7 @@ NEW = "new"
 
 
 def reason_to_run(job: Job, *, root: Location, last_fingerprint: str | None) -> str | None:
-    """Why a job is due, or None where its table stands verified.
+    """Why a job is due, or None where its table is published and verified.
 
     Args:
         job: what is wanted.

@@ -1,24 +1,21 @@
-"""Executes jobs in this process or through Ray Data, as tasks or in actors.
+"""Job execution in this process or through Ray Data, as tasks or in actors.
 
 On Ray one row is one job and one task: an index flows one way, and whether it went well the other. Images, tables and
 manifests pass on disk alone, so that the object store stays empty.
 """
 
 import logging
-import os
-import secrets
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pipelines.build.ray_cluster import connect
 from pipelines.build.job import Job
 from pipelines.build.publish import publish
+from pipelines.build.ray_cluster import connect
 from pipelines.storage import Location
 
 # Times that a task whose worker died (out of memory, a lost machine) is tried again; Ray Data's default is for ever. What a
@@ -64,7 +61,7 @@ def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str, in_actors: bo
     rows = ray.data.from_items([{"index": index} for index in range(len(jobs))], override_num_blocks=len(jobs))
     with (
         warnings.catch_warnings()
-    ):  # max_retries has no other door in Ray 2.60, and 2.64 is announced to close this one
+    ):  # max_retries has no other way in Ray 2.60, and 2.64 is announced to remove this one
         warnings.simplefilter("ignore")
         num_actors = int(ray.cluster_resources().get("CPU", 1))
         if in_actors and len(jobs) >= MIN_JOBS_PER_ACTOR * num_actors:

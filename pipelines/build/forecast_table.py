@@ -1,7 +1,8 @@
-"""A forecast as a person reads it."""
+"""Build plan as a table for a terminal."""
 
 from collections.abc import Sequence
 
+from humanize import naturalsize
 from rich.table import Table
 
 from pipelines.build.forecast import AssetForecast
@@ -11,7 +12,7 @@ def forecast_table(entries: Sequence[AssetForecast]) -> Table:
     """For a person: one row an asset, and the sums."""
     table = Table(title="plan: nothing has run", title_justify="left")
     table.add_column("asset", no_wrap=True)
-    for column in ("runs", "stands", "rows"):
+    for column in ("runs", "up to date", "rows"):
         table.add_column(column, justify="right")
     table.add_column("why", ratio=1)
     for column in ("time", "egress", "storage"):
@@ -19,22 +20,20 @@ def forecast_table(entries: Sequence[AssetForecast]) -> Table:
     for entry in entries:
         about = "" if entry.is_measured else "~"
         runs = f"{entry.num_jobs:,}" if entry.num_jobs else "-"
-        cost = (
-            (
+        cells = [entry.asset, runs, f"{len(entry.up_to_date):,}", "", entry.why]
+        if entry.num_jobs:
+            cells[3] = f"{entry.num_rows:,}"
+            cells += [
                 about + _duration(entry.seconds),
                 _size(entry.egress_bytes) if entry.egress_bytes else "",
                 about + _size(entry.storage_bytes),
-            )
-            if entry.num_jobs
-            else ("", "", "")
-        )
-        rows = f"{entry.num_rows:,}" if entry.num_jobs else ""
-        table.add_row(entry.asset, runs, f"{len(entry.standing):,}", rows, entry.why, *cost)
+            ]
+        table.add_row(*cells)
     table.add_section()
     sums = [sum(getattr(entry, name) for entry in entries) for name in ("seconds", "egress_bytes", "storage_bytes")]
     num_jobs = sum(entry.num_jobs for entry in entries)
     table.add_row("in all", f"{num_jobs:,}", "", "", "", _duration(sums[0]), _size(sums[1]), _size(sums[2]))
-    table.caption = "Upper bounds: no row is dropped on paper. ~: by default rates; others as measured in this root."
+    table.caption = "Upper bounds: drops are not predicted. ~: by default rates; others as measured in this root."
     table.caption_justify = "left"
     return table
 
@@ -47,8 +46,4 @@ def _duration(seconds: float) -> str:
 
 def _size(num_bytes: float) -> str:
     """In powers of ten, as providers count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
+    return naturalsize(num_bytes, format="%.0f" if num_bytes < 1e12 else "%.1f")

@@ -1,6 +1,6 @@
 """Job: one table to compute, with all that identifies it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,12 @@ class Job:
     num_rows: int  # rows that it will read: the unit of progress
     work: Callable[..., Written]
     is_resumed: bool = False
+
+    @classmethod
+    def over(cls, files: Iterable[TableFile], **options: Any) -> "Job":
+        """A job that reads all rows of some files; ``options`` are the other attributes."""
+        inputs = tuple(files)
+        return cls(inputs=inputs, num_rows=sum(file.num_rows for file in inputs), **options)
 
     @property
     def parents(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a job does: the few ways in which a stage meets its files. Every function here runs inside a worker process."""
+"""Jobs of stages on their files; the functions that do the work run inside a worker process."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,15 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.source import BoxedSource, ValidationSource
-from schemas.source_images import BoxedImage
-from pipelines.stages.lazy_tables import LazyTables
-from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
-from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.build.job import Job
+from pipelines.sources.source import BoxedSource, ValidationSource
+from pipelines.stages.lazy_tables import LazyTables
+from pipelines.stages.stage import GlobalStage, Stage
+from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
 from schemas.shard_index import index_name
+from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
 
@@ -41,13 +41,12 @@ CONCEPTS_SCHEMA = pa.schema(
 
 def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
     """A stage on one shard."""
-    return Job(
+    return Job.over(
+        [file],
         stage=asset,
         version=stage.version,
         shard=shard,
         config={**stage.config, "schema": schema_id(stage.output_schema)},
-        inputs=(file,),
-        num_rows=file.num_rows,
         work=partial(_write_stage, stage, file),
     )
 
@@ -61,13 +60,12 @@ def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *
         files: by shard, the oldest first.
         sources: their sources, the oldest first: a verdict may depend on who was there before.
     """
-    return Job(
+    return Job.over(
+        files.values(),
         stage=asset,
         version=stage.version,
         shard=WHOLE,
         config={**stage.config, "sources": list(sources), "schema": schema_id(stage.output_schema)},
-        inputs=tuple(files.values()),
-        num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
     )
 

@@ -1,4 +1,4 @@
-"""Data of one's own: which source reads a file or folder, told by what is in it."""
+"""Source detection for a user's own data: which source reads a file or folder, told by what is in it."""
 
 import re
 from dataclasses import dataclass, replace
@@ -8,17 +8,17 @@ from typing import Any
 from pipelines.build.scales import Pairs
 from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
 from pipelines.sources.boxes.coco_json import read_coco
-from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
-from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
-from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding
-from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.boxes.pascal_voc import PascalVoc
-from pipelines.sources.source import BoxedSource
+from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
+from pipelines.sources.captions.laion_parquet import LaionParquet
+from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.source import BoxedSource
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 # Categories that Objects365 has in this spelling and nobody else: v1 and v2.

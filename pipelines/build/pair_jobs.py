@@ -1,4 +1,4 @@
-"""The jobs at the beginning of the street: a source's pairs, and their images from the web, from a mirror or from a retry."""
+"""Jobs of image-text pairs: a source's URLs, and their images from the web, from a mirror or from a retry."""
 
 import heapq
 import itertools
@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.build.job import Job
 from pipelines.build.jobs import write_parts
-from pipelines.sources.source import PairBlock, PairSource
-from pipelines.sources.captions.webdataset_mirror import MirrorShard
 from pipelines.fetch.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
 from pipelines.fetch.ingest import Ingest
-from pipelines.storage.tars import TarSample, read_tar, write_tar
+from pipelines.sources.captions.webdataset_mirror import MirrorShard
+from pipelines.sources.source import PairBlock, PairSource
 from pipelines.stages.urls import SeenPairs, Urls
-from pipelines.build.job import Job
 from pipelines.storage import DROPPED, KEPT, TableFile, Written, format_counts, write_split
+from pipelines.storage.tars import TarSample, read_tar, write_tar
 from schemas.conform import conform
 from schemas.tables import DROP_REASON, with_drop_reason
 from schemas.versions import schema_id
@@ -137,7 +137,7 @@ def _write_retry(
     schema = with_drop_reason(stage.output_schema)
     missing = [file.path for file in previous.values() if not file.path.is_file()]
     if missing:
-        raise ValueError(f"{missing[0]}, which is to be retried, is gone: remove retries.json to download it anew")
+        raise ValueError(f"{missing[0]}, which is to be retried, is missing: remove retries.json to download it anew")
     kept = conform(pq.read_table(previous[KEPT].local()), stage.output_schema, where=previous[KEPT].name)
     dropped = conform(pq.read_table(previous[DROPPED].local()), schema, where=previous[DROPPED].name)
     is_due = np.array([reason in reasons for reason in dropped[DROP_REASON.name].to_pylist()], bool)

@@ -1,13 +1,13 @@
-"""The jobs over noun phrases: which are out of bounds, the shards balanced by that, and how often each occurs."""
+"""Jobs over noun phrases: which are out of bounds, the shards balanced by that, and how often each occurs."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from pipelines.build.job import Job
 from pipelines.build.jobs import read_rows
 from pipelines.stages.balance import Balance
 from pipelines.stages.statistics import STATISTICS_VERSION, add_counts, count_heads, count_phrases
-from pipelines.build.job import Job
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.tables import MENTIONS, OUT_OF_BOUNDS, PHRASE_COUNTS, PHRASES
 from schemas.versions import schema_id
@@ -17,21 +17,14 @@ PHRASE_COUNTS_FILE = "phrases.parquet"
 HEAD_COUNTS_FILE = "heads.parquet"
 
 # Phrases are counted for so many shards at once: adding up the counts is then less than counting them again, as most
-# phrases occur in several shards, and of the shards that stand growth counts at most three again.
+# phrases occur in several shards, and of the shards that are there growth counts at most three again.
 SHARDS_PER_COUNT = 4
 
 
 def bounds_job(asset: str, balance: Balance, files: Sequence[TableFile]) -> Job:
     """The phrases that are too rare or too common over all shards."""
-    return Job(
-        stage=asset,
-        version=balance.version,
-        shard=WHOLE,
-        config=balance.config,
-        inputs=tuple(files),
-        num_rows=sum(file.num_rows for file in files),
-        work=partial(_write_bounds, balance, files),
-    )
+    work = partial(_write_bounds, balance, files)
+    return Job.over(files, stage=asset, version=balance.version, shard=WHOLE, config=balance.config, work=work)
 
 
 def balance_job(asset: str, balance: Balance, file: TableFile, bounds: TableFile | None, *, shard: str) -> Job:
@@ -59,30 +52,16 @@ def phrase_count_jobs(asset: str, files: Mapping[str, TableFile], *, source: str
     jobs = []
     for i, start in enumerate(range(0, len(shards), SHARDS_PER_COUNT)):
         inputs = [files[shard] for shard in shards[start : start + SHARDS_PER_COUNT]]
-        job = Job(
-            stage=asset,
-            version=STATISTICS_VERSION,
-            shard=f"{source}-{i:05d}",
-            config={},
-            inputs=tuple(inputs),
-            num_rows=sum(file.num_rows for file in inputs),
-            work=partial(_write_phrase_counts, inputs),
-        )
-        jobs.append(job)
+        work = partial(_write_phrase_counts, inputs)
+        shard = f"{source}-{i:05d}"
+        jobs.append(Job.over(inputs, stage=asset, version=STATISTICS_VERSION, shard=shard, config={}, work=work))
     return jobs
 
 
 def statistics_job(asset: str, files: Sequence[TableFile]) -> Job:
     """How often each phrase and head noun occurs over all shards, from the counts of some of them each."""
-    return Job(
-        stage=asset,
-        version=STATISTICS_VERSION,
-        shard=WHOLE,
-        config={},
-        inputs=tuple(files),
-        num_rows=sum(file.num_rows for file in files),
-        work=partial(_write_statistics, files),
-    )
+    work = partial(_write_statistics, files)
+    return Job.over(files, stage=asset, version=STATISTICS_VERSION, shard=WHOLE, config={}, work=work)
 
 
 def _write_bounds(balance: Balance, files: Sequence[TableFile], folder: Path) -> Written:

@@ -1,4 +1,4 @@
-"""Publishing: a table appears whole, or not at all.
+"""Publishing of tables: a table appears whole, or not at all.
 
 On a local root the folder that a job wrote is renamed. An object store knows no renaming: the files are uploaded to their final
 names and the manifest after them, so that an upload that was cut off leaves files which no manifest names; the next build
@@ -22,8 +22,8 @@ from pipelines.storage.table_store import (
     TAGS_NAME,
     PublishedTable,
     listing,
-    remove_table,
     read_table,
+    remove_table,
     table_folder,
     verify,
 )
@@ -52,10 +52,10 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
         manifest = _work(job, temporary, spool)
         held = Lease(root, job.stage, shard=job.shard, token=lease)
         held.check()
-        standing = read_table(root, job.stage, job.fingerprint)
-        if standing is not None and verify(standing) is None:
+        published = read_table(root, job.stage, job.fingerprint)
+        if published is not None and verify(published) is None:
             shutil.rmtree(spool, ignore_errors=True)
-            return standing  # another build of the same data was first
+            return published  # another build of the same data was first
         if isinstance(final, Path):
             if final.exists():
                 final.rename(temporary.with_name(f"{temporary.name}-damaged"))  # the next build sweeps it

@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 OBJECT_STORE_BYTES = 256 * 2**20
 
 
-
 def connect() -> str | None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start one on this machine, once.
 

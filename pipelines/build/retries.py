@@ -1,6 +1,6 @@
-"""Which failed downloads were tried again. ``<root>/retries.json`` remembers it for every later build of every dataset.
+"""Retries of failed downloads. ``<root>/retries.json`` remembers them for every later build of every dataset.
 
-A retry gives a new table, made of the one before and of what its failed rows gave now. Each entry of the ledger names the
+A retry gives a new table, made of the one before and of what its failed rows gave now. Each entry names the
 tables before by content, so that the identity of the last one is known even where `gc` has removed those.
 """
 
@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from pipelines.build.job import Job
 from pipelines.build.pair_jobs import retry_job, rows_by_reason
 from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, Download
-from pipelines.build.job import Job
 from pipelines.storage import (
     DROPPED,
     KEPT,
@@ -25,7 +25,7 @@ from pipelines.storage import (
     write_text_atomically,
 )
 
-LEDGER_NAME = "retries.json"
+RETRIES_NAME = "retries.json"
 _FILES = (KEPT, DROPPED, IMAGES_TAR_NAME)
 
 
@@ -39,7 +39,7 @@ class Attempt(BaseModel):
     previous: dict[str, str]  # sha256 by file name
 
 
-_LEDGER = TypeAdapter(dict[str, list[Attempt]])
+_RECORD = TypeAdapter(dict[str, list[Attempt]])
 
 
 def reasons_of(classes: str) -> frozenset[str]:
@@ -57,28 +57,28 @@ def reasons_of(classes: str) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """The ledger of a data root: attempts in their order, by the fingerprint of the download that they repeat."""
+    """The record of a data root: attempts in their order, by the fingerprint of the download that they repeat."""
 
     root: Location
     attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Location) -> "Retries":
-        """The ledger of a data root, empty where there is none.
+        """The record of a data root, empty where there is none.
 
         Raises:
             ValueError: the file is damaged.
         """
-        path = root / LEDGER_NAME
+        path = root / RETRIES_NAME
         if not path.is_file():
             return cls(root=root)
         try:
-            return cls(root=root, attempts=_LEDGER.validate_json(path.read_text()))
+            return cls(root=root, attempts=_RECORD.validate_json(path.read_text()))
         except ValueError as error:
             raise ValueError(f"{path} is damaged; without it the images of retries are lost: {error}") from error
 
     def latest(self, job: Job, stage: Download) -> Job:
-        """The last retry of a download whose table stands or can be made; the download itself where there is none."""
+        """The last retry of a download whose table is published or can be made; the download itself where there is none."""
         chain = [job]
         for attempt in self.attempts.get(job.fingerprint, ()):
             chain.append(_job_of(attempt, chain[-1], stage, root=self.root))
@@ -88,7 +88,7 @@ class Retries:
         return job
 
     def with_retry_of(self, jobs: Iterable[Job], stage: Download, *, reasons: frozenset[str]) -> "Retries":
-        """The ledger with one attempt more for every download that has dropped a row for one of ``reasons``.
+        """The record with one attempt more for every download that has dropped a row for one of ``reasons``.
 
         A shard whose last attempt did not come to its end (a killed build) finishes that one first.
         """
@@ -104,28 +104,28 @@ class Retries:
                 num_rows=sum(counts[reason] for reason in reasons),
                 previous={name: table.file(name).sha256 for name in _FILES},
             )
-            attempts[job.fingerprint] = [*self._standing(job, last, stage), attempt]
+            attempts[job.fingerprint] = [*self._published(job, last, stage), attempt]
         return Retries(root=self.root, attempts=attempts)
 
     def has(self, job: Job) -> bool:
-        """Whether its table stands."""
+        """Whether its table is published."""
         return read_table(self.root, job.stage, job.fingerprint) is not None
 
     def save(self) -> None:
-        """Write the ledger; see `request_retry`."""
-        content = json.dumps(_LEDGER.dump_python(dict(self.attempts)), indent=1, sort_keys=True)  # type: ignore[arg-type]
-        write_text_atomically(self.root / LEDGER_NAME, content + "\n")
+        """Write the record; see `request_retry`."""
+        content = json.dumps(_RECORD.dump_python(dict(self.attempts)), indent=1, sort_keys=True)  # type: ignore[arg-type]
+        write_text_atomically(self.root / RETRIES_NAME, content + "\n")
 
-    def _standing(self, job: Job, last: Job, stage: Download) -> list[Attempt]:
+    def _published(self, job: Job, last: Job, stage: Download) -> list[Attempt]:
         """The attempts that lead to ``last``; later ones have lost what they started from."""
-        standing: list[Attempt] = []
+        published: list[Attempt] = []
         current = job
         for attempt in self.attempts.get(job.fingerprint, ()):
             if current.fingerprint == last.fingerprint:
                 break
-            standing.append(attempt)
+            published.append(attempt)
             current = _job_of(attempt, current, stage, root=self.root)
-        return standing
+        return published
 
 
 def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:

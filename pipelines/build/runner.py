@@ -1,6 +1,5 @@
-"""The runner: one call an asset. Skips what stands verified, runs the rest, and says which, how many and why."""
+"""Job runner: one call an asset. Skips what is published and verified, runs the rest, and says which, how many and why."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,9 +11,9 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipelines.build.execute import JobResult, run_here, run_on_ray
-from pipelines.build.due import reason_to_run, summarize_reasons
 from pipelines.build.asset_rates import record
+from pipelines.build.due import reason_to_run, summarize_reasons
+from pipelines.build.execute import JobResult, run_here, run_on_ray
 from pipelines.build.job import Job
 from pipelines.storage import (
     NUM_CONCURRENT,
@@ -25,8 +24,8 @@ from pipelines.storage import (
     kept_files,
     locked,
     read_tables,
-    write_text_atomically,
 )
+from pipelines.storage.dataset_tables import DATASETS, DatasetTables
 
 # In this process (global stages, and what takes a second or two), as tasks of Ray Data, or in its actors (what loads a model).
 Where = Literal["here", "ray", "actors"]
@@ -73,14 +72,14 @@ class AssetRun:
 class Runner:
     """Runs the assets of one dataset in one data root.
 
-    ``<root>/datasets/<dataset>/tables/<asset>.json`` names, by shard, the table that the dataset has now. From it the next
-    asset finds its inputs and the next build the reason why a shard is due. While an asset runs, ``due/<asset>.json`` names what
-    it makes, so that a killed build's finished tables are not taken for garbage.
+    From the index of the dataset's tables (`pipelines.storage.dataset_tables`) the next asset finds its inputs and the next build
+    the reason why a shard is due.
     """
 
     def __init__(self, root: Location, *, dataset: str, console: Console | None = None) -> None:
         self.root = data_root(root)
-        self.folder = self.root / "datasets" / dataset
+        self.folder = self.root / DATASETS / dataset
+        self._index = DatasetTables(root=self.root, folder=self.folder)
         self.console = console or Console()
 
     def run(self, asset: str, jobs: Sequence[Job], *, where: Where, around: Around = nullcontext) -> AssetRun:
@@ -93,7 +92,7 @@ class Runner:
             around: a context that what runs needs (a web server, say); it gets the jobs that are due and yields them ready.
 
         Raises:
-            ValueError: a job could not do its work for a reason that a person can mend.
+            ValueError: a job could not do its work for a reason that a person can fix.
             RuntimeError: a job failed otherwise; the traceback is in the message. In both cases the other shards' tables
                 are published, and the next build continues there.
         """
@@ -103,11 +102,10 @@ class Runner:
             reasons = self.reasons(asset, jobs)
             due = [job for job in jobs if reasons[job.shard] is not None]
             run_started = time.monotonic()
-            self._announce(asset, {job.shard: job.fingerprint for job in due})
+            self._index.start(asset, {job.shard: job.fingerprint for job in due})
             failed = self._run_due(asset, due, lease=lease, where=where, around=around) if due else []
             run_seconds = time.monotonic() - run_started
-            self._remember(asset, {job.shard: job.fingerprint for job in jobs})
-            self._due(asset).unlink(missing_ok=True)
+            self._index.finish(asset, {job.shard: job.fingerprint for job in jobs})
             self._record_rate(asset, due, failed, seconds=run_seconds)
         if failed:
             raise _failure(asset, failed, total=len(jobs))
@@ -122,8 +120,8 @@ class Runner:
         return run
 
     def reasons(self, asset: str, jobs: Sequence[Job]) -> dict[str, str | None]:
-        """By shard why a job is due, or None where its table stands verified. Nothing is written."""
-        last = self._last(asset)
+        """By shard why a job is due, or None where its table is published and verified. Nothing is written."""
+        last = self._index.fingerprints(asset)
         with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
             found = pool.map(lambda j: reason_to_run(j, root=self.root, last_fingerprint=last.get(j.shard)), jobs)
             return dict(zip((job.shard for job in jobs), found, strict=True))
@@ -134,9 +132,9 @@ class Runner:
         Raises:
             ValueError: the asset was not built yet, or a table was removed since.
         """
-        tables = read_tables(self.root, asset, self._last(asset))
+        tables = self._index.read(asset)
         missing = [shard for shard, table in tables.items() if table is None]
-        if missing or not self._state(asset).is_file():
+        if missing or not self._index.is_built(asset):
             shards = f" ({', '.join(missing)})" if missing else ""
             raise ValueError(f"{self.folder.name}: {asset} is not complete{shards}: build it first")
         return {shard: table for shard, table in tables.items() if table is not None}
@@ -175,23 +173,6 @@ class Runner:
         num_bytes = sum(entry.num_bytes for table in made if table is not None for entry in table.manifest.files)
         record(self.root, asset, num_rows=sum(job.num_rows for job in due), seconds=seconds, num_bytes=num_bytes)
 
-    def _state(self, asset: str) -> Location:
-        return self.folder / "tables" / f"{asset}.json"
-
-    def _due(self, asset: str) -> Location:
-        return self.folder / "due" / f"{asset}.json"
-
-    def _announce(self, asset: str, fingerprints: dict[str, str]) -> None:
-        if fingerprints:
-            write_text_atomically(self._due(asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
-
-    def _last(self, asset: str) -> dict[str, str]:
-        path = self._state(asset)
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-    def _remember(self, asset: str, fingerprints: dict[str, str]) -> None:
-        write_text_atomically(self._state(asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
-
 
 def _failure(asset: str, failed: list[JobResult], *, total: int) -> Exception:
     first = min(failed, key=lambda result: (not result.details, result.job.shard))
@@ -201,5 +182,5 @@ def _failure(asset: str, failed: list[JobResult], *, total: int) -> Exception:
     if first.details:
         return RuntimeError(f"{where}: {first.error}\n{first.details}")
     return ValueError(
-        f"{where}: {first.error}; what is finished is kept, run the same command again once this is mended"
+        f"{where}: {first.error}; what is finished is kept, run the same command again once this is fixed"
     )

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
-from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
-from pipelines.sources.source import BoxedSource, PairSource
+from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
+from pipelines.sources.source import BoxedSource, PairSource
 
 Pairs = PairSource | WebDatasetMirror
 

@@ -1,7 +1,5 @@
-"""A built dataset, opened for looking at it."""
+"""Built dataset, opened for inspection."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from pipelines.storage import Location, PublishedTable, data_root, fetch, read_tables
+from pipelines.storage import Location, PublishedTable, data_root, fetch
+from pipelines.storage.dataset_tables import DatasetTables
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, read_dataset_manifest
 
 
@@ -23,9 +22,7 @@ class BuiltDataset:
 
     def tables(self, asset: str) -> dict[str, PublishedTable]:
         """The tables that the dataset has of an asset, by shard; those that were removed since are left out."""
-        state = self.folder / "tables" / f"{asset}.json"
-        fingerprints: Mapping[str, str] = json.loads(state.read_text()) if state.is_file() else {}
-        tables = read_tables(self.root, asset, fingerprints)
+        tables = DatasetTables(root=self.root, folder=self.folder).read(asset)
         return {shard: table for shard, table in tables.items() if table is not None}
 
     def local(self, entry: FileEntry) -> Path:

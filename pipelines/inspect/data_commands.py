@@ -18,7 +18,7 @@ from pipelines.inspect.page import funnel_tables, size, split_table, write_page
 from pipelines.inspect.samples import draw_dropped, draw_samples
 from pipelines.inspect.show import contact_sheet, dropped_cell, sample_cell
 from pipelines.inspect.stats import dataset_stats
-from pipelines.inspect.verify import MAX_PROBLEMS_PER_SHARD, MEND, check_dataset
+from pipelines.inspect.verify import FIX, MAX_PROBLEMS_PER_SHARD, check_dataset
 from pipelines.storage import DataRoot, data_root, is_local
 from pipelines.storage.file_cache import abandoned_work, remove_oldest, unused_bytes
 
@@ -94,7 +94,7 @@ def verify(config: Annotated[Verify, tyro.conf.arg(name="")]) -> None:
         if len(problems) > MAX_PROBLEMS_PER_SHARD:
             print(f"  and {len(problems) - MAX_PROBLEMS_PER_SHARD} more")
     folders = sorted({path.rpartition("/")[0] if path.endswith(".tar") else path for path in found})
-    print(f"{len(found)} damaged; {MEND}:")
+    print(f"{len(found)} damaged; {FIX}:")
     for folder in folders:
         print(f"  {dataset.root / folder}")
     sys.exit(2)

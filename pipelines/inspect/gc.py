@@ -1,17 +1,16 @@
-"""What no dataset refers to: tables, leftovers of killed builds, and copies of remote files."""
+"""Garbage collection of a data root: tables that no dataset refers to, and leftovers of killed builds."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage import Location, locked, table_name
+from pipelines.storage.dataset_tables import DATASETS, indexed_tables
 from pipelines.storage.roots import SPOOL, TEMPORARY
 from pipelines.storage.table_store import listing, remove_table
 from schemas.manifest import MANIFEST_NAME, DatasetManifest
 
-DATASETS = "datasets"
 _TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}|{re.escape(SPOOL)}")
 
 
@@ -33,9 +32,8 @@ def referenced_tables(root: Location) -> set[str]:
         ValueError: a file below ``datasets/`` cannot be understood; nothing can be called garbage then.
     """
     names = set()
-    for path in _states(root):
-        fingerprints = json.loads(path.read_text())
-        names |= {table_name(path.stem, fingerprint) for fingerprint in fingerprints.values()}
+    for asset, fingerprints in indexed_tables(root):
+        names |= {table_name(asset, fingerprint) for fingerprint in fingerprints.values()}
     for path in (root / DATASETS).glob("*/*.json"):
         try:
             manifest = DatasetManifest.model_validate_json(path.read_text())
@@ -43,11 +41,6 @@ def referenced_tables(root: Location) -> set[str]:
             raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {error}") from error
         names |= {"/".join(file.split("/")[:2]) for file in _files(manifest)}
     return names
-
-
-def _states(root: Location) -> list[Location]:
-    """The files in which the runner names tables of a dataset by shard: those that it has, and those that it is making."""
-    return [path for kind in ("tables", "due") for path in (root / DATASETS).glob(f"*/{kind}/*.json")]
 
 
 def _files(manifest: DatasetManifest) -> Iterator[str]:
@@ -60,12 +53,12 @@ def _files(manifest: DatasetManifest) -> Iterator[str]:
 def collect(root: Location, *, delete: bool) -> list[Garbage]:
     """Find what may go, and remove it where ``delete`` says so.
 
-    Each stage is held against builds meanwhile, so that what a running build has just made is not taken for garbage.
+    Each stage is locked against builds meanwhile, so that what a running build has just made is not taken for garbage.
 
     Raises:
         ValueError: the data root holds no dataset, so that everything in it would be garbage.
     """
-    if not _states(root):
+    if next(indexed_tables(root), None) is None:
         raise ValueError(f"{root} holds no dataset: is it a data root?")
     found = []
     for stage in _stages(root):

@@ -1,10 +1,11 @@
-"""The figures of a dataset for a terminal, and as one HTML page that needs nothing else."""
+"""Funnel and figures of a dataset, for a terminal and as one self-contained HTML page."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from humanize import naturalsize
 from rich.table import Table
 
 from pipelines.inspect.stats import DatasetStats, SplitStats
@@ -71,11 +72,7 @@ def write_page(path: Path, stats: DatasetStats) -> None:
 
 def size(num_bytes: float) -> str:
     """``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
+    return naturalsize(num_bytes, binary=True, format="%.0f" if num_bytes < 1024 else "%.1f").replace("Bytes", "B")
 
 
 def _shown(split: SplitStats) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Some samples of a dataset, and some rows that were dropped on the way to it."""
+"""Random samples of a dataset, and of the rows that were dropped on the way to it."""
 
 import random
 from bisect import bisect_right

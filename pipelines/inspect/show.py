@@ -1,4 +1,4 @@
-"""A contact sheet: images with their boxes, names, phrases and captions, for people to look at."""
+"""Contact sheet: images with their boxes, names, phrases and captions, for people to look at."""
 
 import io
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
 from pipelines.storage.table_store import files_by_shard
-from schemas.shard_index import SHARD_INDEX
+from schemas.shard_index import SHARD_INDEX, source_of
 
 NUM_TOP_CONCEPTS = 20
 
@@ -84,21 +84,16 @@ def _counts_by_source(tables: dict[str, PublishedTable]) -> dict[str, Counter[st
     counts: dict[str, Counter[str]] = {}
     kept, dropped = kept_files(tables), files_by_shard(tables, DROPPED)
     for shard, file in kept.items():
-        counts.setdefault(_source(shard), Counter())[""] += file.num_rows
+        counts.setdefault(source_of(shard), Counter())[""] += file.num_rows
     for shard, file in dropped.items():
         if file.num_rows:
-            counts.setdefault(_source(shard), Counter()).update(_reasons(file))
+            counts.setdefault(source_of(shard), Counter()).update(_reasons(file))
     if not kept:  # its rows are not kept as tables: boxes, validation images
         for shard, table in tables.items():
-            source = counts.setdefault(_source(shard), Counter())
+            source = counts.setdefault(source_of(shard), Counter())
             source[""] += table.manifest.rows_kept
             source.update(table.manifest.dropped)
     return counts
-
-
-def _source(shard: str) -> str:
-    name, _, number = shard.rpartition("-")
-    return name if number.isdigit() else shard
 
 
 def _reasons(file: TableFile) -> dict[str, int]:

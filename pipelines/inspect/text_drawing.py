@@ -1,4 +1,4 @@
-"""Text on an image."""
+"""Text drawing on images: fonts, line breaks, tags."""
 
 from functools import cache
 from pathlib import Path

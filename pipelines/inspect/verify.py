@@ -1,4 +1,4 @@
-"""Reads a dataset from end to end, and says what is wrong with it."""
+"""Dataset verification: reads every byte and says what is wrong."""
 
 import io
 import tempfile
@@ -25,7 +25,7 @@ from schemas.shard_index import SHARD_INDEX
 from schemas.training import TrainingSample
 
 MAX_PROBLEMS_PER_SHARD = 20
-MEND = "delete the folder of each and build the dataset again: only what is missing is made anew"
+FIX = "delete the folder of each and build the dataset again: only what is missing is made anew"
 
 
 @dataclass(frozen=True, kw_only=True)

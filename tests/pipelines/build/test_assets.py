@@ -11,20 +11,22 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipelines.build.asset_inputs import AssetInputs
+from pipelines.build.assets import ASSETS
 from pipelines.build.build_config import DatasetConfig
-from pipelines.build.runner import AssetRun, Runner
 from pipelines.build.phrase_jobs import BOUNDS_FILE
 from pipelines.build.retries import Retries
+from pipelines.build.runner import AssetRun, Runner
+from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
-from pipelines.sources.held_out_images import held_out_images
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.held_out_images import held_out_images
 from pipelines.stages.balance import Balance
-from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.stages.filters import Filters
-from pipelines.storage.tars import TarSample, read_tar, write_tar
 from pipelines.storage import DROPPED, kept_files
-from pipelines.build.assets import ASSETS, Walk, source_of
+from pipelines.storage.tars import TarSample, read_tar, write_tar
+from schemas.shard_index import source_of
 
 PAIR_ASSETS = [name for name, asset in ASSETS.items() if asset.unit in ("pairs", "phrases")]
 
@@ -80,8 +82,8 @@ def config(*pairs: WebDatasetMirror) -> DatasetConfig:
 
 
 def build(dataset: DatasetConfig, runner: Runner) -> dict[str, AssetRun]:
-    walk = Walk(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
-    return {asset: runner.run(asset, walk.jobs(asset), where="here") for asset in PAIR_ASSETS}
+    inputs = AssetInputs(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+    return {asset: runner.run(asset, ASSETS[asset].jobs(inputs), where="here") for asset in PAIR_ASSETS}
 
 
 def dropped(run: AssetRun) -> dict[str, str]:
@@ -187,17 +189,17 @@ def test_urls_of_a_file_come_in_batches_and_a_repeat_is_found_in_a_later_shard(t
     (tmp_path / "cc.tsv").write_text("\n".join(rows) + "\n")
     source = ConceptualCaptions(path=str(tmp_path / "cc.tsv"), name="cc")
     dataset = DatasetConfig(name="mine", pairs=(source,), pairs_per_shard=2)
-    walk = Walk(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+    inputs = AssetInputs(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
 
-    run = runner.run("urls", walk.jobs("urls"), where="here")
+    run = runner.run("urls", ASSETS["urls"].jobs(inputs), where="here")
 
     assert run.dropped == {"duplicate_pair": 1, "url_invalid": 1}
-    assert {shard: file.num_rows for shard, file in walk.kept("urls").items()} == {"cc-00000": 2, "cc-00001": 0}
+    assert {shard: file.num_rows for shard, file in inputs.kept("urls").items()} == {"cc-00000": 2, "cc-00001": 0}
 
     (tmp_path / "more.tsv").write_text("a zebra\thttp://b.test/1.jpg\n")
     more = ConceptualCaptions(path=str(tmp_path / "more.tsv"), name="more")
-    grown = replace(walk, dataset=replace(dataset, pairs=(source, more)))
-    assert runner.run("urls", grown.jobs("urls"), where="here").reasons == ["new"]
+    grown = replace(inputs, dataset=replace(dataset, pairs=(source, more)))
+    assert runner.run("urls", ASSETS["urls"].jobs(grown), where="here").reasons == ["new"]
 
 
 def test_a_block_without_a_pair_is_an_error_only_where_the_source_begins(tmp_path: Path, runner: Runner) -> None:
@@ -206,15 +208,15 @@ def test_a_block_without_a_pair_is_an_error_only_where_the_source_begins(tmp_pat
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     source = LaionParquet(path=str(tmp_path / "*.parquet"), name="laion")
     dataset = DatasetConfig(name="mine", pairs=(source,), pairs_per_shard=1)
-    walk = Walk(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+    inputs = AssetInputs(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
 
-    run = runner.run("urls", walk.jobs("urls"), where="here")
+    run = runner.run("urls", ASSETS["urls"].jobs(inputs), where="here")
     assert (list(run.tables), run.dropped) == (["laion-00000", "laion-00002"], {"caption_empty": 2})
-    assert [file.num_rows for file in walk.kept("urls").values()] == [1, 0, 0]
+    assert [file.num_rows for file in inputs.kept("urls").values()] == [1, 0, 0]
 
     (tmp_path / "0.parquet").unlink()
     with pytest.raises(ValueError, match=r"laion-00000: none of its 1 rows is a pair \(caption_empty 1\)"):
-        runner.run("urls", walk.jobs("urls"), where="here")
+        runner.run("urls", ASSETS["urls"].jobs(inputs), where="here")
 
 
 def test_two_sources_of_one_name_and_a_dash_are_refused(old: WebDatasetMirror) -> None:

@@ -1,15 +1,16 @@
-"""The figures that stop the street: each at its bound, with what to do."""
+"""Data quality checks: each at its bound, with what to do."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 
-from pipelines.build.dagster_assets import ASSET_CHECKS
+from pipelines.build.assets import ASSETS
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.checks import CHECKS, Finding, Limits
-from pipelines.build.resources import Street, StreetLimits, runner_of, walk_of
-from pipelines.storage.tars import TarSample, write_tar
+from pipelines.build.dagster_assets import BuildOptions, check_definitions, open_build
 from pipelines.storage import PublishedTable
+from pipelines.storage.tars import TarSample, write_tar
 from schemas.manifest import Manifest
 
 
@@ -39,47 +40,43 @@ def find(asset: str, name: str, found: dict[str, PublishedTable], **limits: floa
 
 
 def test_yield_counts_every_class_but_those_of_captions() -> None:
-    finding = find("images", "images_are_there", tables(100, http_404=40, dns=31, duplicate_pair=10))
+    finding = find("images", "image_yield", tables(100, http_404=40, dns=31, duplicate_pair=10))
 
     assert not finding.passed
     assert finding.message == (
         "images: 71 of 100 (71.0%) pairs have no image (http_404 40, dns 31); at most 70.0% may. "
-        "Mend it, or go on with --limits.max-missing 0.72"
+        "Fix it, or go on with --limits.max-missing 0.72"
     )
     assert finding.figures["dropped: dns"] == 31
-    assert find("images", "images_are_there", tables(100, http_404=70)).passed, "the bound itself is allowed"
-    assert find("images", "images_are_there", tables(100, http_404=71), max_missing=0.72).passed
+    assert find("images", "image_yield", tables(100, http_404=70)).passed, "the bound itself is allowed"
+    assert find("images", "image_yield", tables(100, http_404=71), max_missing=0.72).passed
 
 
-def test_failures_that_may_pass_are_told_from_those_that_do_not() -> None:
-    assert find("images", "the_web_answers", tables(100, http_404=60, dns=30)).passed
-    finding = find("images", "the_web_answers", tables(100, http_404=30, dns=20, timeout=11))
+def test_transient_failures_are_told_from_lasting_ones() -> None:
+    assert find("images", "transient_failure_rate", tables(100, http_404=60, dns=30)).passed
+    finding = find("images", "transient_failure_rate", tables(100, http_404=30, dns=20, timeout=11))
     assert finding.message.startswith(
-        "images: 31 of 100 (31.0%) pairs failed for a reason that may pass (dns 20, timeout 11);"
+        "images: 31 of 100 (31.0%) pairs failed for a transient reason (dns 20, timeout 11);"
     )
 
 
 def test_duplicates_and_boxes() -> None:
-    finding = find("deduplicated", "images_are_distinct", tables(10, duplicate_image=5, near_duplicate_image=3))
+    finding = find("deduplicated", "duplicate_rate", tables(10, duplicate_image=5, near_duplicate_image=3))
     assert (finding.passed, finding.figures["share"]) == (False, 0.8)
-    assert find("deduplicated", "images_are_distinct", tables(10, duplicate_image=7, caption_repeated=3)).passed
+    assert find("deduplicated", "duplicate_rate", tables(10, duplicate_image=7, caption_repeated=3)).passed
 
     for asset in ("detection_shards", "grounding_shards"):
-        finding = find(asset, "boxes_are_inside", tables(100, box_outside_image=6, box_empty=5, crowd=50))
+        finding = find(asset, "box_drop_rate", tables(100, box_outside_image=6, box_empty=5, crowd=50))
         assert finding.message.startswith(f"{asset}: 11 of 100 (11.0%) boxes do not lie in their image (box_outside")
-        assert find(asset, "boxes_are_inside", tables(100, box_empty=10)).passed
+        assert find(asset, "box_drop_rate", tables(100, box_empty=10)).passed
 
 
 def test_no_data_is_no_failure() -> None:
     assert all(check.find({}, Limits()).passed for check in CHECKS)
 
 
-def test_the_bounds_of_the_resource_are_those_of_the_command_line() -> None:
-    assert StreetLimits().model_dump() == vars(Limits())
-
-
 def test_every_check_blocks_and_says_what_it_is() -> None:
-    specs = [spec for definition in ASSET_CHECKS for spec in definition.check_specs]
+    specs = [spec for definition in check_definitions() for spec in definition.check_specs]
     assert len(specs) == len(CHECKS)
     assert all(spec.blocking and spec.description for spec in specs)
 
@@ -90,17 +87,15 @@ def test_a_check_of_the_graph_reads_the_tables_of_its_dataset(tmp_path: Path) ->
     samples = [TarSample(key=str(i), members={"jpg": b"no image", "txt": b"a red kite"}) for i in range(3)]
     write_tar(folder / "a.tar", samples)
     config = BuildConfig(urls=folder, root=tmp_path / "data")
-    runner = runner_of(config)
-    walk = walk_of(config, runner)
+    inputs, runner = open_build(config)
     for asset in ("urls", "images"):
-        runner.run(asset, walk.jobs(asset), where="here")
+        runner.run(asset, ASSETS[asset].jobs(inputs), where="here")
 
-    street = Street(urls=str(folder), root=str(tmp_path / "data"))
-    result = ASSET_CHECKS[0](street)
+    check = check_definitions()[0]
+    result = check(BuildOptions.of(config))
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.ERROR
     assert result.description is not None
     assert result.description.startswith("images: 3 of 3 (100.0%) pairs have no image (not_an_image 3); at most")
 
-    lenient = Street(urls=str(folder), root=str(tmp_path / "data"), limits=StreetLimits(max_missing=1.0))
-    assert ASSET_CHECKS[0](lenient).passed
+    assert check(BuildOptions.of(replace(config, limits=Limits(max_missing=1.0)))).passed

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines.build.dataset_manifest import assemble_dataset, common_phrases, publish_dataset
+from pipelines.build.job import Job
 from pipelines.build.jobs import CONCEPTS, CONCEPTS_SCHEMA
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
-from pipelines.stages.statistics import count_phrases
-from pipelines.build.job import Job
 from pipelines.build.publish import publish
+from pipelines.stages.statistics import count_phrases
 from pipelines.storage import PublishedTable, Written, locked, write_parquet
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 
@@ -143,7 +143,7 @@ def test_an_older_version_stays_beside_under_its_digest(tmp_path: Path) -> None:
 
     assert publish_dataset(first, folder=folder) == "new"
     assert publish_dataset(first, folder=folder) is None
-    assert publish_dataset(second, folder=folder) == "changed"
+    assert publish_dataset(second, folder=folder) == "changed (boxed_concepts)"
 
     assert read_dataset_manifest(folder / MANIFEST_NAME) == second
     assert read_dataset_manifest(folder / f"{first.digest[:16]}.json") == first

@@ -11,14 +11,22 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipelines.build.asset_rates import (
+    EGRESS_BYTES_PER_URL,
+    RATES_NAME,
+    Measured,
+    Rate,
+    rate_of,
+    read_measured,
+    record,
+)
+from pipelines.build.assets import ASSETS
 from pipelines.build.build_config import BuildConfig
+from pipelines.build.dagster_assets import open_build
 from pipelines.build.forecast import AssetForecast, forecast
 from pipelines.build.forecast_table import forecast_table
-from pipelines.build.resources import runner_of, walk_of
-from pipelines.build.asset_rates import DEFAULTS, EGRESS_BYTES_PER_URL, RATES_NAME, Measured, rate_of, read_measured, record
 from pipelines.build.scales import SCALES
 from pipelines.storage.tars import TarSample, write_tar
-from pipelines.build.assets import ASSETS
 
 
 @pytest.fixture
@@ -40,10 +48,9 @@ def config(tmp_path: Path) -> BuildConfig:
 
 def build(config: BuildConfig) -> dict[str, int]:
     """Everything in this process; the number of jobs that ran, by asset."""
-    runner = runner_of(config)
+    inputs, runner = open_build(config)
     runner.console = Console(file=io.StringIO())
-    walk = walk_of(config, runner)
-    return {asset: len(runner.run(asset, walk.jobs(asset), where="here").reasons) for asset in ASSETS}
+    return {name: len(runner.run(name, asset.jobs(inputs), where="here").reasons) for name, asset in ASSETS.items()}
 
 
 def planned(config: BuildConfig) -> dict[str, AssetForecast]:
@@ -82,7 +89,7 @@ def test_growth_is_foretold(config: BuildConfig) -> None:
 
     assert snapshot(config.root) == before
     assert entries["images"].why == "1 new (cc12m_wds-c)"
-    assert list(entries["images"].standing) == ["cc3m_wds-a", "cc3m_wds-b"]
+    assert list(entries["images"].up_to_date) == ["cc3m_wds-a", "cc3m_wds-b"]
     assert entries["images"].egress_bytes == 0, "a mirror asks nobody"
     assert entries["filtered"].why == entries["image_text_shards"].why == "depends on 1 new shard of images"
     assert {asset: entry.num_jobs for asset, entry in entries.items()} == {k: v for k, v in build(grown).items() if v}
@@ -107,14 +114,14 @@ def test_a_changed_setting_in_the_middle_is_foretold(config: BuildConfig, monkey
 
 def test_rates_are_measured_else_documented(tmp_path: Path) -> None:
     assert read_measured(tmp_path) == {}
-    assert DEFAULTS.keys() == ASSETS.keys()
+    default = Rate(rows_per_s=1, bytes_per_row=2)
     record(tmp_path, "images", num_rows=100, seconds=8, num_bytes=1000)
     record(tmp_path, "images", num_rows=300, seconds=2, num_bytes=3000)
 
     measured = read_measured(tmp_path)
     assert measured == {"images": Measured(num_rows=400, seconds=10, num_bytes=4000)}
-    assert (rate_of("images", measured).rows_per_s, rate_of("images", measured).bytes_per_row) == (40, 10)
-    assert rate_of("urls", measured) == DEFAULTS["urls"]
+    assert rate_of("images", measured, default=default) == Rate(rows_per_s=40, bytes_per_row=10)
+    assert rate_of("urls", measured, default=default) == default
 
     (tmp_path / RATES_NAME).write_text("{")
     assert read_measured(tmp_path) == {}
@@ -143,7 +150,7 @@ def test_the_table_has_sums(printed: Callable[[list[AssetForecast]], str]) -> No
     entries = [
         AssetForecast(
             asset="images",
-            cause="1 new shard of urls",
+            waiting_for="1 new shard of urls",
             num_waiting=3,
             num_rows=1500,
             seconds=90,

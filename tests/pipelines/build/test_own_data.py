@@ -11,14 +11,14 @@ import pytest
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.own_data import own_detection, own_grounding, own_pairs
 from pipelines.sources.boxes.coco import Coco, Lvis
-from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
-from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding
-from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.boxes.pascal_voc import PascalVoc
+from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
+from pipelines.sources.captions.laion_parquet import LaionParquet
+from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.storage.tars import TarSample, write_tar
 

@@ -13,17 +13,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipelines.build.asset_inputs import AssetInputs
+from pipelines.build.asset_rates import EGRESS_BYTES_PER_URL
+from pipelines.build.assets import ASSETS
 from pipelines.build.build_config import BuildConfig, DatasetConfig
 from pipelines.build.forecast import forecast
+from pipelines.build.retries import RETRIES_NAME, Retries, reasons_of, request_retry
 from pipelines.build.runner import AssetRun, Runner
-from pipelines.build.asset_rates import EGRESS_BYTES_PER_URL
-from pipelines.build.retries import LEDGER_NAME, Retries, reasons_of, request_retry
-from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, TRANSIENT_REASONS, Download
 from pipelines.fetch.http_client import OpenerConfig
-from pipelines.storage.tars import read_tar
+from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.storage import KEPT
-from pipelines.build.assets import Walk
+from pipelines.storage.tars import read_tar
 
 NUM_PAIRS = 8
 BUSY = {1, 5}  # answer 503 until they are mended
@@ -94,18 +95,20 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path / "data", dataset="mine", console=Console(file=io.StringIO()))
 
 
-def walk_of(dataset: DatasetConfig, runner: Runner) -> Walk:
-    return Walk(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+def inputs_of(dataset: DatasetConfig, runner: Runner) -> AssetInputs:
+    return AssetInputs(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
 
 
 def build(dataset: DatasetConfig, runner: Runner) -> dict[str, AssetRun]:
     """The street up to what hangs on the images."""
-    walk = walk_of(dataset, runner)
-    return {asset: runner.run(asset, walk.jobs(asset), where="here") for asset in ("urls", "images", "filtered")}
+    inputs = inputs_of(dataset, runner)
+    return {
+        asset: runner.run(asset, ASSETS[asset].jobs(inputs), where="here") for asset in ("urls", "images", "filtered")
+    }
 
 
 def retry(dataset: DatasetConfig, runner: Runner, reasons: frozenset[str] = ALL_5XX) -> None:
-    request_retry(runner.root, walk_of(dataset, runner).downloads(), dataset.download, reasons=reasons)
+    request_retry(runner.root, inputs_of(dataset, runner).downloads(), dataset.download, reasons=reasons)
 
 
 def test_only_what_failed_is_asked_for_again_and_later_builds_keep_it(
@@ -224,7 +227,7 @@ def test_errors_say_what_to_do(dataset: DatasetConfig, runner: Runner) -> None:
         reasons_of("dns,slow")
     with pytest.raises(ValueError, match=r"--retry ,: name one or more of "):
         reasons_of(",")
-    (runner.root / LEDGER_NAME).write_text(json.dumps({"x": 1}))
+    (runner.root / RETRIES_NAME).write_text(json.dumps({"x": 1}))
     with pytest.raises(ValueError, match=r"retries\.json is damaged; without it the images of retries are lost"):
         Retries.read(runner.root)
 
@@ -250,5 +253,5 @@ def test_a_plan_tells_what_a_retry_would_do_and_writes_nothing(
     assert (images.num_jobs, images.num_rows, images.egress_bytes) == (1, len(BUSY), len(BUSY) * EGRESS_BYTES_PER_URL)
     assert images.why == "retry 1 of http_5xx (pairs-00000)"
     assert entries["filtered"].why == "depends on 1 changed shard of images"
-    assert not (config.root / LEDGER_NAME).exists()
+    assert not (config.root / RETRIES_NAME).exists()
     assert web.counts == asked

@@ -14,10 +14,10 @@ import pytest
 import ray
 from rich.console import Console
 
-from pipelines.build.runner import AssetRun, Runner, Where
-from pipelines.build.due import summarize_reasons
 from pipelines.build.asset_rates import read_measured
+from pipelines.build.due import summarize_reasons
 from pipelines.build.job import Job
+from pipelines.build.runner import AssetRun, Runner, Where
 from pipelines.storage import KEPT, WHOLE, TableFile, Written, write_split
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False)])

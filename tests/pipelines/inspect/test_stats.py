@@ -1,10 +1,16 @@
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from pipelines.build.assets import ASSETS
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.dagster_assets import open_build
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.inspect.page import funnel_tables, size, split_table, write_page
 from pipelines.inspect.stats import FunnelStep, dataset_stats
+from pipelines.storage.tars import TarSample, write_tar
+from schemas.manifest import DatasetManifest
 
 
 def test_the_figures(dataset: BuiltDataset) -> None:
@@ -55,3 +61,23 @@ def test_the_tables_and_the_page(dataset: BuiltDataset, tmp_path: Path) -> None:
 
 def test_sizes_are_for_people() -> None:
     assert [size(n) for n in (0, 1023, 1536, 5 * 2**20, 2**40)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "1.0 TiB"]
+
+
+def test_a_mirror_whose_tars_have_a_dash_in_their_names_is_one_source(
+    tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    tars = tmp_path / "mirror"
+    tars.mkdir()
+    for name in ("part-00000", "part-b"):
+        sample = TarSample(key="0", members={"jpg": make_image(size=(240, 240)), "txt": name.encode()})
+        write_tar(tars / f"{name}.tar", [sample])
+    inputs, runner = open_build(BuildConfig(urls=tars, root=tmp_path / "data"))
+    for asset in ("urls", "images"):
+        runner.run(asset, ASSETS[asset].jobs(inputs), where="here")
+    manifest = DatasetManifest(
+        name="mirror", supervisions={}, boxed_concepts=[], funnel=[{"stage": "images", "unit": "pairs"}]
+    )
+
+    funnels = dataset_stats(BuiltDataset(root=runner.root, folder=runner.folder, manifest=manifest)).funnels
+
+    assert funnels == {"mirror": [FunnelStep(asset="images", unit="pairs", rows_in=2, rows_kept=2, dropped={})]}

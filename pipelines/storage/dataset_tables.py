@@ -1,0 +1,67 @@
+"""Index of a dataset's tables: which table each shard of an asset has now.
+
+``<root>/datasets/<name>/tables/<asset>.json`` maps shards to fingerprints. While an asset runs, ``due/<asset>.json`` maps those
+that it makes, so that the finished tables of a killed build are not taken for garbage.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipelines.storage.roots import Location, write_text_atomically
+from pipelines.storage.table_store import PublishedTable, read_tables
+
+DATASETS = "datasets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetTables:
+    """The index of one dataset.
+
+    Attributes:
+        root: the data root.
+        folder: ``<root>/datasets/<name>``.
+    """
+
+    root: Location
+    folder: Location
+
+    def is_built(self, asset: str) -> bool:
+        """Whether a build has come to this asset."""
+        return self._path("tables", asset).is_file()
+
+    def fingerprints(self, asset: str) -> dict[str, str]:
+        """By shard; none where the asset was not built."""
+        return _read(self._path("tables", asset)) if self.is_built(asset) else {}
+
+    def read(self, asset: str) -> dict[str, PublishedTable | None]:
+        """The tables by shard, in order; None where one was removed since."""
+        return read_tables(self.root, asset, self.fingerprints(asset))
+
+    def start(self, asset: str, due: Mapping[str, str]) -> None:
+        """Name the fingerprints that a run makes, by shard, before it starts."""
+        if due:
+            self._write("due", asset, due)
+
+    def finish(self, asset: str, fingerprints: Mapping[str, str]) -> None:
+        """Name the tables that the dataset has after a run."""
+        self._write("tables", asset, fingerprints)
+        self._path("due", asset).unlink(missing_ok=True)
+
+    def _path(self, kind: str, asset: str) -> Location:
+        return self.folder / kind / f"{asset}.json"
+
+    def _write(self, kind: str, asset: str, fingerprints: Mapping[str, str]) -> None:
+        write_text_atomically(self._path(kind, asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
+
+
+def indexed_tables(root: Location) -> Iterator[tuple[str, dict[str, str]]]:
+    """Asset and fingerprints by shard, of all that the datasets of a root have and of all that unfinished builds make."""
+    for kind in ("tables", "due"):
+        for path in (root / DATASETS).glob(f"*/{kind}/*.json"):
+            yield path.stem, _read(path)
+
+
+def _read(path: Location) -> dict[str, str]:
+    fingerprints: dict[str, str] = json.loads(path.read_text())
+    return fingerprints

@@ -7,15 +7,7 @@ Stages always write into a local folder; publishing moves it to its final name, 
 
 from pipelines.storage.file_cache import fetch
 from pipelines.storage.locks import locked
-from pipelines.storage.parquet import (
-    DROPPED,
-    KEPT,
-    count_reasons,
-    format_counts,
-    split,
-    write_parquet,
-    write_split,
-)
+from pipelines.storage.parquet import DROPPED, KEPT, count_reasons, format_counts, split, write_parquet, write_split
 from pipelines.storage.roots import (
     DataRoot,
     Location,
@@ -34,7 +26,6 @@ from pipelines.storage.table_store import (
     kept_files,
     read_table,
     read_tables,
-    remove_table,
     table_folder,
     table_name,
     verify,

@@ -35,6 +35,11 @@ class Annotations:
     caption: str | None = None
     size_px: Size | None = None  # of the image that was annotated, where the file says it
 
+    @property
+    def num_boxes(self) -> int:
+        """Those of no use, too."""
+        return len(self.boxes) + sum(self.dropped.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedImages(ABC):
@@ -114,14 +119,13 @@ class AnnotatedImages(ABC):
         """The image, or its boxes by the reason why there is none."""
         path = index.paths[position]
         annotations = self.annotate(index.handles[position])
-        num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
         try:
             content = path.read_bytes()
             image = decode_upright(content)
         except ValueError:
-            return {"image_unreadable": num_boxes}
+            return {"image_unreadable": annotations.num_boxes}
         if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):
-            return {"held_out": num_boxes}
+            return {"held_out": annotations.num_boxes}
         return self._boxed_image(index.keys[position], image, annotations)
 
     def _boxed_image(self, key: str, image: Image.Image, annotations: Annotations) -> BoxedImage:

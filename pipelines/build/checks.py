@@ -1,5 +1,6 @@
 """Data quality checks: figures of assets that stop the build when they are out of bounds."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,56 +52,31 @@ class Check:
     find: Callable[[Tables, Limits], Finding]
 
 
-def _share(asset: str, option: str, limit: float, counts: Mapping[str, int], total: int, *, what: str) -> Finding:
-    """A share of rows that must not exceed ``limit``."""
-    num_bad = sum(counts.values())
-    share = num_bad / total if total else 0.0
-    message = f"{asset}: {num_bad:,} of {total:,} ({share:.1%}) {what}"
-    if counts:
-        message += f" ({format_counts(counts)})"
-    if share > limit:
-        message += f"; at most {limit:.1%} may. Fix it, or go on with --limits.{option} {min(1.0, share + 0.01):.2f}"
-    figures = {"share": share, "limit": limit, "rows": total, **{f"dropped: {k}": v for k, v in counts.items()}}
-    return Finding(passed=share <= limit, message=message, figures=figures)
+def _share_check(
+    name: str, asset: str, limit: str, is_counted: Callable[[str], bool], *, what: str, rows: str
+) -> Check:
+    """A share of rows that must not exceed ``limit``, a field of `Limits`; ``rows`` says in the message what they are."""
 
+    def find(tables: Tables, limits: Limits) -> Finding:
+        dropped = Counter[str]()
+        for table in tables.values():
+            dropped.update({k: count for k, count in table.manifest.dropped.items() if is_counted(k)})
+        total, bound = _rows_in(tables), getattr(limits, limit)
+        share = dropped.total() / total if total else 0.0
+        message = f"{asset}: {dropped.total():,} of {total:,} ({share:.1%}) {rows}"
+        if dropped:
+            message += f" ({format_counts(dropped)})"
+        if share > bound:
+            option = f"--limits.{limit.replace('_', '-')} {min(1.0, share + 0.01):.2f}"
+            message += f"; at most {bound:.1%} may. Fix it, or go on with {option}"
+        figures = {"share": share, "limit": bound, "rows": total, **{f"dropped: {k}": v for k, v in dropped.items()}}
+        return Finding(passed=share <= bound, message=message, figures=figures)
 
-def _dropped(tables: Tables, reasons: Callable[[str], bool]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for table in tables.values():
-        for reason, count in table.manifest.dropped.items():
-            if reasons(reason):
-                counts[reason] = counts.get(reason, 0) + count
-    return counts
+    return Check(name=name, asset=asset, what=what, find=find)
 
 
 def _rows_in(tables: Tables) -> int:
     return sum(table.manifest.rows_in for table in tables.values())
-
-
-def _missing(tables: Tables, limits: Limits) -> Finding:
-    counts = _dropped(tables, lambda reason: reason not in _NOT_OF_IMAGES)
-    return _share("images", "max-missing", limits.max_missing, counts, _rows_in(tables), what="pairs have no image")
-
-
-def _transient(tables: Tables, limits: Limits) -> Finding:
-    counts = _dropped(tables, TRANSIENT_REASONS.__contains__)
-    what = "pairs failed for a transient reason"
-    return _share("images", "max-transient", limits.max_transient, counts, _rows_in(tables), what=what)
-
-
-def _duplicates(tables: Tables, limits: Limits) -> Finding:
-    counts = _dropped(tables, _DUPLICATES.__contains__)
-    what = "pairs show an image that another one shows"
-    return _share("deduplicated", "max-duplicates", limits.max_duplicates, counts, _rows_in(tables), what=what)
-
-
-def _bad_boxes(asset: str) -> Callable[[Tables, Limits], Finding]:
-    def find(tables: Tables, limits: Limits) -> Finding:
-        counts = _dropped(tables, _BAD_BOXES.__contains__)
-        what = "boxes do not lie in their image"
-        return _share(asset, "max-bad-boxes", limits.max_bad_boxes, counts, _rows_in(tables), what=what)
-
-    return find
 
 
 def _phrases(tables: Tables, limits: Limits) -> Finding:
@@ -124,20 +100,40 @@ def _phrases(tables: Tables, limits: Limits) -> Finding:
 
 
 CHECKS = (
-    Check(name="image_yield", asset="images", what="Share of pairs with an image, by error class.", find=_missing),
-    Check(name="transient_failure_rate", asset="images", what="Failures that a retry may fix.", find=_transient),
-    Check(name="duplicate_rate", asset="deduplicated", what="Share of duplicates.", find=_duplicates),
-    Check(name="phrases_per_caption", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
-    Check(
-        name="box_drop_rate",
-        asset="detection_shards",
-        what="Share of boxes that do not lie in their image.",
-        find=_bad_boxes("detection_shards"),
+    _share_check(
+        "image_yield",
+        "images",
+        "max_missing",
+        lambda reason: reason not in _NOT_OF_IMAGES,
+        what="Share of pairs with an image, by error class.",
+        rows="pairs have no image",
     ),
-    Check(
-        name="box_drop_rate",
-        asset="grounding_shards",
-        what="Share of boxes that do not lie in their image.",
-        find=_bad_boxes("grounding_shards"),
+    _share_check(
+        "transient_failure_rate",
+        "images",
+        "max_transient",
+        TRANSIENT_REASONS.__contains__,
+        what="Failures that a retry may fix.",
+        rows="pairs failed for a transient reason",
+    ),
+    _share_check(
+        "duplicate_rate",
+        "deduplicated",
+        "max_duplicates",
+        _DUPLICATES.__contains__,
+        what="Share of duplicates.",
+        rows="pairs show an image that another one shows",
+    ),
+    Check(name="phrases_per_caption", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
+    *(
+        _share_check(
+            "box_drop_rate",
+            asset,
+            "max_bad_boxes",
+            _BAD_BOXES.__contains__,
+            what="Share of boxes that do not lie in their image.",
+            rows="boxes do not lie in their image",
+        )
+        for asset in ("detection_shards", "grounding_shards")
     ),
 )

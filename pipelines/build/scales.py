@@ -67,65 +67,26 @@ class Sources:
     held_out: HeldOutImages | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file or folder below the folder of sources."""
-
-    path: str
-    what: str
-    origin: str  # the title of the page where people get it
-
-    def find(self, folder: Path) -> Path:
-        """Its absolute path.
-
-        Raises:
-            ValueError: it is not there.
-        """
-        path = (folder / self.path).resolve()
-        if not path.exists():
-            raise ValueError(f"{folder / self.path} is missing: {self.what}; see the page {self.origin!r}")
-        return path
-
-
-_CONCEPTUAL = {
-    "cc3m": Wanted(
-        path="cc3m/Train_GCC-training.tsv",
-        what="CC3M's captions and URLs (or, in its place, the .tar files of a WebDataset mirror)",
-        origin="Conceptual Captions Dataset",
-    ),
-    "cc12m": Wanted(
-        path="cc12m/cc12m.tsv",
-        what="CC12M's URLs and captions (or, in its place, the .tar files of a WebDataset mirror)",
-        origin="Conceptual 12M",
+_CONCEPTUAL = {"cc3m": "cc3m/Train_GCC-training.tsv", "cc12m": "cc12m/cc12m.tsv"}
+_OR_A_MIRROR = "(or, in its place, the .tar files of a WebDataset mirror)"
+_OBJECTS365 = "Objects365 Dataset"
+_MDETR = "MDETR: Modulated Detection for End-to-End Multi-Modal Understanding (pretraining data)"
+# What the files and folders below the folder of sources are, and the title of the page where people get them.
+_FILES: dict[str, tuple[str, str]] = {
+    _CONCEPTUAL["cc3m"]: (f"CC3M's captions and URLs {_OR_A_MIRROR}", "Conceptual Captions Dataset"),
+    _CONCEPTUAL["cc12m"]: (f"CC12M's URLs and captions {_OR_A_MIRROR}", "Conceptual 12M"),
+    "objects365/zhiyuan_objv2_train.json": ("the training boxes of Objects365 v2", _OBJECTS365),
+    "objects365/images": ("the folder of Objects365's training images", _OBJECTS365),
+    "goldg/final_flickr_separateGT_train.json": ("GoldG's phrases on Flickr30k", _MDETR),
+    "goldg/flickr30k-images": ("the folder of Flickr30k's images", "Flickr30K Entities"),
+    "goldg/final_mixed_train.json": ("GoldG's phrases on Visual Genome and COCO", _MDETR),
+    "goldg/vg": ("the folder of Visual Genome's images", "Visual Genome"),
+    "goldg/train2014": ("the folder of COCO's training images of 2014", "COCO - Common Objects in Context"),
+    "lvis/minival.txt": (
+        "the images of LVIS minival, which are kept out of training (ids or file names, one a line)",
+        "MDETR: evaluation on LVIS (minival image ids)",
     ),
 }
-_OBJECTS365_JSON = Wanted(
-    path="objects365/zhiyuan_objv2_train.json", what="the training boxes of Objects365 v2", origin="Objects365 Dataset"
-)
-_OBJECTS365_IMAGES = Wanted(
-    path="objects365/images", what="the folder of Objects365's training images", origin="Objects365 Dataset"
-)
-_GOLDG_TITLE = "MDETR: Modulated Detection for End-to-End Multi-Modal Understanding (pretraining data)"
-_FLICKR_JSON = Wanted(
-    path="goldg/final_flickr_separateGT_train.json", what="GoldG's phrases on Flickr30k", origin=_GOLDG_TITLE
-)
-_FLICKR_IMAGES = Wanted(
-    path="goldg/flickr30k-images", what="the folder of Flickr30k's images", origin="Flickr30K Entities"
-)
-_MIXED_JSON = Wanted(
-    path="goldg/final_mixed_train.json", what="GoldG's phrases on Visual Genome and COCO", origin=_GOLDG_TITLE
-)
-_VG_IMAGES = Wanted(path="goldg/vg", what="the folder of Visual Genome's images", origin="Visual Genome")
-_COCO_IMAGES = Wanted(
-    path="goldg/train2014",
-    what="the folder of COCO's training images of 2014",
-    origin="COCO - Common Objects in Context",
-)
-_MINIVAL = Wanted(
-    path="lvis/minival.txt",
-    what="the images of LVIS minival, which are kept out of training (ids or file names, one a line)",
-    origin="MDETR: evaluation on LVIS (minival image ids)",
-)
 # Optional: what `pipelines.sources.held_out_images.hash_images` gave for the same images, to find copies under other names.
 _MINIVAL_HASHES = "lvis/minival_hashes.parquet"
 
@@ -159,42 +120,45 @@ def web_sources(scale: str, folder: Path, *, max_side_px: int) -> Sources:
     pairs = tuple(_conceptual(name, folder) for name in names if name in _CONCEPTUAL)
     if "objects365" not in names:
         return Sources(pairs=pairs)
-    held_out = _lvis_minival(folder)
-    options = {"max_side_px": max_side_px, "held_out": held_out}
-    return Sources(
-        pairs=pairs,
-        detection=(_objects365(folder, **options),),
-        grounding=_goldg(folder, **options),
-        held_out=held_out,
+    hashes = folder / _MINIVAL_HASHES
+    held_out = held_out_images(
+        ids=[_find(folder, "lvis/minival.txt")], hashes=read_hashes(hashes) if hashes.is_file() else None
     )
-
-
-def _objects365(folder: Path, **options: Any) -> Objects365:
-    return Objects365(annotations=_OBJECTS365_JSON.find(folder), images=_OBJECTS365_IMAGES.find(folder), **options)
-
-
-def _goldg(folder: Path, **options: Any) -> tuple[BoxedSource, ...]:
-    flickr30k = GoldgFlickr30k(annotations=_FLICKR_JSON.find(folder), images=(_FLICKR_IMAGES.find(folder),), **options)
+    options: dict[str, Any] = {"max_side_px": max_side_px, "held_out": held_out}
+    objects365 = Objects365(
+        annotations=_find(folder, "objects365/zhiyuan_objv2_train.json"),
+        images=_find(folder, "objects365/images"),
+        **options,
+    )
+    flickr30k = GoldgFlickr30k(
+        annotations=_find(folder, "goldg/final_flickr_separateGT_train.json"),
+        images=(_find(folder, "goldg/flickr30k-images"),),
+        **options,
+    )
     mixed = GoldgMixed(
-        annotations=_MIXED_JSON.find(folder), images=(_VG_IMAGES.find(folder), _COCO_IMAGES.find(folder)), **options
+        annotations=_find(folder, "goldg/final_mixed_train.json"),
+        images=(_find(folder, "goldg/vg"), _find(folder, "goldg/train2014")),
+        **options,
     )
-    return flickr30k, mixed
+    return Sources(pairs=pairs, detection=(objects365,), grounding=(flickr30k, mixed), held_out=held_out)
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The absolute path of one of `_FILES`; raises ValueError where it is missing."""
+    path = (folder / name).resolve()
+    if not path.exists():
+        what, page = _FILES[name]
+        raise ValueError(f"{folder / name} is missing: {what}; see the page {page!r}")
+    return path
 
 
 def _conceptual(name: str, folder: Path) -> Pairs:
     """Its table of URLs, or its mirror."""
     wanted = _CONCEPTUAL[name]
     tars = sorted((folder / name).glob("*.tar"))
-    is_table = (folder / wanted.path).exists()
+    is_table = (folder / wanted).exists()
     if tars and is_table:
-        raise ValueError(
-            f"{folder / name} has both {Path(wanted.path).name} and .tar files: move one of them elsewhere"
-        )
+        raise ValueError(f"{folder / name} has both {Path(wanted).name} and .tar files: move one of them elsewhere")
     if tars:
         return WebDatasetMirror(path=str((folder / name / "*.tar").absolute()), name=f"{name}_wds")
-    return ConceptualCaptions(path=str(wanted.find(folder)), name=name)
-
-
-def _lvis_minival(folder: Path) -> HeldOutImages:
-    hashes = folder / _MINIVAL_HASHES
-    return held_out_images(ids=[_MINIVAL.find(folder)], hashes=read_hashes(hashes) if hashes.is_file() else None)
+    return ConceptualCaptions(path=str(_find(folder, wanted)), name=name)

@@ -12,7 +12,7 @@ from pipelines.build.job import Job
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.lazy_tables import LazyTables
 from pipelines.stages.stage import GlobalStage, Stage
-from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
+from pipelines.stages.training_shards import write_image_text_shard, write_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
 from schemas.shard_index import index_name
@@ -171,7 +171,7 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
             dropped.update(image.dropped_boxes)
             yield image
 
-    entry = write_boxed_shard(folder / name, counted())
+    entry = write_shard(folder / name, counted())
     concepts = sorted(num_boxes)
     counts = {
         "num_images": [num_images[text] for text in concepts],

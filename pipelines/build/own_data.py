@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.build.scales import Pairs
-from pipelines.sources.boxes.coco import Coco, CocoValidation
+from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
 from pipelines.sources.boxes.coco_json import read_coco
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
-from pipelines.sources.boxes.lvis import Lvis
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding

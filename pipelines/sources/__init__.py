@@ -1,1 +1,1 @@
-"""Where data comes from, one small file a source."""
+"""Data sources, one small file each."""

@@ -1,8 +1,7 @@
-"""Images that are kept for evaluation, found again by COCO id and by hash in whatever training data they occur in."""
+"""Held-out images: kept for evaluation, and found by COCO id and by hash in whatever training data they occur in."""
 
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from pipelines.sources.input_files import decode_upright, parse_json, read_text
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
 
@@ -140,12 +140,9 @@ def read_ids(path: Path) -> frozenset[int]:
     """COCO ids of a JSON list of ids, of COCO or LVIS JSON (its ``images``), or of a text file with a file name or URL a line.
 
     Raises:
-        ValueError: it cannot be read, or something in it is no COCO id.
+        ValueError: it cannot be read, or something in it is not a COCO id.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    text = read_text(path)
     ids = _ids_of_json(text, path) if path.suffix.lower() == ".json" else _ids_of_lines(text, path)
     if not ids:
         raise ValueError(f"{path} holds no id")
@@ -153,10 +150,7 @@ def read_ids(path: Path) -> frozenset[int]:
 
 
 def _ids_of_json(text: str, path: Path) -> frozenset[int]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = parse_json(text, path=path)
     entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError(f"{path} is neither a list of ids nor COCO JSON with a list 'images'")
@@ -188,12 +182,12 @@ def hash_images(folder: Path) -> pa.Table:
     """
     rows = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS):
+        content = path.read_bytes()
         try:
-            with Image.open(path) as image:
-                phash = str(imagehash.phash(ImageOps.exif_transpose(image).convert("RGB")))
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be decoded: {error}") from error
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            phash = str(imagehash.phash(decode_upright(content)))
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from error
+        digest = hashlib.sha256(content).hexdigest()
         rows.append({"file_name": path.relative_to(folder).as_posix(), "sha256": digest, "phash": phash})
     if not rows:
         raise ValueError(f"there is no image under {folder}")

@@ -1,4 +1,4 @@
-"""A small web on loopback: the images of a pair stream, or a folder of photos, with what the real web does to them.
+"""HTTP server on loopback, a small web: the images of a pair stream, or a folder of photos, with what the real web does to them.
 
 URLs name hosts under the reserved top-level domain ``.test`` and stay the same from run to run; ``connect_to`` tells a
 downloader where those hosts are now, as curl's ``--connect-to`` does. By hand, for a folder of one's own photos::
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import FileIO
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
@@ -48,8 +49,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, *, answer: Callable[[str, str], Answer], log: Path | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
-        self._requests = None if log is None else _appended(log)
-        self._answers = None if log is None else _appended(log.with_name(ANSWER_LOG_NAME))
+        self._requests = None if log is None else log.open("ab", buffering=0)
+        self._answers = None if log is None else log.with_name(ANSWER_LOG_NAME).open("ab", buffering=0)
 
     def record_request(self, url: str, status: int) -> None:
         """When a request has come."""
@@ -59,14 +60,10 @@ class _Server(ThreadingHTTPServer):
         """When the client has taken the whole of the answer."""
         self._record(self._answers, {"url": url, "status": status, "asked_s": asked_s, "taken_s": time.time()})
 
-    def _record(self, log: int | None, entry: dict[str, object]) -> None:
+    def _record(self, log: FileIO | None, entry: dict[str, object]) -> None:
         """One whole line in one write: a killed server leaves no half of it, and threads do not mix theirs."""
         if log is not None:
-            os.write(log, (json.dumps(entry) + "\n").encode())
-
-
-def _appended(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            log.write((json.dumps(entry) + "\n").encode())
 
 
 class _Handler(BaseHTTPRequestHandler):

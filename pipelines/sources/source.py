@@ -1,4 +1,4 @@
-"""What a source gives to the street: image-text pairs as a table of URLs, or images with boxes, or a validation set."""
+"""Source interfaces: image-text pairs as a table of URLs or with images, images with boxes, a validation set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,54 +34,48 @@ class PairBlock:
     read: Callable[[], Iterator[pa.Table]]
 
 
-class PairSource(Protocol):
-    """Image-text pairs. Row order is stable, and a larger limit only appends rows: blocks of the prefix stay valid."""
+class Source(Protocol):
+    """Whatever has a name: letters, digits and underscores."""
 
     @property
     def name(self) -> str: ...
+
+
+class ConfiguredSource(Source, Protocol):
+    """A source that one fingerprint stands for."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that the images depend on, JSON values (a file source gives the sha256 of its files)."""
+        ...
+
+
+class PairSource(Source, Protocol):
+    """Image-text pairs. Row order is stable, and a larger limit only appends rows: blocks of the prefix stay valid."""
 
     def blocks(self, limit: int | None = None, *, num_rows: int) -> Sequence[PairBlock]:
         """The first ``limit`` pairs, or all; a shard has ``num_rows`` of them, the last of a block may have fewer."""
         ...
 
 
-class ImagePairShard(Protocol):
-    """Some of a source's pairs with images, to be ingested by one job."""
-
-    @property
-    def name(self) -> str:
-        """Letters, digits, underscores and dashes; begins with the source's name."""
-        ...
-
-    @property
-    def config(self) -> dict[str, Any]: ...
+class ImagePairShard(ConfiguredSource, Protocol):
+    """Some of a source's pairs with images, to be ingested by one job; its name is the source's, a dash, and its own."""
 
     def read(self) -> Iterator[ImagePair]: ...
 
 
-class ImagePairSource(Protocol):
-    """Image-text pairs whose images are at hand: they enter the street after the download, at IMAGES."""
-
-    @property
-    def name(self) -> str: ...
+class ImagePairSource(Source, Protocol):
+    """Image-text pairs whose images are at hand: they enter the pipeline after the download, at IMAGES."""
 
     def shards(self) -> Sequence[ImagePairShard]: ...
 
 
-class BoxedSource(Protocol):
+class BoxedSource(ConfiguredSource, Protocol):
     """Images with boxes of one supervision type, addressed by position so that shards can be made in parallel."""
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def supervision(self) -> Supervision:
         """Detection or grounding."""
-        ...
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything that the images depend on, JSON values (a file source gives the sha256 of its files)."""
         ...
 
     def __len__(self) -> int: ...
@@ -93,14 +87,8 @@ class BoxedSource(Protocol):
         ...
 
 
-class ValidationSource(Protocol):
+class ValidationSource(ConfiguredSource, Protocol):
     """A validation set in LVIS v1 format."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def config(self) -> dict[str, Any]: ...
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
         """Write ``annotations.json`` and ``images/`` under ``folder``; return the number of images.

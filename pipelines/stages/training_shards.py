@@ -1,6 +1,7 @@
 """IMAGES to WebDataset shards: images with their ``TrainingSample``, and an index of each shard."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from pipelines.storage.parquet import write_parquet
 from pipelines.storage.tars import TarSample, read_tar, tar_extents, write_tar
 from schemas.manifest import FileEntry
 from schemas.shard_index import SHARD_INDEX, index_name
-from schemas.source_images import BoxedImage, ShardImage
+from schemas.source_images import ShardImage
 from schemas.training import TrainingSample
 
 
@@ -28,16 +29,27 @@ def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> 
         ValueError: ``images_tar`` is damaged or lacks an image of the table.
         OSError: the disk is full.
     """
-    return _write_shard(path, _image_text_images(table, images_tar))
+    return write_shard(path, _image_text_images(table, images_tar))
 
 
-def write_boxed_shard(path: Path, images: Iterable[BoxedImage]) -> FileEntry:
-    """Write a detection or grounding shard of images whose keys ascend; see ``write_image_text_shard``."""
-    return _write_shard(path, images)
+def write_shard(path: Path, images: Iterable[ShardImage]) -> FileEntry:
+    """Write a shard of images whose keys ascend, such as those of a source with boxes; see `write_image_text_shard`."""
+    figures: list[dict[str, int]] = []
+
+    def samples() -> Iterator[TarSample]:
+        for image in images:
+            figures.append(index_figures(image.sample))
+            members = {"jpg": image.jpeg, "json": image.sample.model_dump_json().encode()}
+            yield TarSample(key=image.key, members=members)
+
+    entry = write_tar(path, samples())
+    rows = [asdict(extent) | row for extent, row in zip(tar_extents(path), figures, strict=True)]
+    write_parquet(pa.Table.from_pylist(rows, schema=SHARD_INDEX), path.with_name(index_name(path.name)))
+    return entry
 
 
 def index_figures(sample: TrainingSample) -> dict[str, int]:
-    """What the index of a shard tells of a sample, besides where it lies."""
+    """What the index of a shard says of a sample, besides its place in the tar."""
     return {
         "num_boxes": len(sample.boxes_xyxy),
         "num_concepts": len(sample.concepts),
@@ -68,24 +80,3 @@ def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[ShardImage
         row = next(rows, None)
     if row is not None:
         raise ValueError(f"{images_tar} has no image for key {row['key']}: it is not the tar of this table")
-
-
-def _write_shard(path: Path, images: Iterable[ShardImage]) -> FileEntry:
-    figures: dict[str, list[int]] = {name: [] for name in ("num_boxes", "num_concepts", "width", "height")}
-
-    def samples() -> Iterator[TarSample]:
-        for image in images:
-            for name, figure in index_figures(image.sample).items():
-                figures[name].append(figure)
-            members = {"jpg": image.jpeg, "json": image.sample.model_dump_json().encode()}
-            yield TarSample(key=image.key, members=members)
-
-    entry = write_tar(path, samples())
-    extents = list(tar_extents(path))
-    columns = {
-        "key": [extent.key for extent in extents],
-        "offset": [extent.offset for extent in extents],
-        "num_bytes": [extent.num_bytes for extent in extents],
-    } | figures
-    write_parquet(pa.table(columns, schema=SHARD_INDEX), path.with_name(index_name(path.name)))
-    return entry

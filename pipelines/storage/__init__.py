@@ -3,17 +3,11 @@
 Stages always write into a local folder; publishing moves it to its final name, or uploads it with the manifest last.
 """
 
+# ruff: noqa: F401  # the names that other packages import from here
+
 from pipelines.storage.file_cache import fetch
 from pipelines.storage.locks import locked
-from pipelines.storage.parquet import (
-    DROPPED,
-    KEPT,
-    count_reasons,
-    format_counts,
-    split,
-    write_parquet,
-    write_split,
-)
+from pipelines.storage.parquet import DROPPED, KEPT, count_reasons, format_counts, split, write_parquet, write_split
 from pipelines.storage.roots import (
     DataRoot,
     Location,
@@ -32,41 +26,8 @@ from pipelines.storage.table_store import (
     kept_files,
     read_table,
     read_tables,
-    remove_table,
     table_folder,
     table_name,
     verify,
     verify_content,
 )
-
-__all__ = [
-    "DROPPED",
-    "KEPT",
-    "NUM_CONCURRENT",
-    "WHOLE",
-    "DataRoot",
-    "Location",
-    "PublishedTable",
-    "TableFile",
-    "Written",
-    "count_reasons",
-    "data_root",
-    "fetch",
-    "format_counts",
-    "is_local",
-    "kept_files",
-    "local_folder",
-    "locked",
-    "read_table",
-    "read_tables",
-    "remove_table",
-    "sha256_file",
-    "split",
-    "table_folder",
-    "table_name",
-    "verify",
-    "verify_content",
-    "write_parquet",
-    "write_split",
-    "write_text_atomically",
-]

@@ -50,11 +50,11 @@ def fetch(source: Location, *, sha256: str) -> Path:
             temporary.rename(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _make_room(target.stat().st_size)
+    _remove_old_copies(target.stat().st_size)
     return target
 
 
-def _make_room(num_bytes: int) -> None:
+def _remove_old_copies(num_bytes: int) -> None:
     """Remove old copies now and then: a scan of thousands after every small file would take longer than fetching it."""
     global _fetched_since_scan
     _fetched_since_scan += num_bytes

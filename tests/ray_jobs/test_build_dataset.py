@@ -23,10 +23,11 @@ from pipelines.build.checks import Limits
 from pipelines.build.dagster_assets import build
 from pipelines.build.scales import SCALES
 from pipelines.sources.small_web import SmallWeb
-from pipelines.stages.training_shards import verify_shard
+from pipelines.storage.tars import read_tar
 from ray_jobs.build_dataset import Options, funnel_table, run
 from ray_jobs.cli import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
+from schemas.training import TrainingSample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -126,7 +127,10 @@ def test_growing_fetches_no_url_twice_and_gives_what_a_fresh_build_gives(
     grown = read_dataset(tmp_path, "tiny")
     assert grown == read_dataset(fresh, "tiny")
     for split in grown.supervisions.values():
-        assert sum(verify_shard(tmp_path / entry.path) for entry in split.shards) == split.num_samples
+        samples = [sample for entry in split.shards for sample in read_tar(tmp_path / entry.path)]
+        assert len(samples) == split.num_samples
+        assert all(set(sample.members) == {"jpg", "json"} for sample in samples)
+        assert all(TrainingSample.model_validate_json(sample.members["json"]) for sample in samples)
         assert all((tmp_path / e.path).read_bytes() == (fresh / e.path).read_bytes() for e in split.shards)
 
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from detclipv2.data.shards import scan_shard
-from pipelines.stages.training_shards import write_boxed_shard
+from pipelines.stages.training_shards import write_shard
 from pipelines.storage import sha256_file
 from ray_jobs.data_files import shard_index
 from schemas.manifest import FileEntry
@@ -25,7 +25,7 @@ def index_entry(tmp_path: Path) -> FileEntry:
         )
         for number, (width, height) in enumerate([(9, 8), (8, 9), (8, 8)])
     ]
-    write_boxed_shard(tmp_path / "a.tar", images)
+    write_shard(tmp_path / "a.tar", images)
     path = tmp_path / "a.index.parquet"
     return FileEntry(path=path.name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_rows=3)
 

@@ -1,21 +1,20 @@
-"""Images in a folder with boxes from an annotation file: what the formats share once a file is parsed."""
+"""Annotated images: a folder of images with boxes from an annotation file, whatever its format."""
 
 import hashlib
-import io
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from pipelines.sources.boxes.image_index import ImageIndex
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.held_out_images import HeldOutImages
+from pipelines.sources.input_files import decode_upright, encode_jpeg
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.source_images import BoxedImage
 from schemas.training import Supervision, TrainingSample
@@ -35,6 +34,11 @@ class Annotations:
     dropped: Mapping[str, int] = field(default_factory=dict)  # boxes of no use whatever the image is, by reason
     caption: str | None = None
     size_px: Size | None = None  # of the image that was annotated, where the file says it
+
+    @property
+    def num_boxes(self) -> int:
+        """Those of no use, too."""
+        return len(self.boxes) + sum(self.dropped.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +119,13 @@ class AnnotatedImages(ABC):
         """The image, or its boxes by the reason why there is none."""
         path = index.paths[position]
         annotations = self.annotate(index.handles[position])
-        num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
         try:
             content = path.read_bytes()
             image = decode_upright(content)
         except ValueError:
-            return {"image_unreadable": num_boxes}
+            return {"image_unreadable": annotations.num_boxes}
         if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):
-            return {"held_out": num_boxes}
+            return {"held_out": annotations.num_boxes}
         return self._boxed_image(index.keys[position], image, annotations)
 
     def _boxed_image(self, key: str, image: Image.Image, annotations: Annotations) -> BoxedImage:
@@ -148,7 +151,9 @@ class AnnotatedImages(ABC):
             labels=[concepts.index(name) for name in names],
             caption=annotations.caption,
         )
-        return BoxedImage(key=key, jpeg=_encode(small), sample=sample, dropped_boxes=dict(+dropped))
+        return BoxedImage(
+            key=key, jpeg=encode_jpeg(small, quality=JPEG_QUALITY), sample=sample, dropped_boxes=dict(+dropped)
+        )
 
 
 @lru_cache(maxsize=8)
@@ -170,31 +175,6 @@ def fit_box(box_xyxy: Box, size: Size) -> Box | str:
     return clipped
 
 
-def decode_upright(content: bytes) -> Image.Image:
-    """Upright RGB.
-
-    Raises:
-        ValueError: it is no image, or a broken one.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"it cannot be decoded: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """The content of an annotation file.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
 def _with_lost(image: BoxedImage, lost: Mapping[str, int]) -> BoxedImage:
     return replace(image, dropped_boxes=dict(+(Counter(image.dropped_boxes) + Counter(lost)))) if lost else image
 
@@ -205,12 +185,6 @@ def _shrink(image: Image.Image, *, max_side_px: int) -> Image.Image:
         return image
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
 
 
 def _scale(box: Box, before: Size, after: Size) -> Box:

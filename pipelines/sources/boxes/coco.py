@@ -1,4 +1,4 @@
-"""Images with boxes from COCO-style instances JSON and a folder of images, for training and for validation."""
+"""COCO and LVIS: boxes from instances JSON and images from a folder, for training and for validation."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, index_of
-from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, Split, read_coco, spaced
+from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, Split, read_coco, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import LvisImage, NamedBox, lvis_annotations
 from schemas.manifest import canonical_json
@@ -32,16 +32,12 @@ class Coco(AnnotatedImages):
 
     name: ClassVar[str] = "coco"
     supervision: ClassVar[Supervision] = "detection"
-
-    @staticmethod
-    def name_of(name: str) -> str:
-        """What becomes of a category's name."""
-        return spaced(name)
+    name_of: ClassVar[NameOf] = staticmethod(spaced)  # what becomes of a category's name
 
     @property
     def coco(self) -> CocoIndex:
         """What the JSON says, whether an image is there or not."""
-        return read_coco(self.annotations, self.split, self.name_of)
+        return read_coco(self.annotations, self.split, type(self).name_of)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -77,6 +73,23 @@ class Coco(AnnotatedImages):
                 name = categories[annotation["category_id"]].name
                 boxes.append(NamedBox(name=name, box_xyxy=(x, y, x + width, y + height)))
         return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lvis(Coco):
+    """LVIS v1: a `pipelines.sources.source.BoxedSource` of COCO's images with boxes of 1,203 categories.
+
+    Underscores in names become spaces. An image's file is found by ``coco_url``, with or without its folder (``train2017``,
+    ``val2017``). LVIS is federated: ``neg_category_ids`` and ``not_exhaustive_category_ids`` say what is verified of an
+    image. A training sample has no place for either (training takes what is not boxed for absent); `CocoValidation` keeps both.
+    """
+
+    name: ClassVar[str] = "lvis"
+
+    def read_index(self) -> ImageIndex:
+        if any(image.absent is None for image in self.coco.images):
+            raise ValueError(f"{self.annotations} is no LVIS JSON: an image has no 'neg_category_ids'; read it as COCO")
+        return super().read_index()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,16 @@
 """COCO-style instances JSON (LVIS and Objects365 files too), read once a process and checked."""
 
-import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pipelines.sources.boxes.annotated_images import Size, read_text
+from pipelines.sources.boxes.annotated_images import Size
 from pipelines.sources.boxes.lvis_format import LvisCategory
+from pipelines.sources.input_files import parse_json, read_text
 from schemas.manifest import sha256_hex
 
 Split = Literal["all", "train", "held_out"]
@@ -21,8 +21,6 @@ _KEYS = {
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
-
-
 NameOf = Callable[[str], str]
 
 
@@ -66,7 +64,11 @@ def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> Coco
         ValueError: it cannot be read or lacks a key.
     """
     text = read_text(annotations)
-    content = _parse(text, annotations)
+    expected = "COCO instances JSON has images, annotations and categories"
+    content = parse_annotations(text, annotations, keys=_KEYS, expected=expected)
+    for i, image in enumerate(content["images"]):
+        if not isinstance(image["id"], int) or image["id"] < 0:
+            raise ValueError(f"{annotations}: images[{i}] has the id {image['id']!r}; it must be a whole number")
     of_image = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
@@ -85,30 +87,40 @@ def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> Coco
     )
 
 
-def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    for section, keys in _KEYS.items():
+def parse_annotations(
+    text: str, path: Path, *, keys: Mapping[str, tuple[str, ...]], expected: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Annotation JSON in sections that are lists, with the keys that each entry must have; a ``bbox`` is four numbers.
+
+    Args:
+        text: the JSON.
+        path: its file, to name in an error.
+        keys: by section; "annotations" is one of them.
+        expected: what such a file has, for the error where a section is missing.
+
+    Raises:
+        ValueError: it is not JSON, lacks a section or a key, or has a bad box.
+    """
+    content = parse_json(text, path=path)
+    for section, wanted in keys.items():
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(
-                f"{path} has no list {section!r}: COCO instances JSON has images, annotations and categories"
-            )
+            raise ValueError(f"{path} has no list {section!r}: {expected}")
         for i, entry in enumerate(content[section]):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            missing = [key for key in wanted if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise ValueError(f"{path}: {section}[{i}] has no {missing[0]!r}")
-    for i, image in enumerate(content["images"]):
-        if not isinstance(image["id"], int) or image["id"] < 0:
-            raise ValueError(f"{path}: images[{i}] has the id {image['id']!r}; it must be a whole number")
     for i, annotation in enumerate(content["annotations"]):
-        box = annotation["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+        if not is_numbers(annotation["bbox"], count=4):
+            box = annotation["bbox"]
             raise ValueError(
                 f"{path}: annotations[{i}] has the bbox {box!r}; it must be four numbers: x, y, width, height"
             )
     return content
+
+
+def is_numbers(value: Any, *, count: int) -> bool:
+    """Whether a JSON value is a list of so many numbers."""
+    return isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value)
 
 
 def _image(image: dict[str, Any], annotations: list[dict[str, Any]], *, where: Path) -> CocoImage:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, read_text
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
+from pipelines.sources.input_files import read_text
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.training import Supervision
 
@@ -59,8 +60,7 @@ class Flickr30kEntities(AnnotatedImages):
             contents.append([number, text, annotation.text])
             for i, sentence in enumerate(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt")):
                 annotations = self.annotate(sentence)
-                num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
-                if num_boxes:
+                if num_boxes := annotations.num_boxes:
                     vocabulary.update(box.name for box in annotations.boxes)
                     key = f"{number.zfill(12)}-{i}"
                     entries.append(Entry(key=key, names=(f"{number}.jpg",), num_boxes=num_boxes, handle=sentence))

@@ -1,4 +1,4 @@
-"""Which images of an annotation file are there: the part that every source with boxes shares before it reads one."""
+"""Image index of an annotation file: which images are there, found before one is read."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

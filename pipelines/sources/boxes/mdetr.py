@@ -1,17 +1,17 @@
 """Grounding from MDETR's JSON (GoldG: ``final_mixed_train*.json``, ``final_flickr_separateGT_train.json``)."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Size, read_text
-from pipelines.sources.boxes.coco_json import announced_size
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Size
+from pipelines.sources.boxes.coco_json import announced_size, is_numbers, parse_annotations
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
+from pipelines.sources.input_files import read_text
 from schemas.manifest import sha256_hex
 from schemas.training import Supervision
 
@@ -102,17 +102,8 @@ def _spans(annotation: dict[str, Any], caption: str) -> Iterator[str]:
 
 
 def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    for section, keys in {"images": ("id", "file_name", "caption"), "annotations": ("image_id", "bbox")}.items():
-        if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(f"{path} has no list {section!r}: MDETR's JSON has images and annotations")
-        for i, entry in enumerate(content[section]):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise ValueError(f"{path}: {section}[{i}] has no {missing[0]!r}")
+    keys = {"images": ("id", "file_name", "caption"), "annotations": ("image_id", "bbox")}
+    content = parse_annotations(text, path, keys=keys, expected="MDETR's JSON has images and annotations")
     for i, image in enumerate(content["images"]):
         for key in ("file_name", "caption"):
             if not isinstance(image[key], str):
@@ -120,18 +111,9 @@ def _parse(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
         if not str(image["id"]).isalnum():
             raise ValueError(f"{path}: images[{i}] has the id {image['id']!r}; it must be letters and digits")
     for i, annotation in enumerate(content["annotations"]):
-        if not _is_numbers(annotation["bbox"], 4):
-            raise ValueError(
-                f"{path}: annotations[{i}] has the bbox {annotation['bbox']!r}; "
-                "it must be four numbers: x, y, width, height"
-            )
         spans = annotation.get("tokens_positive")
-        if not isinstance(spans, list) or not all(_is_numbers(span, 2) for span in spans):
+        if not isinstance(spans, list) or not all(is_numbers(span, count=2) for span in spans):
             raise ValueError(
                 f"{path}: annotations[{i}] has the tokens_positive {spans!r}; it must be a list of [start, end]"
             )
     return content
-
-
-def _is_numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value)

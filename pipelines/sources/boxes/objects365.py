@@ -1,10 +1,11 @@
-"""Objects365 v1 and v2 for training, its category names mended."""
+"""Objects365 v1 and v2 for training, its category names corrected."""
 
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.coco import Coco
+from pipelines.sources.boxes.coco_json import NameOf
 from schemas.manifest import canonical_json, sha256_hex
 
 # By the name of the file in lower case, white space made one space. What the spelling leaves no doubt about:
@@ -47,10 +48,10 @@ INCOMPLETE = {
 }
 
 
-def mended(name: str) -> str:
+def corrected_name(name: str) -> str:
     """A category's name as the text of its boxes.
 
-    Lower case, so that "Person" here and "person" in COCO are one concept; misspellings mended; ``cabinet/shelf`` becomes
+    Lower case, so that "Person" here and "person" in COCO are one concept; misspellings corrected; ``cabinet/shelf`` becomes
     "cabinet or shelf": each alternative alone would be false for some of the boxes, and the text encoder reads words.
     """
     plain = re.sub(r"\s+", " ", name.replace("_", " ")).strip().lower()
@@ -60,17 +61,14 @@ def mended(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Objects365(Coco):
-    """A `pipelines.sources.source.BoxedSource` of supervision detection; see `mended` for its names.
+    """A `pipelines.sources.source.BoxedSource` of supervision detection; see `corrected_name` for its names.
 
     File names hold folders (``images/v1/patch8/objects365_v1_00420917.jpg``): ``images`` may be the folder at any of them.
     A crowd (``iscrowd``: one box around many) is dropped.
     """
 
     name: ClassVar[str] = "objects365"
-
-    @staticmethod
-    def name_of(name: str) -> str:
-        return mended(name)
+    name_of: ClassVar[NameOf] = staticmethod(corrected_name)
 
     @property
     def config(self) -> dict[str, Any]:

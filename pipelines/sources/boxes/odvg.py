@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Box
-from pipelines.sources.boxes.coco_json import announced_size
+from pipelines.sources.boxes.coco_json import announced_size, is_numbers
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
@@ -41,9 +41,8 @@ class _Odvg(AnnotatedImages):
             image = _parse(line, where)
             annotations = self._annotations(image, where)
             vocabulary.update(box.name for box in annotations.boxes)
-            num_boxes = len(annotations.boxes) + sum(annotations.dropped.values())
-            names = (str(image["filename"]),)
-            entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=num_boxes, handle=(row, *place)))
+            names, handle = (str(image["filename"]),), (row, *place)
+            entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=annotations.num_boxes, handle=handle))
         return index_images(
             entries,
             folders=[self.images],
@@ -153,6 +152,6 @@ def _boxes(entry: dict[str, Any], where: str) -> list[Box]:
     value = entry.get("bbox")
     boxes: list[Any] = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
     for box in boxes:
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+        if not is_numbers(box, count=4):
             raise ValueError(f"{where} has the bbox {box!r}; it must be four numbers: x1, y1, x2, y2")
     return [(box[0], box[1], box[2], box[3]) for box in boxes]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, read_text
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
+from pipelines.sources.input_files import read_text
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.training import Supervision
 

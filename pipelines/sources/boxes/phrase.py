@@ -1,4 +1,4 @@
-"""An annotated phrase as the text of its boxes."""
+"""Grounding phrases: an annotated phrase as the text of its boxes."""
 
 import itertools
 

@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.sources.boxes.annotated_images import Box, Size, read_text
+from pipelines.sources.boxes.annotated_images import Box, Size
+from pipelines.sources.input_files import read_text
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 

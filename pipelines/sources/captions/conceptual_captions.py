@@ -1,6 +1,7 @@
 """Conceptual Captions as Google publishes it: a TSV of captions and URLs without a header."""
 
 import gzip
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -52,23 +53,15 @@ class ConceptualCaptions:
     def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
         """Raises ValueError where the file is no such TSV; the message names the row."""
         order: Literal["caption_first", "url_first"] | None = None
-        pairs: list[tuple[str, str]] = []
-        num_read = 0
         with self._file.open() as file:
-            for row, line in enumerate(self._lines(file), start=1):
-                if num_read == limit:
-                    break
-                text = self._decode(line, row)
-                order = order or self._order(text)
-                pairs.append(_split(text, order))
-                num_read += 1
-                if len(pairs) == num_rows:
-                    yield _table(pairs)
-                    pairs = []
-        if not num_read and limit != 0:
+            lines = itertools.islice(enumerate(self._lines(file), start=1), limit)
+            while chunk := list(itertools.islice(lines, num_rows)):
+                texts = [self._decode(line, row) for row, line in chunk]
+                order = order or self._order(texts[0])
+                urls, captions = zip(*(_split(text, order) for text in texts), strict=True)
+                yield pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)
+        if order is None and limit != 0:
             raise ValueError(f"{self.path} is empty")
-        if pairs:
-            yield _table(pairs)
 
     @property
     def _file(self) -> DataFile:
@@ -108,8 +101,3 @@ def _split(line: str, order: Literal["caption_first", "url_first"]) -> tuple[str
     else:
         caption, _, url = line.rpartition("\t")
     return url, caption
-
-
-def _table(pairs: list[tuple[str, str]]) -> pa.Table:
-    urls, captions = zip(*pairs, strict=True)
-    return pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)

@@ -9,7 +9,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.captions.pairs_file import COLUMN_NAMES
+from pipelines.sources.captions.pairs_file import find_columns
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.source import PairBlock
 from schemas.conform import text_or_null
@@ -97,7 +97,8 @@ def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
 def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
     """Raises ValueError where a column is missing or the file is damaged."""
     with _opened(file) as parquet:
-        columns = _columns(parquet.schema_arrow.names, file.url)
+        names = parquet.schema_arrow.names
+        columns = {wanted: names[i] for wanted, i in find_columns(names, where=file.url).items()}
         batches = parquet.iter_batches(batch_size=num_rows, columns=list(columns.values()))
         while True:
             try:
@@ -109,17 +110,3 @@ def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
             table = pa.Table.from_batches([batch])
             texts = {wanted: text_or_null(table[columns[wanted]]) for wanted in PAIRS.names}
             yield pa.table({**texts, **{wanted: table[name] for wanted, name in columns.items() if wanted in SCORES}})
-
-
-def _columns(names: list[str], where: str) -> dict[str, str]:
-    """The file's names of ``url``, ``caption`` and, where it has them, the scores."""
-    found: dict[str, list[str]] = {name: [] for name in PAIRS.names}
-    for name in names:
-        wanted = COLUMN_NAMES.get(name.strip().lower())
-        if wanted:
-            found.setdefault(wanted, []).append(name)
-    for wanted, candidates in found.items():
-        if len(candidates) != 1:
-            which = f"columns {candidates}" if candidates else "no column"
-            raise ValueError(f"{where} has {which} for {wanted!r}, wanted one; it has {names}")
-    return {wanted: name for wanted, (name,) in found.items()}

@@ -75,19 +75,31 @@ def read_pairs(path: Path) -> pa.Table:
         table = _read(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    columns = find_columns(table.column_names, where=path)
+    return table.select(list(columns.values())).rename_columns(list(columns))
+
+
+def find_columns(names: list[str], *, where: Path | str) -> dict[str, int]:
+    """The positions of ``url``, ``caption`` and, where there are any, the scores, whose names may be in any case.
+
+    Args:
+        names: of all columns.
+        where: the file, to name in an error.
+
+    Raises:
+        ValueError: one is missing, or there are two.
+    """
     found: dict[str, int] = {}
-    for position, name in enumerate(table.column_names):
+    for position, name in enumerate(names):
         wanted = COLUMN_NAMES.get(name.strip().lower())
         if wanted and wanted in found:
-            both = table.column_names[found[wanted]], name
-            raise ValueError(f"{path} has two columns for {wanted!r}: {both[0]!r} and {both[1]!r}; keep one")
+            raise ValueError(f"{where} has two columns for {wanted!r}: {names[found[wanted]]!r} and {name!r}; keep one")
         if wanted:
             found[wanted] = position
     missing = [name for name in PAIRS.names if name not in found]
     if missing:
-        raise ValueError(f"{path} has no column {' or '.join(missing)}; it has {table.column_names}")
-    names = [*PAIRS.names, *(name for name in SCORES if name in found)]
-    return table.select([found[name] for name in names]).rename_columns(names)
+        raise ValueError(f"{where} has no column {' or '.join(missing)}; it has {names}")
+    return {name: found[name] for name in (*PAIRS.names, *SCORES) if name in found}
 
 
 def _read(path: Path) -> pa.Table:

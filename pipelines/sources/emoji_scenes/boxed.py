@@ -1,4 +1,4 @@
-"""Scenes with boxes: detection and grounding.
+"""Detection and grounding scenes: emoji scenes with boxes.
 
 They show base concepts only, as open-vocabulary benchmarks filter their training images: a novel object without a box
 would teach the detector that it is background.
@@ -12,17 +12,15 @@ from typing import Any, Literal
 from pipelines.sources.emoji_scenes.draw import draw_base
 from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES
 from pipelines.sources.emoji_scenes.phrases import ObjectPhrase, category_phrases, enumerated, grounding_phrases
-from pipelines.sources.emoji_scenes.render import Scene, compose, scene_config
+from pipelines.sources.emoji_scenes.render import Scene, SceneSource, compose
 from schemas.source_images import BoxedImage
 from schemas.training import TrainingSample
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxedScenes:
+class BoxedScenes(SceneSource):
     """A :class:`~pipelines.sources.source.BoxedSource`; more images only append to fewer."""
 
-    seed: int
-    image_size_px: int
     supervision: Literal["detection", "grounding"]
     num_images: int
 
@@ -33,7 +31,7 @@ class BoxedScenes:
     @property
     def config(self) -> dict[str, Any]:
         """What an image depends on; the number of images is not part of it."""
-        return {**scene_config(seed=self.seed, image_size_px=self.image_size_px), "supervision": self.supervision}
+        return {**super().config, "supervision": self.supervision}
 
     def __len__(self) -> int:
         return self.num_images

@@ -95,10 +95,10 @@ def describe(names: list[str], rng: Random) -> str:
         title=" And ".join(q.title() for q in qualified),
         tags=" ".join(f"#{name.replace(' ', '')}" for name in mentioned),
     )
-    return _soil(caption, rng)
+    return _add_noise(caption, rng)
 
 
-def _soil(caption: str, rng: Random) -> str:
+def _add_noise(caption: str, rng: Random) -> str:
     """Now and then what careless pages do to an alt-text: capitals, HTML entities, sizes, white space."""
     draw = rng.random()
     if draw < 0.03:

@@ -1,4 +1,4 @@
-"""Which concepts a scene holds."""
+"""Sampling of the concepts of a scene."""
 
 import hashlib
 from collections.abc import Sequence

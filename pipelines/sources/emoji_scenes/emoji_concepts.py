@@ -1,4 +1,4 @@
-"""The concepts of the scenes: a fixed, curated list of things that Twemoji draws and that English names in one or two words.
+"""Object categories of the scenes: a fixed, curated list of things that Twemoji draws and that English names in one or two words.
 
 Base concepts have boxes in the detection and grounding scenes; novel ones occur in the captions of the image-text pairs
 only, so that whatever a detector knows of them it learnt from image-text pairs. No word of a novel name is a word of a base

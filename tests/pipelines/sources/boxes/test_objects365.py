@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.sources.boxes.objects365 import INCOMPLETE, MISSPELT, Objects365, mended
+from pipelines.sources.boxes.objects365 import INCOMPLETE, MISSPELT, Objects365, corrected_name
 
 
 @pytest.mark.parametrize(
@@ -27,25 +27,25 @@ from pipelines.sources.boxes.objects365 import INCOMPLETE, MISSPELT, Objects365,
         ("bread/bun", "bread or bun"),
     ],
 )
-def test_names_are_mended(name: str, wanted: str) -> None:
-    assert mended(name) == wanted
+def test_names_are_corrected(name: str, wanted: str) -> None:
+    assert corrected_name(name) == wanted
 
 
-def test_mending_is_done_once_and_for_all() -> None:
+def test_correcting_twice_changes_nothing_more() -> None:
     for table in (MISSPELT, INCOMPLETE):
         assert all(wrong == " ".join(wrong.lower().split()) != right for wrong, right in table.items())
-        assert all(mended(right) == mended(wrong) for wrong, right in table.items())
-        assert all(mended(mended(wrong)) == mended(wrong) for wrong in table)
+        assert all(corrected_name(right) == corrected_name(wrong) for wrong, right in table.items())
+        assert all(corrected_name(corrected_name(wrong)) == corrected_name(wrong) for wrong in table)
 
 
-def test_real_names_stay_distinct_and_every_known_misspelling_is_mended(shared_data: Path) -> None:
+def test_real_names_stay_distinct_and_every_known_misspelling_is_corrected(shared_data: Path) -> None:
     categories = json.loads((shared_data / "category_lists" / "objects365_v2_categories.json").read_text())
     names = [category["name"] for category in categories]
 
-    assert len({mended(name) for name in names}) == 365
-    # What others mended, this table mends: they differ only where the words are run together.
+    assert len({corrected_name(name) for name in names}) == 365
+    # What others corrected, this table corrects: they differ only where the words are run together.
     for category in categories:
-        theirs, ours = category["name_fixed"].lower(), mended(category["name"])
+        theirs, ours = category["name_fixed"].lower(), corrected_name(category["name"])
         if theirs != category["name"].lower():
             assert ours == theirs.replace("/ ", "/").replace("/", " or ")
     # An entry of the table that no version of the data needs would be a mistake in the table itself.
@@ -66,7 +66,7 @@ def test_no_misspelt_word_is_left(shared_data: Path) -> None:
     known |= {word for entry in lvis for text in [*entry["synonyms"], entry["def"]] for word in words(text)}
     names = [entry["name"] for entry in json.loads((lists / "objects365_v2_categories.json").read_text())]
 
-    unknown = {word for name in names for word in words(mended(name))} - known
+    unknown = {word for name in names for word in words(corrected_name(name))} - known
     assert unknown == {"baozi", "extractor", "eyeliner", "hami", "hoverboard", "modem", "slippers", "surveillance"}
     wrong = {word for name in names for word in words(name)} - known - unknown
     assert wrong == {

@@ -42,7 +42,7 @@ def test_scores_come_along_where_a_part_has_them(tmp_path: Path) -> None:
     ] * 2
     assert [row for table in tables[:2] for row in table["similarity"].to_pylist()] == [0.3, None, 0.2]
     twice = write(tmp_path / "x.parquet", {**pairs, "similarity": [0.0] * 3, "Similarity": [0.0] * 3})
-    with pytest.raises(ValueError, match=r"has columns \['similarity', 'Similarity'\] for 'similarity', wanted one"):
+    with pytest.raises(ValueError, match="has two columns for 'similarity': 'similarity' and 'Similarity'; keep one"):
         list(twice.blocks(num_rows=2)[0].read())
 
 
@@ -111,10 +111,10 @@ def test_only_the_first_row_groups_are_read_for_a_small_limit(tmp_path: Path, pa
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"URL": ["u"]}, r"x.parquet has no column for 'caption', wanted one; it has \['URL'\]"),
+        ({"URL": ["u"]}, r"x.parquet has no column caption; it has \['URL'\]"),
         (
             {"URL": ["u"], "TEXT": ["a"], "caption": ["b"]},
-            r"has columns \['TEXT', 'caption'\] for 'caption', wanted one",
+            "x.parquet has two columns for 'caption': 'TEXT' and 'caption'; keep one",
         ),
     ],
 )

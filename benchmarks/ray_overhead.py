@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.jobs import build_tiny, job_process
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from schemas.manifest import read_dataset_manifest
 
 MAX_RATIO = 1.05

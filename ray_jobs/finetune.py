@@ -18,9 +18,9 @@ from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
 from ray_jobs.cli import run_cli
 from ray_jobs.evaluate import evaluate
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.pretrain import pretrain
-from ray_jobs.publish import evaluate_and_register
+from ray_jobs.register_model import evaluate_and_register
 from schemas.manifest import read_dataset_manifest
 
 DEFAULT_RECIPE = "finetune:small"

@@ -23,13 +23,13 @@ from detclipv2.training.checkpoint import TrainState
 from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import run_cli
-from ray_jobs.job import JobConfig, load_recipe
-from ray_jobs.plan import data_sizes
+from ray_jobs.job_config import JobConfig, load_recipe
+from ray_jobs.plan_command import data_sizes
 from ray_jobs.progress import ProgressBoard, progress_of
-from ray_jobs.publish import evaluate_and_register
+from ray_jobs.register_model import evaluate_and_register
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
-from ray_jobs.validation import validate_checkpoint
+from ray_jobs.validate_checkpoint import validate_checkpoint
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 

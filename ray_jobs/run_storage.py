@@ -1,4 +1,4 @@
-"""Where a run keeps its checkpoints: a folder that all nodes share, or a prefix of an object store.
+"""Checkpoint storage of a run: a folder that all nodes share, or a prefix of an object store.
 
 Whether a checkpoint is whole is read off the checkpoint itself (`detclipv2.training.checkpoint`), never off a record beside it,
 since whatever was killed may have been writing either.

@@ -25,11 +25,11 @@ from pipelines.build.runner import Runner
 from pipelines.sources.emoji_scenes.source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
 from pipelines.storage.cache import cached_files, remove_oldest
-from ray_jobs.data_files import shard_index
+from ray_jobs.dataset_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
-from ray_jobs.publish import sample_images
+from ray_jobs.register_model import sample_images
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker

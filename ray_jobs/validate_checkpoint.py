@@ -9,8 +9,8 @@ from rich.console import Console
 
 from detclipv2.training.checkpoint import load_state
 from ray_jobs.evaluate import evaluate
-from ray_jobs.publish import sample_images, trained_predictor
-from ray_jobs.tracking import Books
+from ray_jobs.register_model import sample_images, trained_predictor
+from ray_jobs.tracking import RunLogger
 from ray_jobs.worker import WorkerArgs
 
 
@@ -25,7 +25,7 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -
     predictor = trained_predictor(args.job, state, args.dataset)
     evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
     metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
-    books = Books(args.tracking_uri, args.run_id)
+    books = RunLogger(args.tracking_uri, args.run_id)
     books.log(metrics, step=state.step)
     with tempfile.TemporaryDirectory() as name:
         images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))

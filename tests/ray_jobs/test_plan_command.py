@@ -14,10 +14,10 @@ from detclipv2.config import TrainConfig
 from detclipv2.planning.gpus import GPUS
 from detclipv2.planning.plan import Rate, make_plan
 from detclipv2.planning.texts import PAPER_DATA
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from ray_jobs.measure import measured_rates
-from ray_jobs.plan import PlanOptions, data_sizes, plan
-from ray_jobs.rates import PAPER_GPU_HOURS, add_rates, paper_rates, read_rates
+from ray_jobs.plan_command import PlanOptions, data_sizes, plan
+from ray_jobs.step_rates import PAPER_GPU_HOURS, add_rates, paper_rates, read_rates
 from schemas.manifest import DatasetManifest, SupervisionSplit, canonical_json
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_the_entry_point_names_the_command() -> None:
 
 
 def test_detclip_plan_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    entry_point = EntryPoint(name="plan", value="ray_jobs.plan:commands", group="detclip.commands")
+    entry_point = EntryPoint(name="plan", value="ray_jobs.plan_command:commands", group="detclip.commands")
     monkeypatch.setattr("detclipv2.cli.entry_points", lambda **_: (entry_point,))
     monkeypatch.setattr("sys.argv", ["detclip", "plan", "--recipe", "demo:pretrain", "--gpu", "abacus"])
 

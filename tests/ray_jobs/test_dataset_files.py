@@ -7,7 +7,7 @@ import pytest
 from detclipv2.data.shards import scan_shard
 from pipelines.stages.training_shards import write_boxed_shard
 from pipelines.storage import sha256_file
-from ray_jobs.data_files import shard_index
+from ray_jobs.dataset_files import shard_index
 from schemas.images import BoxedImage
 from schemas.manifest import FileEntry
 from schemas.training import TrainingSample

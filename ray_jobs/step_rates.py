@@ -10,7 +10,7 @@ from detclipv2.config import Supervision
 from detclipv2.planning.flops import image_flops
 from detclipv2.planning.plan import Rate
 from detclipv2.planning.texts import PAPER_DATA, distinct_texts, encoded_texts, text_cost
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from schemas.manifest import canonical_json
 
 RATES_PATH = Path(__file__).parents[1] / "benchmarks" / "measured_rates.json"

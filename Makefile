@@ -23,7 +23,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	  --config-settings editable_mode=compat -e .
 	@touch $@
 
-demo: setup  ## The whole street: build the data, train, evaluate, report
+demo: setup  ## The whole pipeline: build the data, train, evaluate, report
 	@$(BIN)/python ray_jobs/demo.py
 
 test: setup  ## All tests
@@ -49,5 +49,5 @@ lock:  ## Compile requirements.lock anew (needs uv)
 ui: setup  ## MLflow, Dagster and Ray dashboards on loopback
 	@$(BIN)/python ray_jobs/ui.py
 
-clean:  ## Remove what the street made (not the .venv)
+clean:  ## Remove what the pipeline made (not the .venv)
 	rm -rf outputs

@@ -1,4 +1,4 @@
-"""The whole street in one command: data, training, evaluation, a registered model and a report. What ``make demo`` runs."""
+"""Demo of the whole pipeline in one command: data, training, evaluation, a registered model and a report (``make demo``)."""
 
 import time
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> None:
-    """Walk the street."""
+    """Run the whole pipeline."""
     console = Console()
     started = time.monotonic()
     data_root = config.outputs / "data"

@@ -1,4 +1,4 @@
-"""Evaluate a model folder on a dataset's validation set.
+"""Evaluation of a model folder on a dataset's validation set.
 
 ``python ray_jobs/evaluate.py --model outputs/models/NAME --data outputs/data/datasets/demo/MANIFEST.json``
 """

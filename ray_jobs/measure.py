@@ -1,4 +1,4 @@
-"""A few real steps of a recipe on this machine, with made-up images, to see how fast they are."""
+"""Step timing: a few real training steps of a recipe on this machine, with random images."""
 
 import random
 import statistics

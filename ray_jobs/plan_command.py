@@ -23,7 +23,7 @@ from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Steps, operations, memory, hours and cost of a recipe, before it runs; and what would not fit, and how to mend it."""
+    """Steps, operations, memory, hours and cost of a recipe, before it runs; what would not fit, and how to fix it."""
 
     recipe: str
     """Such as detclipv2_t:pretrain."""
@@ -38,7 +38,7 @@ class PlanOptions:
     measure: bool = False
     """Run a few real steps of the recipe on this machine, which must have what --gpu says, and put their rates into --rates."""
     rates: Path = RATES_PATH
-    """Table of measured rates."""
+    """Table of measured rates: below the outputs, like all that the commands write."""
 
 
 def plan(options: Annotated[PlanOptions, tyro.conf.arg(name="")]) -> None:

@@ -1,4 +1,4 @@
-"""What runs in each Ray Train worker: streams, model, and the loop."""
+"""Ray Train worker function: streams, model, and the training loop."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """All that a worker is told."""
+    """Arguments of a worker."""
 
     job: JobConfig
     dataset: DatasetManifest

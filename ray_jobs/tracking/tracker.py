@@ -11,6 +11,7 @@ import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Param
+from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
@@ -19,8 +20,10 @@ from ray_jobs.tracking.run_logger import RunLogger
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
-# What MLflow's UI shows of an experiment. Without it MLflow 3 guesses, and may open runs of training as an empty GenAI page.
+# What an experiment is for. MLflow 3.17 takes every other one for GenAI.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
+# Whatever the kind, MLflow 3.17's UI opens a page without this as GenAI: an experiment as an empty overview of traces.
+_UI_MODE = "?workflowType=machine_learning"
 _NAME_TAG = "detclipv2.run_name"
 _OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is logged
 _MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
@@ -29,6 +32,9 @@ _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
 # Whoever trains needs no messages of schema migrations and the like.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+# MLflow's own line links to the empty overview.
+if not MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.is_set():
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
 
 
 def tracking_uri(given: str | None, outputs: Path) -> str:
@@ -52,13 +58,9 @@ def experiment_id(client: MlflowClient) -> str | None:
 
 
 def runs_page(server: str) -> str:
-    """The page of all runs on a tracking server, or the server's address while there is no run.
-
-    Args:
-        server: its address, such as ``http://127.0.0.1:5000``.
-    """
+    """The page with all runs on a tracking server such as ``http://127.0.0.1:5000``; its first page where there is no run."""
     found = experiment_id(MlflowClient(server))
-    return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs"
+    return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs{_UI_MODE}"
 
 
 class Tracker:
@@ -137,7 +139,7 @@ class Tracker:
         if not self.uri.startswith("http"):
             return None
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}{_UI_MODE}"
 
     def close(self, status: str) -> None:
         """Flush what is not yet logged, and end the run as FINISHED, FAILED or KILLED."""

@@ -15,7 +15,7 @@ from schemas.training import TrainingSample
 
 @pytest.fixture
 def index_entry(tmp_path: Path) -> FileEntry:
-    """The index of a shard of three images: lying, standing, square."""
+    """The index of a shard of three images: landscape, portrait, square."""
     images = [
         BoxedImage(
             key=f"key{number}",

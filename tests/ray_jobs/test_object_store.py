@@ -64,7 +64,7 @@ def build(root: Location) -> DatasetManifest:
 
 @pytest.fixture
 def dataset(bucket: UPath, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetManifest:
-    """A dataset below ``bucket / "data"``, of which the cache holds nothing."""
+    """A dataset below ``bucket / "data"``, of which nothing is cached."""
     monkeypatch.setattr(locks, "BEAT_S", 0.1)
     manifest = build(bucket / "data")
     remove_oldest(max_bytes=0, min_age_s=0)
@@ -189,7 +189,7 @@ def test_a_validation_image_is_what_its_manifest_says_or_an_error(
         evaluated(predictor, dataset, root)
 
 
-def test_the_books_name_the_manifest_in_the_store(bucket: UPath, dataset: DatasetManifest, tmp_path: Path) -> None:
+def test_the_run_names_the_manifest_in_the_store(bucket: UPath, dataset: DatasetManifest, tmp_path: Path) -> None:
     data = bucket / "data" / "datasets" / "boxes" / MANIFEST_NAME
     train = replace(load_recipe("demo:pretrain").train, grounding=None, image_text=None)
     tracker = Tracker(JobConfig(recipe="mine", train=train, data=data, outputs=tmp_path), dataset)

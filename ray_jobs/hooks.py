@@ -60,7 +60,11 @@ class WorkerHooks:
 
 
 class RankZeroHooks(WorkerHooks):
-    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board."""
+    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board.
+
+    ``schedule`` is the training's from where this attempt begins, ``waiting`` the metrics that were not yet logged at its
+    last checkpoint.
+    """
 
     def __init__(
         self,
@@ -71,15 +75,6 @@ class RankZeroHooks(WorkerHooks):
         schedule: Schedule,
         waiting: Mapping[str, list[float]],
     ) -> None:
-        """Start logging.
-
-        Args:
-            job: the job.
-            logger: of its run.
-            board: what the driver polls.
-            schedule: of the training, from where this attempt begins.
-            waiting: metrics that were waiting at its last checkpoint.
-        """
         super().__init__(job, logger, rank=0)
         self.num_steps = schedule.num_steps
         self.progress = Progress(board=board, types=schedule.types_left, done=schedule.done)

@@ -35,7 +35,7 @@ class ReportData:
     """The contents of the page.
 
     ``detections`` are rows of the LVIS results format by image id, for the validation images to draw, in that order.
-    ``losses`` are (step, value) pairs by name. ``baseline`` is another run's metrics on the same validation set.
+    ``losses`` are (step, value) pairs by name.
     """
 
     name: str
@@ -50,8 +50,6 @@ class ReportData:
     detections: Mapping[int, Sequence[Mapping[str, Any]]]
     config: Mapping[str, Any]  # JSON values
     reproduce: Sequence[str]  # shell commands, in order
-    baseline: LvisMetrics | None = None
-    baseline_name: str = "without image-text pairs"
     min_score: float = 0.3  # detections below it are not drawn
 
 
@@ -77,14 +75,6 @@ class _Scene:
     image: str  # data URI
     num_detections: int
     num_novel: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Categories:
-    """(name, AP50) of the categories of one kind, best first."""
-
-    novel: list[tuple[str, float]]
-    base: list[tuple[str, float]]
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -221,13 +211,12 @@ def _curve(name: str, values: Sequence[tuple[int, float]]) -> _Curve:
     )
 
 
-def _categories(metrics: LvisMetrics) -> _Categories:
-    by_ap50 = sorted(metrics.ap50_by_category.items(), key=lambda item: (-item[1], item[0]))
-    novel = set(metrics.novel_categories)
-    return _Categories(
-        novel=[(_words(name), ap50) for name, ap50 in by_ap50 if name in novel],
-        base=[(_words(name), ap50) for name, ap50 in by_ap50 if name not in novel],
-    )
+def _categories(metrics: LvisMetrics) -> dict[str, list[tuple[str, float]]]:
+    """(name, AP50) of the novel and of the base categories, best first."""
+    kinds: dict[str, list[tuple[str, float]]] = {"novel": [], "base": []}
+    for name, ap50 in sorted(metrics.ap50_by_category.items(), key=lambda item: (-item[1], item[0])):
+        kinds["novel" if name in metrics.novel_categories else "base"].append((_words(name), ap50))
+    return kinds
 
 
 def _data_uri(image: Image.Image) -> str:

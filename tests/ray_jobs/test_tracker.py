@@ -13,7 +13,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> JobConfig:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobConfig:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow writes it where another test has set one
     return replace(load_recipe("demo:pretrain"), outputs=tmp_path, data=tmp_path / "datasets/mine/MANIFEST.json")
 
 

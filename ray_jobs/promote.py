@@ -22,7 +22,7 @@ from schemas.manifest import DatasetManifest, read_dataset_manifest
 class PromoteConfig:
     """Measure a version and the champion on the same images; the better one is the champion from then on.
 
-    Both are measured anew: figures of the past may come from other data. The comparison is kept as a file of the version's run.
+    Both are measured again: earlier figures may come from other data. The comparison is kept as a file of the version's run.
     """
 
     data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")

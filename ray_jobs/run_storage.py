@@ -88,7 +88,7 @@ class RunStorage:
             try:
                 source.fs.get_file((source / CHECKPOINT_NAME).path, f"{folder}/{CHECKPOINT_NAME}")
             except FileNotFoundError as error:
-                raise ValueError(f"{source} holds no {CHECKPOINT_NAME}") from error
+                raise ValueError(f"{source} has no {CHECKPOINT_NAME}") from error
             yield Path(folder)
 
     def recover(self, *, num_to_keep: int) -> None:

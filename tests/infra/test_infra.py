@@ -72,7 +72,7 @@ def _pods(ray_job: dict[str, Any]) -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]]
 
 
-def test_there_is_a_ray_job_for_each_half_of_the_street() -> None:
+def test_there_is_a_ray_job_for_each_half_of_the_pipeline() -> None:
     assert [path.name for path in RAY_JOBS] == ["rayjob-build-dataset.yaml", "rayjob-pretrain.yaml"]
 
 

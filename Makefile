@@ -42,7 +42,7 @@ format: setup  ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## Compile requirements.lock anew (needs uv)
+lock:  ## Compile requirements.lock again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header -o requirements.lock
 

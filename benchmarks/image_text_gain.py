@@ -15,9 +15,9 @@ from detclipv2.evaluation.lvis import LvisMetrics
 from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.cli import run_cli
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from ray_jobs.pretrain import pretrain
-from ray_jobs.publish import evaluate_and_register
+from ray_jobs.register_model import evaluate_and_register
 from schemas.manifest import MANIFEST_NAME
 
 RECIPES = {"with image-text pairs": "demo:pretrain", "without": "demo:without_image_text"}

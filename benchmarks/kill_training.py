@@ -274,7 +274,7 @@ def _train(folder: Path, *, workers: int, steps: int) -> None:
     from dataclasses import replace
 
     from ray_jobs import pretrain
-    from ray_jobs.job import load_recipe
+    from ray_jobs.job_config import load_recipe
 
     job = load_recipe("demo:pretrain")
     small: dict[str, Any] = {

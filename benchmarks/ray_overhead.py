@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import build_tiny, interleaved, job_process
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from schemas.manifest import read_dataset_manifest
 
 MAX_RATIO = 1.05

@@ -1,1 +1,1 @@
-"""What a person submits: thin scripts, the recipes, tracking."""
+"""Ray jobs: the scripts that a person submits, their recipes, and MLflow tracking."""

@@ -1,4 +1,4 @@
-"""Build a training dataset: ``python ray_jobs/build_dataset.py --scale demo``, or with data of one's own.
+"""Dataset build: ``python ray_jobs/build_dataset.py --scale demo``, or with data of one's own.
 
 A second run does only what is new or was changed; ``--plan`` says beforehand what that is. The same works as
 ``ray job submit -- python ray_jobs/build_dataset.py``.

@@ -1,4 +1,4 @@
-"""How every script here starts: options from a dataclass, user errors as one line."""
+"""Command line of the scripts: options from a dataclass, user errors as one line."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def run_cli(
 ) -> None:
     """Parse the command line into ``config_type`` and call ``main`` with it.
 
-    A ``ValueError`` is a user's to mend: its message goes to stderr as one line and the exit status is 2, as for an unknown
+    A ``ValueError`` is a user's to fix: its message goes to stderr as one line and the exit status is 2, as for an unknown
     option. Any other exception is a defect and keeps its traceback. ``default`` gives a whole configuration whose values the
     options replace.
     """
@@ -30,3 +30,8 @@ def run_cli(
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
+
+
+def recipe_argument(*, default: str) -> str:
+    """Take the name of a recipe, if there is one, off the front of the command line."""
+    return sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else default

@@ -1,4 +1,4 @@
-"""The whole street in one command: data, training, evaluation, a registered model and a report. What ``make demo`` runs."""
+"""Demo of the whole pipeline in one command: data, training, evaluation, a registered model and a report (``make demo``)."""
 
 import time
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ from detclipv2.evaluation.lvis import LvisMetrics
 from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.cli import run_cli
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from ray_jobs.pretrain import pretrain
-from ray_jobs.publish import evaluate_and_register
+from ray_jobs.register_model import evaluate_and_register
 from schemas.manifest import MANIFEST_NAME
 
 
@@ -29,7 +29,7 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> None:
-    """Walk the street."""
+    """Run the whole pipeline."""
     console = Console()
     started = time.monotonic()
     data_root = config.outputs / "data"

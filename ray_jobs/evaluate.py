@@ -1,4 +1,4 @@
-"""Evaluate a model folder on a dataset's validation set.
+"""Evaluation of a model folder on a dataset's validation set.
 
 ``python ray_jobs/evaluate.py --model outputs/models/NAME --data outputs/data/datasets/demo/MANIFEST.json``
 """
@@ -16,16 +16,15 @@ from rich.table import Table
 from detclipv2.evaluation.lvis import LvisMetrics, evaluate_lvis
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot, Location
-from pipelines.storage import data_root as root_of
 from ray_jobs.cli import run_cli
-from ray_jobs.data_files import ValidationImages, local_file
+from ray_jobs.dataset_files import ValidationSet, root_of_dataset
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 from schemas.predictions import LvisDetection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What a model found on a validation set, and how good it is."""
+    """Detections of a model on a validation set, and its metrics."""
 
     metrics: LvisMetrics
     detections: list[dict[str, Any]]  # rows of the LVIS results format
@@ -51,32 +50,26 @@ def evaluate(
     Raises:
         ValueError: the dataset has no validation set, or an image of it is missing.
     """
-    if dataset.validation_annotations is None or dataset.validation_images is None:
-        raise ValueError(
-            f"dataset {dataset.name} has no validation set: build it with --detection, or with --validation"
-        )
-    annotations_path = local_file(dataset.validation_annotations, data_root=data_root)
-    ground_truth = json.loads(annotations_path.read_text())
-    categories = ground_truth["categories"]
+    validation = ValidationSet(dataset, data_root=data_root)
     # LVIS's own definitions, where the validation set has them and the model was trained with definitions.
-    own = {category["name"].replace("_", " "): category["def"] for category in categories if category.get("def")}
-    texts = predictor.encode_names(validation_names(dataset, data_root=data_root), own_definitions=own)
-    files = ValidationImages(dataset, data_root=data_root)
+    categories = validation.ground_truth["categories"]
+    own = {validation.names[category["id"]]: category["def"] for category in categories if category.get("def")}
+    texts = predictor.encode_names(list(validation.names.values()), own_definitions=own)
+    category_ids = list(validation.names)
     rows: list[dict[str, Any]] = []
-    entries = track(
-        ground_truth["images"],
+    image_ids = track(
+        list(validation.file_names),
         description="evaluation",
         console=console,
         disable=not console.is_terminal,
         transient=True,
     )
-    for entry in entries:
-        name = image_name(entry)
+    for image_id in image_ids:
         try:
-            image = Image.open(files.path(name))
+            image = Image.open(validation.path(image_id))
             image.load()
         except OSError as error:
-            path = data_root / dataset.validation_images / name
+            path = validation.folder / validation.file_names[image_id]
             raise ValueError(f"validation image {path} cannot be read: {error}; build the dataset again") from error
         found = predictor(image, names=texts, max_detections=max_detections)
         for (x1, y1, x2, y2), score, label in zip(
@@ -84,28 +77,14 @@ def evaluate(
         ):
             rows.append(
                 LvisDetection(
-                    image_id=entry["id"],
-                    category_id=categories[label]["id"],
+                    image_id=image_id,
+                    category_id=category_ids[label],
                     bbox=(x1, y1, x2 - x1, y2 - y1),
                     score=score,
                 ).model_dump()
             )
-    metrics = evaluate_lvis(rows, annotations_path=annotations_path, boxed_concepts=dataset.boxed_concepts)
+    metrics = evaluate_lvis(rows, annotations_path=validation.annotations_path, boxed_concepts=dataset.boxed_concepts)
     return Evaluated(metrics=metrics, detections=rows)
-
-
-def validation_names(dataset: DatasetManifest, *, data_root: Location) -> list[str]:
-    """Names of the validation set's categories, in its order; none without one."""
-    if dataset.validation_annotations is None:
-        return []
-    annotations_path = local_file(dataset.validation_annotations, data_root=data_root)
-    categories = json.loads(annotations_path.read_text())["categories"]
-    return [category["name"].replace("_", " ") for category in categories]
-
-
-def image_name(entry: dict[str, Any]) -> str:
-    """File name of an LVIS image entry, which names it by its URL."""
-    return str(entry.get("file_name") or entry["coco_url"]).rsplit("/", 1)[-1]
 
 
 def metrics_table(metrics: LvisMetrics) -> Table:
@@ -130,8 +109,8 @@ def main(config: EvaluateConfig) -> None:
     """Evaluate a saved model and print the table."""
     console = Console()
     dataset = read_dataset_manifest(config.data)
-    data_root = root_of(config.data).parent.parent.parent
-    evaluated = evaluate(Predictor.from_pretrained(config.model), dataset, data_root=data_root, console=console)
+    predictor = Predictor.from_pretrained(config.model)
+    evaluated = evaluate(predictor, dataset, data_root=root_of_dataset(config.data), console=console)
     console.print(metrics_table(evaluated.metrics))
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)

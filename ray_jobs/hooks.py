@@ -1,4 +1,4 @@
-"""The loop's door to the outside: books, checkpoints, preemption notices, the progress board."""
+"""Training hooks: logging to MLflow, checkpoints to Ray Train, preemption notices, the progress board."""
 
 import json
 import os
@@ -12,31 +12,31 @@ from ray.train import CheckpointUploadMode
 from detclipv2.training.checkpoint import TrainState, save_state
 from detclipv2.training.metrics import SkippedStep
 from detclipv2.training.schedule import Schedule
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 from ray_jobs.progress import Progress, ProgressBoard
 from ray_jobs.run_storage import RunStorage
-from ray_jobs.tracking import Books
+from ray_jobs.tracking import RunLogger
 
-WAITING_NAME = "waiting_metrics.json"  # beside a checkpoint: metrics of steps that no mean on the books covers yet
+WAITING_NAME = "waiting_metrics.json"  # beside a checkpoint: metrics of steps that no logged mean covers yet
 # Asking whether a machine is about to go is a barrier over all workers: now and then is often enough for notices of a minute.
 STEPS_BETWEEN_NOTICES = 10
 _NOTICES_COME = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"  # Ray Train gives it to its workers
 
 
 class WorkerHooks:
-    """What every rank does; all of it happens at the same steps on all ranks."""
+    """The hooks of every rank; all ranks call them at the same steps."""
 
-    def __init__(self, job: JobConfig, books: Books, *, rank: int) -> None:
+    def __init__(self, job: JobConfig, logger: RunLogger, *, rank: int) -> None:
         self.job = job
-        self.books = books
+        self.logger = logger
         self.rank = rank
         self._answered = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: the first rank's losses are representative, and its books are the only ones."""
+        """Nothing: rank 0 logs, and its losses are representative."""
 
     def save(self, step: int, state: Callable[[], TrainState]) -> None:
-        """Meet the first rank at the barrier."""
+        """Join rank 0's ``ray.train.report`` barrier."""
         ray.train.report({"step": step}, checkpoint_dir_name=RunStorage.checkpoint_name(step))
 
     def skipped(self, step: int, skipped: SkippedStep) -> None:
@@ -49,7 +49,7 @@ class WorkerHooks:
             "losses": {name: str(value) for name, value in skipped.losses.items()},  # JSON has no infinity
             "grad_norm": str(skipped.norm),
         }
-        self.books.log_record(record, f"skipped_steps/step_{step:09d}_rank_{self.rank}.json")
+        self.logger.log_record(record, f"skipped_steps/step_{step:09d}_rank_{self.rank}.json")
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a machine is about to be taken away, and this is the first step that knows."""
@@ -60,46 +60,41 @@ class WorkerHooks:
 
 
 class RankZeroHooks(WorkerHooks):
-    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board."""
+    """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board.
+
+    ``schedule`` is the training's from where this attempt begins, ``waiting`` the metrics that were not yet logged at its
+    last checkpoint.
+    """
 
     def __init__(
         self,
         job: JobConfig,
-        books: Books,
+        logger: RunLogger,
         *,
         board: ProgressBoard,
         schedule: Schedule,
         waiting: Mapping[str, list[float]],
     ) -> None:
-        """Begin to watch.
-
-        Args:
-            job: the job.
-            books: of its run.
-            board: where the driver looks.
-            schedule: of the training, from where this attempt begins.
-            waiting: metrics that were waiting at its last checkpoint.
-        """
-        super().__init__(job, books, rank=0)
+        super().__init__(job, logger, rank=0)
         self.num_steps = schedule.num_steps
         self.progress = Progress(board=board, types=schedule.types_left, done=schedule.done)
-        self.logged = books.last_step("grad_norm")
+        self.logged = logger.last_step("grad_norm")
         self.waiting = {name: list(values) for name, values in waiting.items()}
-        books.watch_system()
+        logger.watch_system()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means over ``log_every`` steps go on the books, once, however often a resumed run repeats them."""
+        """Log means over ``log_every`` steps, once, however often a resumed run repeats them."""
         for name, value in metrics.items():
             self.waiting.setdefault(name, []).append(float(value))
         self.progress.step(step, metrics)
         if step % self.job.train.log_every == 0:
             if step > self.logged:
-                self.books.log({name: sum(values) / len(values) for name, values in self.waiting.items()}, step=step)
+                self.logger.log({name: sum(values) / len(values) for name, values in self.waiting.items()}, step=step)
             self.waiting.clear()
 
     def save(self, step: int, state: Callable[[], TrainState]) -> None:
         """Write a checkpoint to this machine; Ray Train uploads it while training goes on."""
-        self.books.flush()
+        self.logger.flush()
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # removed when it is uploaded
         save_state(state(), folder)
         (folder / WAITING_NAME).write_text(json.dumps(self.waiting))
@@ -113,4 +108,4 @@ class RankZeroHooks(WorkerHooks):
             validation=self.job.validate_every is not None and step % self.job.validate_every == 0 and not is_last,
         )
         if is_last:
-            self.books.end_watch()
+            self.logger.end_watch()

@@ -1,4 +1,4 @@
-"""A few real steps of a recipe on this machine, with made-up images, to see how fast they are."""
+"""Step timing: a few real training steps of a recipe on this machine, with random images."""
 
 import random
 import statistics
@@ -18,7 +18,7 @@ from detclipv2.planning.texts import DataSize, encoded_texts, text_cost
 from detclipv2.structures import Batch
 from detclipv2.training.learner import Learner
 from detclipv2.training.metrics import Moment
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 
 NUM_WARMUP_STEPS, NUM_TIMED_STEPS = 2, 5
 BOXES_PER_IMAGE = 8

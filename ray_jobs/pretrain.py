@@ -1,11 +1,10 @@
-"""Pre-train a detector: ``python ray_jobs/pretrain.py [RECIPE] [OPTIONS]``, on a laptop or as a Ray job.
+"""Pre-training of a detector: ``python ray_jobs/pretrain.py [RECIPE] [OPTIONS]``, on a laptop or as a Ray job.
 
 The recipe, ``demo:pretrain`` unless given, is a complete configuration; every option replaces one value of it
 (``--train.num-steps 100``). The same job submitted again goes on where it stopped.
 """
 
 import logging
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,18 +21,16 @@ from detclipv2.planning.flops import train_flops
 from detclipv2.training.checkpoint import TrainState
 from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location
-from ray_jobs.cli import run_cli
-from ray_jobs.job import JobConfig, load_recipe
-from ray_jobs.plan import data_sizes
+from ray_jobs.cli import recipe_argument, run_cli
+from ray_jobs.job_config import JobConfig, load_recipe
+from ray_jobs.plan_command import data_sizes
 from ray_jobs.progress import ProgressBoard, progress_of
-from ray_jobs.publish import evaluate_and_register
+from ray_jobs.register_model import evaluate_and_register
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
-from ray_jobs.validation import validate_checkpoint
+from ray_jobs.validate_checkpoint import validate_checkpoint
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
-
-DEFAULT_RECIPE = "demo:pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     step = storage.finished_step()
     if step is None:
         check_shards(dataset, job.data_root)
-        # What is wrong with the model is said here, once, and not by every worker.
+        # An error of the model is raised here, once, rather than by every worker.
         job.enricher(HybridObjective(job.detector(), job.train.loss).detector.text_encoder)
     tracker = Tracker(job, dataset)
     status = "FAILED"
@@ -77,7 +74,7 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
 
 
 def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
-    """See that every shard is there and whole, before a cluster starts; on an object store this takes a request a shard.
+    """Check the size of every shard before a cluster starts; on an object store this takes a request a shard.
 
     Raises:
         ValueError: one is missing or has another size than the manifest says.
@@ -93,7 +90,7 @@ def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
                     else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
                 )
                 raise ValueError(
-                    f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard anew"
+                    f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard again"
                 )
 
 
@@ -108,8 +105,9 @@ def _num_bytes(path: Location) -> int | None:
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:
     """Run Ray Train; return the last step."""
     dashboard = connect()
-    # Its wishes for the next version are not for whoever trains.
+    # Silence deprecation warnings, which are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     storage.recover(num_to_keep=job.num_checkpoints)
     steps = storage.steps()
     console.print(
@@ -154,7 +152,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
 
 
 def _validation(job: JobConfig, args: WorkerArgs) -> ValidationConfig | None:
-    """What evaluates a checkpoint during training, in a task of its own."""
+    """Evaluation of checkpoints during training, in a Ray task of its own."""
     if job.validate_every is None or args.dataset.validation_annotations is None:
         return None
     # It takes no CPU: on a machine that has none to spare it would wait for the end of the training.
@@ -169,12 +167,11 @@ def _workers(job: JobConfig) -> str:
 
 def main(job: JobConfig) -> None:
     """Train, evaluate, register, and say where everything is."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     console = Console()
     run = pretrain(job, console=console)
     evaluate_and_register(job, run.name, run.state, console=console)
 
 
 if __name__ == "__main__":
-    recipe = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else DEFAULT_RECIPE
+    recipe = recipe_argument(default="demo:pretrain")
     run_cli(JobConfig, main, default=lambda: load_recipe(recipe))

@@ -1,4 +1,4 @@
-"""The driver's view of a training that runs elsewhere: a board in the cluster that the first rank writes its step on."""
+"""Progress bar of a training that runs on a Ray cluster: rank 0 writes its step to a key-value store, the driver draws it."""
 
 import json
 import math
@@ -45,7 +45,7 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressBoard:
-    """Where the latest status of a training hangs: a value in the key-value store of the cluster's head.
+    """The latest status of a training, as a value in the key-value store of the cluster's head.
 
     An actor would be a process more, and each one wakes a hundred times a second. A board that cannot be reached is no reason
     to stop a training.
@@ -54,11 +54,11 @@ class ProgressBoard:
     run_id: str
 
     def clear(self) -> None:
-        """Take away what an earlier attempt of the run has left."""
+        """Remove the status of an earlier attempt of the run."""
         self.update(Status())
 
     def update(self, status: Status) -> None:
-        """Called by the first rank."""
+        """Write the status; called by rank 0."""
         with suppress(Exception):
             internal_kv._internal_kv_put(self.run_id, json.dumps(asdict(status)), overwrite=True, namespace=_NAMESPACE)
 
@@ -70,7 +70,7 @@ class ProgressBoard:
 
 
 class Progress:
-    """The first rank's side of the board.
+    """Rank 0's writer of the board.
 
     The time that is left is worked out from the steps of each type that are left and what such steps take in this attempt, so
     that it is right after a resume, too, and when a type that takes long is still to come.
@@ -85,10 +85,10 @@ class Progress:
         self.mean_s: dict[Supervision, float] = {}
         self.losses: dict[str, float] = {}
         self.rates: dict[str, float] = {}
-        self._told_s = -math.inf
+        self._updated_s = -math.inf
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a finished step, and tell the board of it now and then, and of the last one."""
+        """Take the metrics of a finished step; update the board now and then, and after the last step."""
         kind = self.types[step - self.done - 1]
         self.left[kind] -= 1
         step_s = float(metrics["step_s"])
@@ -100,9 +100,9 @@ class Progress:
             if name.startswith("images_per_s/")
         }
         # As often as it is looked at: each call costs several processes some time, which a busy machine takes from the training.
-        if step < self.num_steps and time.monotonic() - self._told_s < POLL_S:
+        if step < self.num_steps and time.monotonic() - self._updated_s < POLL_S:
             return
-        self._told_s = time.monotonic()
+        self._updated_s = time.monotonic()
         self.board.update(
             Status(
                 step=step,

@@ -1,4 +1,4 @@
-"""Compare a version of the registered model with the champion, and make it the champion if it is better.
+"""Model promotion: compare a version of the registered model with the champion; the better one is the champion.
 
 ``python ray_jobs/promote.py --data outputs/data/datasets/demo/MANIFEST.json --metric novel_ap50``
 """
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
-from pipelines.storage import data_root as root_of
 from ray_jobs.cli import run_cli
+from ray_jobs.dataset_files import root_of_dataset
 from ray_jobs.evaluate import evaluate
 from ray_jobs.tracking import CANDIDATE, CHAMPION, Registry, Version, tracking_uri
 from schemas.manifest import DatasetManifest, read_dataset_manifest
@@ -22,7 +22,7 @@ from schemas.manifest import DatasetManifest, read_dataset_manifest
 class PromoteConfig:
     """Measure a version and the champion on the same images; the better one is the champion from then on.
 
-    Both are measured anew: figures of the past may come from other data. The comparison is kept as a file of the version's run.
+    Both are measured again: earlier figures may come from other data. The comparison is kept as a file of the version's run.
     """
 
     data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
@@ -36,17 +36,18 @@ class PromoteConfig:
     registered_model: str = "detclipv2"
     """Name of the registered model."""
     outputs: Path = Path("outputs")
-    """Where the MLflow database lies."""
+    """Folder of the MLflow database."""
     tracking_uri: str | None = None
     """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else the database below outputs, unless given."""
 
 
-def promote(config: PromoteConfig, *, console: Console) -> bool:
-    """Compare, record, and promote if better; return whether the version is the champion now.
+def main(config: PromoteConfig) -> None:
+    """Compare, record, and promote if better.
 
     Raises:
         ValueError: there is no such version or metric, its model folder is gone, or the dataset has no validation set.
     """
+    console = Console()
     dataset = read_dataset_manifest(config.data)
     registry = Registry(tracking_uri(config.tracking_uri, config.outputs), config.registered_model)
     version, champion = registry.version(config.version), registry.version(CHAMPION)
@@ -56,7 +57,7 @@ def promote(config: PromoteConfig, *, console: Console) -> bool:
         )
     if champion is not None and champion.number == version.number:
         console.print(f"version {version.number} of {config.registered_model} is the champion already", highlight=False)
-        return True
+        return
     measured = {one.number: _measure(one, dataset, config, console) for one in (version, champion) if one is not None}
     mine = measured[version.number]
     theirs = None if champion is None else measured[champion.number]
@@ -77,13 +78,12 @@ def promote(config: PromoteConfig, *, console: Console) -> bool:
         "is the champion now" if promoted else f"stays a candidate; version {champion and champion.number} is champion"
     )
     console.print(f"version {version.number} {verdict}; the comparison is with its run", highlight=False)
-    return promoted
 
 
 def _measure(version: Version, dataset: DatasetManifest, config: PromoteConfig, console: Console) -> float:
-    data_root = root_of(config.data).parent.parent.parent
     predictor = Predictor.from_pretrained(version.folder)
-    metrics = evaluate(predictor, dataset, data_root=data_root, console=console).metrics.to_dict()
+    evaluated = evaluate(predictor, dataset, data_root=root_of_dataset(config.data), console=console)
+    metrics = evaluated.metrics.to_dict()
     if config.metric not in metrics:
         raise ValueError(f"no metric {config.metric!r}: there are {', '.join(sorted(metrics))}")
     return metrics[config.metric]
@@ -97,11 +97,6 @@ def _table(config: PromoteConfig, version: Version, champion: Version | None, me
         if one is not None:
             table.add_row(one.number, role, one.run_id, f"{measured[one.number]:.4f}")
     return table
-
-
-def main(config: PromoteConfig) -> None:
-    """Promote from the command line."""
-    promote(config, console=Console())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page a run leaves behind: ``report.html``, one file that needs nothing else, from its data to its detections."""
+"""HTML report of a training run, from its data to its detections: ``report.html``, one file without outside resources."""
 
 import base64
 import io
@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from PIL import Image
 
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
-from pipelines.storage import Location
-from ray_jobs.data_files import ValidationImages, local_file
+from pipelines.storage import Location, write_text_atomically
+from ray_jobs.dataset_files import ValidationSet, local_file
 from schemas.manifest import DatasetManifest
 from schemas.training import TrainingSample
 
@@ -32,10 +32,10 @@ CURVE_WIDTH, CURVE_HEIGHT = 300, 120  # units of the SVG
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything that the page shows.
+    """The contents of the page.
 
     ``detections`` are rows of the LVIS results format by image id, for the validation images to draw, in that order.
-    ``losses`` are (step, value) pairs by name. ``baseline`` is another run's metrics on the same validation set.
+    ``losses`` are (step, value) pairs by name.
     """
 
     name: str
@@ -50,8 +50,6 @@ class ReportData:
     detections: Mapping[int, Sequence[Mapping[str, Any]]]
     config: Mapping[str, Any]  # JSON values
     reproduce: Sequence[str]  # shell commands, in order
-    baseline: LvisMetrics | None = None
-    baseline_name: str = "without image-text pairs"
     min_score: float = 0.3  # detections below it are not drawn
 
 
@@ -79,14 +77,6 @@ class _Scene:
     num_novel: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Categories:
-    """(name, AP50) of the categories of one kind, best first."""
-
-    novel: list[tuple[str, float]]
-    base: list[tuple[str, float]]
-
-
 def write_report(data: ReportData, path: Path) -> None:
     """Write the page, in one file without any outside resource.
 
@@ -101,25 +91,22 @@ def write_report(data: ReportData, path: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(points=_points, words=_words, duration=_duration)
-    annotations = data.dataset.validation_annotations
-    ground_truth = json.loads(local_file(annotations, data_root=data.data_root).read_text()) if annotations else {}
+    has_validation = data.dataset.validation_annotations is not None and data.dataset.validation_images is not None
+    validation = ValidationSet(data.dataset, data_root=data.data_root) if has_validation else None
     page = environment.get_template("report.html.jinja").render(
         data=data,
         trained_on=_trained_on(data.dataset),
         pairs=_pairs(data),
         curves=[_curve(name, values) for name, values in data.losses.items() if values],
         curve_size=(CURVE_WIDTH, CURVE_HEIGHT),
-        scenes=_scenes(data, ground_truth),
-        validation_set=ground_truth.get("info", {}).get("description"),
+        scenes=_scenes(data, validation),
+        validation_set=validation and validation.ground_truth.get("info", {}).get("description"),
         novel={_words(name) for name in data.metrics.novel_categories},
         categories=_categories(data.metrics),
         num_listed=NUM_CATEGORIES_LISTED,
         config=json.dumps(data.config, indent=2, ensure_ascii=False),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, page)
 
 
 def _trained_on(dataset: DatasetManifest) -> str:
@@ -167,27 +154,33 @@ def _split_at_phrases(caption: str, phrases: Sequence[str]) -> list[str]:
     return re.split(rf"\b({pattern})\b", caption, flags=re.IGNORECASE) if phrases else [caption]
 
 
-def _scenes(data: ReportData, ground_truth: Mapping[str, Any]) -> list[_Scene]:
-    if not data.detections:
-        return []
-    if not ground_truth or data.dataset.validation_images is None:
+def draw_image(
+    validation: ValidationSet, image_id: int, rows: Sequence[Mapping[str, Any]], *, novel: Collection[str]
+) -> Image.Image:
+    """A validation image with detections drawn: rows of the LVIS results format; novel categories are highlighted."""
+    return draw_detections(
+        Image.open(validation.path(image_id)),
+        [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
+        [validation.names[row["category_id"]] for row in rows],
+        [row["score"] for row in rows],
+        highlight={_words(name) for name in novel},
+    )
+
+
+def _scenes(data: ReportData, validation: ValidationSet | None) -> list[_Scene]:
+    if data.detections and validation is None:
         raise ValueError(f"dataset {data.dataset.name!r} has no validation set to draw detections on")
-    names = {category["id"]: _words(category["name"]) for category in ground_truth["categories"]}
-    files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     novel = {_words(name) for name in data.metrics.novel_categories}
-    images = ValidationImages(data.dataset, data_root=data.data_root)
     scenes = []
     for image_id, rows in data.detections.items():
-        if image_id not in files:
+        assert validation is not None
+        if image_id not in validation.file_names:
             raise ValueError(
                 f"detections of image {image_id}: the validation set of {data.dataset.name!r} has no such image"
             )
         shown = [row for row in rows if row["score"] >= data.min_score]
-        labels = [names[row["category_id"]] for row in shown]
-        boxes = [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in shown)]
-        image = Image.open(images.path(files[image_id]))
-        drawn = draw_detections(image, boxes, labels, [row["score"] for row in shown], highlight=novel)
-        num_novel = sum(label in novel for label in labels)
+        drawn = draw_image(validation, image_id, shown, novel=novel)
+        num_novel = sum(validation.names[row["category_id"]] in novel for row in shown)
         scenes.append(_Scene(image=_data_uri(drawn), num_detections=len(shown), num_novel=num_novel))
     return scenes
 
@@ -218,13 +211,12 @@ def _curve(name: str, values: Sequence[tuple[int, float]]) -> _Curve:
     )
 
 
-def _categories(metrics: LvisMetrics) -> _Categories:
-    by_ap50 = sorted(metrics.ap50_by_category.items(), key=lambda item: (-item[1], item[0]))
-    novel = set(metrics.novel_categories)
-    return _Categories(
-        novel=[(_words(name), ap50) for name, ap50 in by_ap50 if name in novel],
-        base=[(_words(name), ap50) for name, ap50 in by_ap50 if name not in novel],
-    )
+def _categories(metrics: LvisMetrics) -> dict[str, list[tuple[str, float]]]:
+    """(name, AP50) of the novel and of the base categories, best first."""
+    kinds: dict[str, list[tuple[str, float]]] = {"novel": [], "base": []}
+    for name, ap50 in sorted(metrics.ap50_by_category.items(), key=lambda item: (-item[1], item[0])):
+        kinds["novel" if name in metrics.novel_categories else "base"].append((_words(name), ap50))
+    return kinds
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -1,4 +1,4 @@
-"""Where a run keeps its checkpoints: a folder that all nodes share, or a prefix of an object store.
+"""Checkpoint storage of a run: a folder that all nodes share, or a prefix of an object store.
 
 Whether a checkpoint is whole is read off the checkpoint itself (`detclipv2.training.checkpoint`), never off a record beside it,
 since whatever was killed may have been writing either.
@@ -88,7 +88,7 @@ class RunStorage:
             try:
                 source.fs.get_file((source / CHECKPOINT_NAME).path, f"{folder}/{CHECKPOINT_NAME}")
             except FileNotFoundError as error:
-                raise ValueError(f"{source} holds no {CHECKPOINT_NAME}") from error
+                raise ValueError(f"{source} has no {CHECKPOINT_NAME}") from error
             yield Path(folder)
 
     def recover(self, *, num_to_keep: int) -> None:

@@ -1,4 +1,4 @@
-"""MLflow's UI, the Dagster UI and the Ray dashboard on loopback; ends all three when it is interrupted."""
+"""Dashboards of MLflow, Dagster and Ray on loopback; Ctrl-C ends all three."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from pathlib import Path
 from pipelines.build.dagster_assets import dagster_home
 from pipelines.storage import DataRoot, data_root
 from ray_jobs.cli import run_cli
+from ray_jobs.tracking import runs_page
 
 STARTUP_S = 90.0
 
@@ -23,7 +24,7 @@ class UiConfig:
     """Serve the dashboards on 127.0.0.1."""
 
     outputs: Path = Path("outputs")
-    """Where the MLflow database lies."""
+    """Folder of the MLflow database."""
     data: DataRoot = Path("outputs/data")
     """The data root whose builds the Dagster UI shows."""
     mlflow_port: int = 5000
@@ -105,7 +106,8 @@ def main(config: UiConfig) -> None:
             running.append((service, process))
         for service, process in running:
             _wait(service, process, log_folder)
-            print(f"{service.name:8} {service.address}", flush=True)
+            page = runs_page(service.address) if service.name == "MLflow" else service.address
+            print(f"{service.name:8} {page}", flush=True)
         print("Ctrl-C ends all three", flush=True)
         signal.pause()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What runs in each Ray Train worker: streams, model, and the loop."""
+"""Ray Train worker function: streams, model, and the training loop."""
 
 import json
 import logging
@@ -24,12 +24,12 @@ from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from detclipv2.training.schedule import Schedule
 from pipelines.storage import Location
-from ray_jobs.data_files import shard_index
+from ray_jobs.dataset_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 from ray_jobs.progress import ProgressBoard
 from ray_jobs.run_storage import RunStorage
-from ray_jobs.tracking import Books
+from ray_jobs.tracking import RunLogger
 from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """All that a worker is told."""
+    """Arguments of a worker."""
 
     job: JobConfig
     dataset: DatasetManifest
@@ -69,18 +69,20 @@ def train_worker(config: dict[str, WorkerArgs]) -> int:
     )
     state = resume_state(args.storage, rank=rank)
     schedule = training.schedule(() if state is None else state.segments)
-    books = Books(args.tracking_uri, args.run_id)
-    train(training, _hooks(args, schedule, state, books, rank=rank), resume=state)
+    run_logger = RunLogger(args.tracking_uri, args.run_id)
+    train(training, _hooks(args, schedule, state, run_logger, rank=rank), resume=state)
     return schedule.num_steps
 
 
-def _hooks(args: WorkerArgs, schedule: Schedule, state: TrainState | None, books: Books, *, rank: int) -> WorkerHooks:
+def _hooks(
+    args: WorkerArgs, schedule: Schedule, state: TrainState | None, run_logger: RunLogger, *, rank: int
+) -> WorkerHooks:
     if rank > 0:
-        return WorkerHooks(args.job, books, rank=rank)
+        return WorkerHooks(args.job, run_logger, rank=rank)
     waiting = None if state is None else args.storage.side_file(state.step, WAITING_NAME)
     return RankZeroHooks(
         args.job,
-        books,
+        run_logger,
         board=ProgressBoard(run_id=args.run_id),
         schedule=schedule,
         waiting={} if waiting is None else json.loads(waiting),

@@ -1,9 +1,9 @@
-"""Small enough for two CPU cores and a few minutes, and the real code path from end to end."""
+"""Recipes of the demo: two CPU cores, a few minutes, and the real code path from end to end."""
 
 from dataclasses import replace
 
 from detclipv2.config import LossConfig, ModelConfig, OptimConfig, SupervisionConfig, TrainConfig
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 
 # The first blocks, which hold generic edges, and the depthwise convolutions of the rest, whose weight gradient is slow on a
 # CPU (a quarter of a training step) and whose spatial filters fit any image; the pointwise convolutions learn.
@@ -22,7 +22,6 @@ FROZEN = (
 def pretrain() -> JobConfig:
     """Pre-train on the demo: `python ray_jobs/pretrain.py demo:pretrain` (2 CPU cores; figures in README.md)."""
     return JobConfig(
-        recipe="demo:pretrain",
         model=ModelConfig(
             frozen_modules=FROZEN,
             drop_path=0.0,
@@ -50,4 +49,4 @@ def pretrain() -> JobConfig:
 def without_image_text() -> JobConfig:
     """The same budget of steps without image-text pairs: what the pairs are worth (benchmarks/image_text_gain.py)."""
     full = pretrain()
-    return replace(full, recipe="demo:without_image_text", train=replace(full.train, image_text=None))
+    return replace(full, train=replace(full.train, image_text=None))

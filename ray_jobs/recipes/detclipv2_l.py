@@ -1,9 +1,9 @@
-"""DetCLIPv2-L in the paper's size (Table 9 of arXiv:2304.04514)."""
+"""Recipe of DetCLIPv2-L in the paper's size (Table 9 of arXiv:2304.04514)."""
 
 from dataclasses import replace
 
 from detclipv2.presets import detclipv2_l
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 from ray_jobs.recipes import detclipv2_t
 
 
@@ -16,7 +16,6 @@ def pretrain() -> JobConfig:
     """
     return replace(
         detclipv2_t.pretrain(),
-        recipe="detclipv2_l:pretrain",
         model=detclipv2_l(),
         train=detclipv2_t.table9(image_text_batch_size=96),
         num_workers=64,

@@ -1,10 +1,10 @@
-"""DetCLIPv2-T in the paper's size (Table 9 of arXiv:2304.04514), and what the larger model shares with it."""
+"""Recipe of DetCLIPv2-T in the paper's size (Table 9 of arXiv:2304.04514), and what the larger model shares with it."""
 
 from pathlib import Path
 
 from detclipv2.config import OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.presets import detclipv2_t
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 
 # What `python ray_jobs/build_dataset.py --scale detclipv2` writes.
 DATA = Path("outputs/data/datasets/detclipv2/MANIFEST.json")
@@ -54,7 +54,6 @@ def pretrain() -> JobConfig:
     yet measured.
     """
     return JobConfig(
-        recipe="detclipv2_t:pretrain",
         model=detclipv2_t(),
         train=table9(image_text_batch_size=192),
         data=DATA,

@@ -1,4 +1,4 @@
-"""Fine-tuning of a model folder on boxes of one's own (Tables 10 and 11 of arXiv:2304.04514).
+"""Fine-tuning recipes for a model folder on boxes of one's own (Tables 10 and 11 of arXiv:2304.04514).
 
 `python ray_jobs/finetune.py finetune:lvis --model FOLDER --data MANIFEST`. The network, its text encoder and its concept
 dictionary are the model's: what a recipe says of the network does not count.
@@ -7,7 +7,7 @@ dictionary are the model's: what a recipe says of the network does not count.
 from dataclasses import replace
 
 from detclipv2.config import OptimConfig, TrainConfig
-from ray_jobs.job import JobConfig
+from ray_jobs.job_config import JobConfig
 from ray_jobs.recipes.detclipv2_t import boxed
 
 
@@ -17,7 +17,6 @@ def lvis() -> JobConfig:
     The paper's Fixed AP on minival after it: 50.7 (T), 60.1 (L).
     """
     return JobConfig(
-        recipe="finetune:lvis",
         train=TrainConfig(
             epochs=24,
             detection=boxed(num_concepts=150),
@@ -48,7 +47,6 @@ def odinw() -> JobConfig:
     job = lvis()
     return replace(
         job,
-        recipe="finetune:odinw",
         train=replace(
             job.train,
             epochs=50,
@@ -66,7 +64,7 @@ def odinw() -> JobConfig:
 def coco() -> JobConfig:
     """COCO: the settings of Table 10 for 12 epochs; the paper has no such figure, and ours is not yet measured."""
     job = lvis()
-    return replace(job, recipe="finetune:coco", train=replace(job.train, epochs=12))
+    return replace(job, train=replace(job.train, epochs=12))
 
 
 def small() -> JobConfig:
@@ -75,7 +73,6 @@ def small() -> JobConfig:
     assert job.train.detection is not None
     return replace(
         job,
-        recipe="finetune:small",
         train=replace(
             job.train,
             epochs=12,

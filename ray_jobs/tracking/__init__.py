@@ -1,7 +1,7 @@
-"""MLflow, and nothing else that we have, knows of runs, curves and model versions: the only package that imports it."""
+"""MLflow tracking: runs, curves and model versions. The only package that imports MLflow."""
 
-from ray_jobs.tracking.books import Books
 from ray_jobs.tracking.registry import CANDIDATE, CHAMPION, Registry, Version
-from ray_jobs.tracking.run import Tracker, tracking_uri
+from ray_jobs.tracking.run_logger import RunLogger
+from ray_jobs.tracking.tracker import Tracker, runs_page, tracking_uri
 
-__all__ = ["CANDIDATE", "CHAMPION", "Books", "Registry", "Tracker", "Version", "tracking_uri"]
+__all__ = ["CANDIDATE", "CHAMPION", "Registry", "RunLogger", "Tracker", "Version", "runs_page", "tracking_uri"]

@@ -1,4 +1,4 @@
-"""Versions of the registered model, and which of them is the best one known."""
+"""MLflow model registry: versions of the registered model, the newest as candidate, the best one as champion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

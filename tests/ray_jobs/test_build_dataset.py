@@ -1,4 +1,4 @@
-"""The data street from the command line: built, skipped, grown, killed and mended."""
+"""The data pipeline from the command line: built, skipped, grown, killed and resumed."""
 
 import io
 import json
@@ -186,7 +186,7 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     (tmp_path / "instances.json").write_text(json.dumps(instances))
     with SmallWeb(photos, folder=tmp_path / "web") as web:
         address = next(iter(web.connect_to.values()))
-        rows = [f"http://{address}/{i}.jpg,a grey picture of noise {i}" for i in range(10)]
+        rows = [f"http://{address}/{i}.jpg,a grey image of noise {i}" for i in range(10)]
         (tmp_path / "pairs.csv").write_text(
             "\n".join(["url,caption", *rows, f"http://{address}/none.jpg,nothing there"])
         )
@@ -237,10 +237,10 @@ def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.Captu
         Image.effect_noise((240, 200 + i), 20 + 20 * i).save(photos / f"{i}.jpg")
     with SmallWeb(photos, folder=tmp_path / "web") as web:
         address = next(iter(web.connect_to.values()))
-        rows = [f"http://{address}/{i}.jpg,a grey picture of noise {i}" for i in range(4)]
+        rows = [f"http://{address}/{i}.jpg,a grey image of noise {i}" for i in range(4)]
         with socket.create_server(("127.0.0.1", 0)) as unused:
             port = unused.getsockname()[1]
-        rows.append(f"http://127.0.0.1:{port}/4.jpg,a grey picture of noise 4")
+        rows.append(f"http://127.0.0.1:{port}/4.jpg,a grey image of noise 4")
         (tmp_path / "pairs.csv").write_text("\n".join(["url,caption", *rows]))
         config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
         build(config)

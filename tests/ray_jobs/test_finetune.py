@@ -10,7 +10,7 @@ from detclipv2.hub import from_pretrained, save_pretrained
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.text.dictionary import ConceptDictionary
 from ray_jobs.finetune import finetune_job, options_of
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from schemas.manifest import DatasetManifest
 from tests.ray_jobs.conftest import run_job
 

@@ -25,11 +25,11 @@ from pipelines.build.runner import Runner
 from pipelines.sources.emoji_scenes.pair_source import EmojiScenes
 from pipelines.storage import Location, data_root, locks
 from pipelines.storage.file_cache import cached_files, remove_oldest
-from ray_jobs.data_files import shard_index
+from ray_jobs.dataset_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.pretrain import check_shards
-from ray_jobs.publish import sample_images
+from ray_jobs.register_model import sample_images
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
@@ -189,7 +189,7 @@ def test_a_validation_image_is_what_its_manifest_says_or_an_error(
         evaluated(predictor, dataset, root)
 
 
-def test_the_books_name_the_manifest_in_the_store(bucket: UPath, dataset: DatasetManifest, tmp_path: Path) -> None:
+def test_the_run_names_the_manifest_in_the_store(bucket: UPath, dataset: DatasetManifest, tmp_path: Path) -> None:
     data = bucket / "data" / "datasets" / "boxes" / MANIFEST_NAME
     train = replace(load_recipe("demo:pretrain").train, grounding=None, image_text=None)
     tracker = Tracker(JobConfig(recipe="mine", train=train, data=data, outputs=tmp_path), dataset)

@@ -1,4 +1,4 @@
-"""The training half of the street, on a real Ray cluster, MLflow database and dataset."""
+"""The training half of the pipeline, on a real Ray cluster, MLflow database and dataset."""
 
 import json
 import os

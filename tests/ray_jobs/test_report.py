@@ -177,14 +177,6 @@ def test_scenes_draw_what_scores_enough(data: ReportData) -> None:
     assert "3 detections, 2 novel" in _text(_write(replace(data, min_score=0.05)))
 
 
-def test_comparison_with_another_run(data: ReportData) -> None:
-    assert "without image-text pairs" not in _write(data)
-    text = _text(_write(replace(data, baseline=replace(data.metrics, novel_ap50=0.034, lvis_ap75_300=None))))
-    assert "Novel AP50 50.5 3.4 without image-text pairs" in text
-    assert "AP50 novel 50.5 3.4" in text
-    assert re.search(r"AP75 \d+\.\d – \d+\.\d \d+\.\d", text)
-
-
 def test_parts_without_data_are_left_out(data: ReportData) -> None:
     bare = replace(
         data,

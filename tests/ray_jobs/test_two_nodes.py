@@ -125,7 +125,7 @@ def storage_of(outputs: Path) -> RunStorage:
 
 
 def finish(job: subprocess.Popen[str], outputs: Path) -> list[tuple[int, int]]:
-    """World size and steps of each segment of the finished run, whose books are whole."""
+    """World size and steps of each segment of the finished run, whose metrics are whole."""
     log, _ = job.communicate(timeout=300)
     assert job.returncode == 0, log
     client, run = only_run(outputs)
@@ -156,7 +156,7 @@ def test_a_node_that_is_taken_away_with_notice(cluster: Cluster, tiny_data: Path
     (node,) = [node["id"] for node in cluster.state() if node["ip"] == "127.0.0.2"]
     # The answer to the notice is the only checkpoint before the last.
     job = cluster.train(tiny_data, tmp_path, "--train.checkpoint-every", "1000")
-    _wait_for(lambda: num_logged(tmp_path) >= 5, "no steps on the books")
+    _wait_for(lambda: num_logged(tmp_path) >= 5, "no steps are logged")
     assert storage_of(tmp_path).steps() == []
 
     drain = (RAY, "drain-node", "--address", cluster.address, "--node-id", node)
@@ -170,7 +170,7 @@ def test_a_node_that_is_taken_away_with_notice(cluster: Cluster, tiny_data: Path
 
 
 def num_logged(outputs: Path) -> int:
-    """Entries of a metric that the books have of a run that may not have begun."""
+    """Logged entries of a metric of a run that may not have begun."""
     try:
         client, run = only_run(outputs)
     except (AssertionError, ValueError, MlflowException):

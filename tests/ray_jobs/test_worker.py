@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detclipv2.text.dictionary import ConceptDictionary
-from ray_jobs.job import load_recipe
+from ray_jobs.job_config import load_recipe
 from ray_jobs.worker import concepts_of
 from schemas.manifest import SupervisionSplit
 

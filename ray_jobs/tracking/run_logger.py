@@ -1,4 +1,4 @@
-"""What the processes of a training write into its run, which the driver owns (`run.Tracker`)."""
+"""MLflow run logging by the processes of a training; the driver owns the run (`tracker.Tracker`)."""
 
 import time
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 SYSTEM_METRICS_INTERVAL_S = 5
 
 
-class Books:
-    """Adds metrics and files to a run; it neither opens nor ends it."""
+class RunLogger:
+    """Logs metrics and files to a run; it neither opens nor ends it."""
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.client = MlflowClient(uri)
@@ -41,13 +41,13 @@ class Books:
         self._waiting.append(self.client.log_batch(self.run_id, metrics=entries, synchronous=False))
 
     def flush(self) -> None:
-        """Wait until everything is written: a checkpoint must not be ahead of the books."""
+        """Wait until everything is written: a checkpoint must not be ahead of what is logged."""
         for operation in self._waiting:
             operation.wait()
         self._waiting.clear()
 
     def last_step(self, metric: str) -> int:
-        """Highest step of a metric: what a resumed training repeats up to there is on the books already."""
+        """Highest step of a metric: up to it, what a resumed training repeats is logged already."""
         try:
             return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
         except MlflowException:

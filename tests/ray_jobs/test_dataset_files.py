@@ -7,7 +7,7 @@ import pytest
 from detclipv2.data.shards import scan_shard
 from pipelines.stages.training_shards import write_shard
 from pipelines.storage import sha256_file
-from ray_jobs.data_files import shard_index
+from ray_jobs.dataset_files import shard_index
 from schemas.manifest import FileEntry
 from schemas.source_images import BoxedImage
 from schemas.training import TrainingSample
@@ -15,7 +15,7 @@ from schemas.training import TrainingSample
 
 @pytest.fixture
 def index_entry(tmp_path: Path) -> FileEntry:
-    """The index of a shard of three images: lying, standing, square."""
+    """The index of a shard of three images: landscape, portrait, square."""
     images = [
         BoxedImage(
             key=f"key{number}",

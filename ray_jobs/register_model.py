@@ -1,27 +1,23 @@
-"""What becomes of a finished training: a model folder, metrics, a registered version, a report."""
+"""Model export and registration: export, evaluate and register a finished training, and write its report."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from torchvision.ops import nms
 
-from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.training.checkpoint import TrainState, load_trained_state
 from pipelines.storage import Location
-from ray_jobs.data_files import ValidationImages, local_file
-from ray_jobs.evaluate import Evaluated, evaluate, image_name, metrics_table, validation_names
-from ray_jobs.job import JobConfig
-from ray_jobs.report import ReportData, write_report
+from ray_jobs.dataset_files import ValidationSet
+from ray_jobs.evaluate import Evaluated, evaluate, metrics_table
+from ray_jobs.job_config import JobConfig
+from ray_jobs.report import ReportData, draw_image, write_report
 from ray_jobs.tracking import Registry, Tracker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
@@ -31,7 +27,7 @@ DRAW_NMS_IOU = 0.5
 
 
 def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, console: Console) -> LvisMetrics | None:
-    """Model folder, metrics, registered version and report of a finished training; None without a validation set."""
+    """Export a finished training; with a validation set, evaluate it, register it, write its report and return its metrics."""
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
     model_folder = job.outputs / "models" / run_name
@@ -46,12 +42,12 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     try:
         values = evaluated.metrics.to_dict()
         write_model_card(model_folder, metrics=values)
-        tracker.books.log({f"val/{name}": value for name, value in values.items()}, step=state.step)
+        tracker.logger.log({f"val/{name}": value for name, value in values.items()}, step=state.step)
         tags = {"data_digest": dataset.digest} | {name: f"{value:.4f}" for name, value in values.items()}
         version = Registry(tracker.uri, job.registered_model).register(model_folder, run_id=tracker.run_id, tags=tags)
         report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
-        tracker.books.log_files(report)
-        tracker.books.log_files(
+        tracker.logger.log_files(report)
+        tracker.logger.log_files(
             *sample_images(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
         )
     finally:
@@ -81,7 +77,9 @@ def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifes
         prompt=job.model.prompt,
         dictionary=dictionary,
     )
-    names = validation_names(dataset, data_root=job.data_root) or dataset.boxed_concepts
+    names = dataset.boxed_concepts
+    if dataset.validation_annotations is not None:
+        names = list(ValidationSet(dataset, data_root=job.data_root).names.values()) or names
     if names:
         predictor.set_vocabulary(names)
     return predictor
@@ -102,13 +100,12 @@ def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetMan
     return Predictor.from_pretrained(folder)
 
 
-def _images_to_draw(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location) -> list[int]:
+def _images_to_draw(validation: ValidationSet, evaluated: Evaluated) -> list[int]:
     """Ids of the first validation images that show base and novel objects, then of the first others."""
-    assert dataset.validation_annotations is not None
-    ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
-    novel = {c["id"] for c in ground_truth["categories"] if c["name"] in evaluated.metrics.novel_categories}
-    kinds: dict[int, set[bool]] = {image["id"]: set() for image in ground_truth["images"]}
-    for annotation in ground_truth["annotations"]:
+    categories = validation.ground_truth["categories"]
+    novel = {c["id"] for c in categories if c["name"] in evaluated.metrics.novel_categories}
+    kinds: dict[int, set[bool]] = {image_id: set() for image_id in validation.file_names}
+    for annotation in validation.ground_truth["annotations"]:
         kinds[annotation["image_id"]].add(annotation["category_id"] in novel)
     return sorted(kinds, key=lambda image: (-len(kinds[image]), image))[:NUM_DRAWN]
 
@@ -121,7 +118,7 @@ def _report(
     predictor: Predictor,
     model_folder: Path,
 ) -> Path:
-    drawn = _images_to_draw(dataset, evaluated, job.data_root)
+    drawn = _images_to_draw(ValidationSet(dataset, data_root=job.data_root), evaluated)
     path = job.outputs / "reports" / tracker.run_name / "report.html"
     write_report(
         ReportData(
@@ -135,7 +132,7 @@ def _report(
             metrics=evaluated.metrics,
             losses=tracker.losses(),
             detections={image: shown(evaluated.detections, image) for image in drawn},
-            config=json.loads(json.dumps(asdict(job), default=str)),
+            config=job.to_json(),
             reproduce=[f"python ray_jobs/pretrain.py {job.recipe} --data {job.data}"],
             min_score=DRAW_SCORE,
         ),
@@ -148,21 +145,11 @@ def sample_images(
     dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path
 ) -> Sequence[Path]:
     """Validation images with the detections drawn, as JPEG files in ``folder``."""
-    assert dataset.validation_annotations is not None
-    ground_truth = json.loads(local_file(dataset.validation_annotations, data_root=data_root).read_text())
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    file_names = {image["id"]: image_name(image) for image in ground_truth["images"]}
-    images = ValidationImages(dataset, data_root=data_root)
+    validation = ValidationSet(dataset, data_root=data_root)
     paths = []
-    for image_id in _images_to_draw(dataset, evaluated, data_root):
+    for image_id in _images_to_draw(validation, evaluated):
         rows = shown(evaluated.detections, image_id)
-        drawn = draw_detections(
-            Image.open(images.path(file_names[image_id])),
-            [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
-            [names[row["category_id"]] for row in rows],
-            [row["score"] for row in rows],
-            highlight=set(evaluated.metrics.novel_categories),
-        )
+        drawn = draw_image(validation, image_id, rows, novel=evaluated.metrics.novel_categories)
         paths.append(folder / f"detections_{image_id}.jpg")
         drawn.convert("RGB").save(paths[-1], quality=90)
     return paths

@@ -15,15 +15,15 @@ from detclipv2.planning.plan import make_plan
 from detclipv2.planning.table import plan_tables
 from detclipv2.planning.texts import PAPER_DATA, PHRASES_PER_PAIR, DataSize
 from pipelines.storage import DataRoot
-from ray_jobs.job import JobConfig, load_recipe
+from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.measure import measured_rates
-from ray_jobs.rates import RATES_PATH, add_rates, paper_rates, read_rates
+from ray_jobs.step_rates import RATES_PATH, add_rates, paper_rates, read_rates
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Steps, operations, memory, hours and cost of a recipe, before it runs; and what would not fit, and how to mend it."""
+    """Steps, operations, memory, hours and cost of a recipe, before it runs; what would not fit, and how to fix it."""
 
     recipe: str
     """Such as detclipv2_t:pretrain."""
@@ -38,7 +38,7 @@ class PlanOptions:
     measure: bool = False
     """Run a few real steps of the recipe on this machine, which must have what --gpu says, and put their rates into --rates."""
     rates: Path = RATES_PATH
-    """Table of measured rates."""
+    """Table of measured rates: below the outputs, like all that the commands write."""
 
 
 def plan(options: Annotated[PlanOptions, tyro.conf.arg(name="")]) -> None:

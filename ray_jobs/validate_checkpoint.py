@@ -1,4 +1,4 @@
-"""Evaluation during training: a task beside the trainers, which go on meanwhile."""
+"""Checkpoint evaluation during training: a Ray task beside the trainers, which go on meanwhile."""
 
 import tempfile
 from pathlib import Path
@@ -9,13 +9,13 @@ from rich.console import Console
 
 from detclipv2.training.checkpoint import load_state
 from ray_jobs.evaluate import evaluate
-from ray_jobs.publish import sample_images, trained_predictor
-from ray_jobs.tracking import Books
+from ray_jobs.register_model import sample_images, trained_predictor
+from ray_jobs.tracking import RunLogger
 from ray_jobs.worker import WorkerArgs
 
 
 def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -> dict[str, Any]:
-    """LVIS AP and Fixed AP of a checkpoint on the books, and the same images each time with what it finds in them.
+    """Log LVIS AP and Fixed AP of a checkpoint to MLflow, and the same images each time with its detections drawn.
 
     Returns:
         The metrics, which Ray Train keeps with the checkpoint.
@@ -25,10 +25,10 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -
     predictor = trained_predictor(args.job, state, args.dataset)
     evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
     metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
-    books = Books(args.tracking_uri, args.run_id)
-    books.log(metrics, step=state.step)
+    logger = RunLogger(args.tracking_uri, args.run_id)
+    logger.log(metrics, step=state.step)
     with tempfile.TemporaryDirectory() as name:
         images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))
-        books.log_files(*images, folder=f"detections/step_{state.step:09d}")
-    books.flush()
+        logger.log_files(*images, folder=f"detections/step_{state.step:09d}")
+    logger.flush()
     return metrics

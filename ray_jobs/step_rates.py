@@ -1,4 +1,4 @@
-"""How fast training steps were seen to run: a table that `detclip plan --measure` adds to, and what the paper says."""
+"""Throughput table of training steps: the rates that `detclip plan --measure` adds, and those that the paper implies."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,10 +10,11 @@ from detclipv2.config import Supervision
 from detclipv2.planning.flops import image_flops
 from detclipv2.planning.plan import Rate
 from detclipv2.planning.texts import PAPER_DATA, distinct_texts, encoded_texts, text_cost
-from ray_jobs.job import load_recipe
+from pipelines.storage import write_text_atomically
+from ray_jobs.job_config import load_recipe
 from schemas.manifest import canonical_json
 
-RATES_PATH = Path(__file__).parents[1] / "benchmarks" / "measured_rates.json"
+RATES_PATH = Path("outputs/measured_rates.json")
 
 PAPER_RECIPE, PAPER_GPU, PAPER_NUM_GPUS = "detclipv2_t:pretrain", "v100", 32
 PAPER_GPU_HOURS = 2100.0  # Table 5, DetCLIPv2-T
@@ -31,11 +32,11 @@ def read_rates(path: Path = RATES_PATH) -> list[Rate]:
     try:
         return TypeAdapter(list[Rate]).validate_json(path.read_bytes()) if path.is_file() else []
     except ValidationError as error:
-        raise ValueError(f"{path} is no table of measured rates: {error}; mend or remove it") from error
+        raise ValueError(f"{path} is no table of measured rates: {error}; fix or remove it") from error
 
 
 def add_rates(rates: list[Rate], *, path: Path = RATES_PATH) -> None:
-    """Put rates into the table; one of the same GPU, recipe and type goes.
+    """Put rates into the table, in place of those of the same GPU, recipe and type.
 
     Raises:
         ValueError: the file is no such table.
@@ -43,8 +44,7 @@ def add_rates(rates: list[Rate], *, path: Path = RATES_PATH) -> None:
     new = {(rate.gpu, rate.recipe, rate.supervision) for rate in rates}
     kept = [rate for rate in read_rates(path) if (rate.gpu, rate.recipe, rate.supervision) not in new]
     lines = ",\n".join(f"  {canonical_json(asdict(rate))}" for rate in [*kept, *rates])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"[\n{lines}\n]\n")
+    write_text_atomically(path, f"[\n{lines}\n]\n")
 
 
 def paper_rates() -> list[Rate]:

@@ -1,10 +1,9 @@
-"""The driver's side of a training on the books: one run, from its first attempt to its last."""
+"""MLflow run of a training, as its driver sees it: one run, from the first attempt to the last."""
 
-import json
 import logging
 import os
 import warnings
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,30 @@ import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Param
+from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
-from ray_jobs.job import JobConfig
-from ray_jobs.tracking.books import Books
+from ray_jobs.job_config import JobConfig
+from ray_jobs.tracking.run_logger import RunLogger
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
+# What an experiment is for. MLflow 3.17 takes every other one for GenAI.
+_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
+# Whatever the kind, MLflow 3.17's UI opens a page without this as GenAI: an experiment as an empty overview of traces.
+_UI_MODE = "?workflowType=machine_learning"
 _NAME_TAG = "detclipv2.run_name"
-_OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is on the books
+_OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is logged
 _MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
 _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
 
-# Schema migrations and the like are no news to a person who trains.
+# Whoever trains needs no messages of schema migrations and the like.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+# MLflow's own line links to the empty overview.
+if not MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.is_set():
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
 
 
 def tracking_uri(given: str | None, outputs: Path) -> str:
@@ -39,11 +46,28 @@ def tracking_uri(given: str | None, outputs: Path) -> str:
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
 
 
-class Tracker:
-    """The driver's hand on the run of one training.
+def experiment_id(client: MlflowClient) -> str | None:
+    """Id of the experiment, which is marked as model training; None where there is none yet."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    found: str = experiment.experiment_id
+    if experiment.tags.get(_KIND_TAG) != _KIND:
+        client.set_experiment_tag(found, _KIND_TAG, _KIND)
+    return found
 
-    The driver owns the run; workers only add metrics to it. So a worker that dies leaves nothing behind that looks as if it
-    were still running.
+
+def runs_page(server: str) -> str:
+    """The page with all runs on a tracking server such as ``http://127.0.0.1:5000``; its first page where there is no run."""
+    found = experiment_id(MlflowClient(server))
+    return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs{_UI_MODE}"
+
+
+class Tracker:
+    """The driver's access to the MLflow run of one training.
+
+    The driver owns the run; workers only add metrics to it. So a worker that dies leaves no run behind that MLflow shows as
+    running.
     """
 
     def __init__(self, job: JobConfig, dataset: DatasetManifest) -> None:
@@ -53,16 +77,14 @@ class Tracker:
         self.client = MlflowClient(self.uri)
         self.run_name = job.run_name(dataset)
         self.run_id = self._open()
-        self.books = Books(self.uri, self.run_id)
+        self.logger = RunLogger(self.uri, self.run_id)
 
     def _open(self) -> str:
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        experiment = experiment_id(self.client)
         if experiment is None:
             artifacts = (self.job.outputs.resolve() / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
-            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-        else:
-            experiment_id = experiment.experiment_id
-        earlier = self.client.search_runs([experiment_id], f"tags.`{_NAME_TAG}` = '{self.run_name}'", max_results=1)
+            experiment = self.client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags={_KIND_TAG: _KIND})
+        earlier = self.client.search_runs([experiment], f"tags.`{_NAME_TAG}` = '{self.run_name}'", max_results=1)
         if earlier:
             run_id: str = earlier[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
@@ -70,16 +92,16 @@ class Tracker:
                 return run_id
         else:
             tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
-            run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
-        self.client.log_batch(run_id, params=[Param(key, value) for key, value in _flat_params(self.job).items()])
-        self.client.log_dict(run_id, _json_config(self.job), "config.json")
+            run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
+        self.client.log_batch(run_id, params=list(_params(self.job.to_json())))
+        self.client.log_dict(run_id, self.job.to_json(), "config.json")
         self._log_data(run_id)
         self.client.set_tag(run_id, _OPENED_TAG, "yes")
         return run_id
 
     def _log_data(self, run_id: str) -> None:
         """The versions of the data as dataset inputs whose digests lead back to the manifest."""
-        # Under its digest the manifest stays, even when a dataset of this name is built anew.
+        # Under its digest the manifest stays, even when a dataset of this name is built again.
         manifest = data_root(self.job.data)
         versioned = manifest.with_name(f"{self.dataset.digest[:16]}.json")
         with warnings.catch_warnings():
@@ -117,28 +139,18 @@ class Tracker:
         if not self.uri.startswith("http"):
             return None
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}{_UI_MODE}"
 
     def close(self, status: str) -> None:
-        """Write what the books hold back, and end the run as FINISHED, FAILED or KILLED."""
-        self.books.flush()
+        """Flush what is not yet logged, and end the run as FINISHED, FAILED or KILLED."""
+        self.logger.flush()
         self.client.set_terminated(self.run_id, status)
 
 
-def _json_config(job: JobConfig) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(json.dumps(asdict(job), default=str))
-    return config
-
-
-def _flat_params(job: JobConfig) -> dict[str, str]:
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, part)
-        else:
-            flat[prefix] = str(value)[:_MAX_PARAM]
-
-    walk("", _json_config(job))
-    return flat
+def _params(value: Any, name: str = "") -> Iterator[Param]:
+    """A nested configuration as flat parameters, such as ``train.num_steps``."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _params(part, f"{name}.{key}" if name else key)
+    else:
+        yield Param(name, str(value)[:_MAX_PARAM])

@@ -1,6 +1,7 @@
-"""What a training job is made of, and where it leaves its things."""
+"""Training job configuration: the options, the recipe, the name of the run, and what is built from them."""
 
 import importlib
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,44 +14,56 @@ from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
 from pipelines.storage import DataRoot, Location, data_root
+from ray_jobs.dataset_files import root_of_dataset
 from ray_jobs.run_storage import RunStorage
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
+class RunOptions:
+    """The options that pre-training and fine-tuning share."""
+
+    train: TrainConfig
+    """How to train."""
+    data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
+    """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
+    outputs: Path = Path("outputs")
+    """Runs, models and the MLflow database go below it."""
+    name: str | None = None
+    """Name of the run; the recipe and a digest of configuration, data and start model unless given. The same name continues a
+    run."""
+    num_workers: int = 2
+    """Processes that train together."""
+    use_gpu: bool = False
+    """Whether each of them gets a GPU."""
+    max_failures: int = 3
+    """Worker failures from which training recovers by itself, from the last checkpoint. Preempted machines are not counted."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else an SQLite file below outputs, unless given."""
+    registered_model: str = "detclipv2"
+    """Name under which the model is registered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig(RunOptions):
     """Train a detector with Ray Train, evaluate it, register it with MLflow.
 
     A job that is submitted again with the same configuration and data goes on where it stopped.
     """
 
-    recipe: str
+    recipe: str = "custom"
     """The recipe that this configuration came from."""
-    train: TrainConfig
-    """How to train."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
-    data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
-    """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
     concept_dictionary: Path | None = None
     """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
     start_from: Path | None = None
     """Model folder whose weights training starts from, and whose network `model` describes (ray_jobs/finetune.py)."""
-    outputs: Path = Path("outputs")
-    """Runs, models and the MLflow database go below it."""
     storage: DataRoot | None = None
     """Where checkpoints go: a folder that all nodes share, or a URL such as s3://bucket/runs; below outputs unless given."""
-    name: str | None = None
-    """Name of the run; the recipe and a digest of configuration and data unless given. The same name continues a run."""
-    num_workers: int = 2
-    """Processes that train together."""
     min_workers: int | None = None
-    """Fewest of them with which training goes on while machines are missing; it takes what there is up to num_workers, and
+    """Fewest workers with which training goes on while machines are missing; it takes what there is up to num_workers, and
     looks for more every minute. None: it waits for num_workers."""
-    use_gpu: bool = False
-    """Whether each of them gets a GPU."""
-    max_failures: int = 3
-    """Worker failures from which training recovers by itself, from the last checkpoint. Preempted machines are not counted."""
     num_checkpoints: int = 2
     """The newest checkpoints that are kept."""
     validate_every: int | None = None
@@ -58,10 +71,6 @@ class JobConfig:
     train.checkpoint_every. None: only at the end."""
     validation_gpus: float = 0.0
     """GPUs of the process that evaluates during training; it takes no CPU from the trainers."""
-    tracking_uri: str | None = None
-    """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else an SQLite file below outputs, unless given."""
-    registered_model: str = "detclipv2"
-    """Name under which the model is registered."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that contradict each other."""
@@ -89,13 +98,11 @@ class JobConfig:
         if self.name is not None:
             return self.name
         what = {
-            "train": asdict(self.train),
-            "model": asdict(self.model),
+            "train": _on_off(asdict(self.train)),
+            "model": _on_off(asdict(self.model)),
             "workers": self.num_workers,
             "data": dataset.digest,
-            "concepts": None
-            if self.concept_dictionary is None
-            else ConceptDictionary.load(self.concept_dictionary).digest,
+            "concepts": None if (dictionary := self.dictionary()) is None else dictionary.digest,
         }
         if self.start_from is not None:
             what["start_from"] = model_digest(self.start_from)
@@ -132,12 +139,17 @@ class JobConfig:
 
     @property
     def data_root(self) -> Location:
-        """What the paths of the dataset manifest are relative to: ``<root>/datasets/<name>/MANIFEST.json``.
+        """What the paths of the dataset manifest are relative to.
 
         Raises:
             ValueError: there is no client for URLs of this kind.
         """
-        return data_root(self.data).parent.parent.parent
+        return root_of_dataset(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        config: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return config
 
     def for_dataset(self, dataset: DatasetManifest) -> "JobConfig":
         """The same job without the supervision types of which the dataset has no samples.
@@ -152,6 +164,13 @@ class JobConfig:
                 f"{self.data}: it has {sorted(present)}, the recipe trains on {sorted(self.train.supervisions())}"
             )
         return replace(self, train=replace(self.train, **missing))
+
+
+def _on_off(value: Any) -> Any:
+    """A configuration with "on" and "off" for booleans: the names of runs that are on disk were made from these."""
+    if isinstance(value, dict):
+        return {key: _on_off(part) for key, part in value.items()}
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def load_recipe(name: str) -> JobConfig:
@@ -170,4 +189,4 @@ def load_recipe(name: str) -> JobConfig:
     if recipe is None:
         raise ValueError(f"ray_jobs/recipes/{module_name}.py has no recipe {function_name!r}")
     config: JobConfig = recipe()
-    return config
+    return replace(config, recipe=f"{module_name}:{function_name or 'pretrain'}")

@@ -17,7 +17,7 @@ from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
-from detclipv2.text.cache import TextEmbeddingCache
+from detclipv2.text.embedding_cache import TextEmbeddingCache
 from detclipv2.vocabulary import read_names
 
 MODELS = Path("outputs/models")

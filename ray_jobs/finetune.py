@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detclipv2.config import TrainConfig
-from detclipv2.evaluation.lvis import LvisMetrics
+from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from detclipv2.hub import concepts_path, from_pretrained, model_folder
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot

@@ -17,7 +17,7 @@ from detclipv2.planning.plan import Rate
 from detclipv2.planning.texts import DataSize, encoded_texts, text_cost
 from detclipv2.structures import Batch
 from detclipv2.training.learner import Learner
-from detclipv2.training.metrics import Moment
+from detclipv2.training.metrics import DeviceTimer
 from ray_jobs.job import JobConfig
 
 NUM_WARMUP_STEPS, NUM_TIMED_STEPS = 2, 5
@@ -50,8 +50,8 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
             rng = random.Random(f"measure-{job.train.seed}-{name}-{step if name == 'image_text' else 0}")
             batch = _batch(job, name, sizes[name], rng=rng)
             num_texts = len({text for concepts in batch.concepts for text in concepts})
-            taken = learner.step(step + 1, batch, rate=job.train.optim.learning_rate, begin=Moment(device), wait_s=0.0)
-            seconds.append(taken.end.seconds_since(taken.begin))
+            taken = learner.step(step + 1, batch, rate=job.train.optim.learning_rate, timer=DeviceTimer(device), wait_s=0.0)
+            seconds.append(taken.timer.seconds())
         image = image_flops(job.model, job.train, name, num_texts=num_texts)
         text = text_cost(job.model, precision=job.train.precision)
         flops = settings.batch_size * image.model + encoded_texts(job.model, name, num_texts) * text.model

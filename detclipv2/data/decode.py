@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from detclipv2.config import Supervision
-from detclipv2.data.shards import MEND
+from detclipv2.data.tar_shards import REBUILD_HINT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
     where = f"{record.get('__url__', 'shard')}, key {record.get('__key__')!r}"
     missing = [suffix for suffix in ("jpg", "json") if suffix not in record]
     if missing:
-        raise ValueError(f"{where}: member(s) {missing} missing; {MEND}")
+        raise ValueError(f"{where}: member(s) {missing} missing; {REBUILD_HINT}")
     try:
         annotation = json.loads(record["json"])
         width, height = Image.open(io.BytesIO(record["jpg"])).size

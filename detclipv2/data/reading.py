@@ -1,4 +1,4 @@
-"""Reads samples by their place in a shard: with the index, any of them, without what lies before."""
+"""Random access to the samples of shards, by index, with read-ahead."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detclipv2.config import Supervision
 from detclipv2.data.epochs import Places
 from detclipv2.data.opener import is_url, open_shard, url_client
-from detclipv2.data.shards import MEND, Shard, ShardIndex, parse_record
+from detclipv2.data.tar_shards import REBUILD_HINT, Shard, ShardIndex, parse_record
 
 # Of one request to an object store: takes much longer to send than to ask for, and a few fit into memory.
 REQUEST_BYTES = 8 * 2**20
@@ -52,17 +52,17 @@ class SampleReader:
         """End all requests that are under way."""
         self._requests.shutdown(cancel_futures=True)
 
-    def is_standing(self, places: Places) -> NDArray[np.bool_]:
+    def is_portrait(self, places: Places) -> NDArray[np.bool_]:
         """Whether the images are higher than wide.
 
         Raises:
             ValueError: a shard is damaged.
         """
-        standing = np.empty(len(places.rows), dtype=np.bool_)
+        portrait = np.empty(len(places.rows), dtype=np.bool_)
         for shard in np.unique(places.shards):
             here = places.shards == shard
-            standing[here] = self._index(int(shard)).is_standing[places.rows[here]]
-        return standing
+            portrait[here] = self._index(int(shard)).is_portrait[places.rows[here]]
+        return portrait
 
     def start(self, places: Places) -> "ReadAhead":
         """Begin to read samples that will be asked for before long.
@@ -124,7 +124,7 @@ class ReadAhead:
     def _record(self, span: _Span, content: bytes) -> Record:
         url = self._urls[span.shard]
         if len(content) != span.end - span.offset:
-            raise ValueError(f"{url} is cut off at byte {span.offset + len(content)}; {MEND}")
+            raise ValueError(f"{url} is cut off at byte {span.offset + len(content)}; {REBUILD_HINT}")
         return parse_record(io.BytesIO(content), url=url, offset=span.offset)
 
 

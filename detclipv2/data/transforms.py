@@ -32,7 +32,7 @@ def fitted_size(size_hw: tuple[int, int], *, longer: float, shorter: float) -> t
 
 
 def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple[int, int]:
-    """Height and width of the canvas that an image is padded to: it lies or stands as the image does.
+    """Height and width of the canvas that an image is padded to: landscape or portrait, as the image is.
 
     The canvas depends on the image alone, so that what the network says of it does not depend on its neighbours in a batch.
     """

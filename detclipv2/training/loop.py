@@ -18,12 +18,12 @@ from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.learner import Learner
-from detclipv2.training.metrics import Metrics, Moment, SkippedStep
+from detclipv2.training.metrics import DeviceTimer, Metrics, SkippedStep
 from detclipv2.training.schedule import Schedule
 
 
 class TrainHooks(Protocol):
-    """The loop's only door to the outside. Every rank calls each of them at the same steps, which are counted from 1."""
+    """Training hooks: logging, checkpoints, preemption, progress. Every rank calls each at the same steps, counted from 1."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of a finished step.
@@ -89,20 +89,20 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     )
     with _open_batches(training, schedule) as batches:
         for step in range(schedule.done + 1, schedule.num_steps + 1):
-            begin, asked = Moment(training.device), time.perf_counter()
+            timer, asked = DeviceTimer(training.device), time.perf_counter()
             batch = next(batches[schedule.supervision(step)])
             wait_s = time.perf_counter() - asked
             rate = schedule.learning_rate * schedule.rate_factor(step)
-            metrics.add(learner.step(step, batch, rate=rate, begin=begin, wait_s=wait_s))
+            metrics.add(learner.step(step, batch, rate=rate, timer=timer, wait_s=wait_s))
             is_last = step == schedule.num_steps
             saves = hooks.wants_checkpoint(step) or is_last or step % config.checkpoint_every == 0
             if saves or step % config.log_every == 0 or training.device.type == "cpu":
-                tell(metrics, hooks, max_skipped=config.max_skipped_steps)
+                report(metrics, hooks, max_skipped=config.max_skipped_steps)
             if saves:
                 hooks.save(step, partial(learner.state, step, schedule.segments_after(step)))
 
 
-def tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
+def report(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
     """Hand the finished steps to the hooks; raise FloatingPointError where too many in a row were skipped."""
     for record, numbers in metrics.read():
         skipped = record.skipped()

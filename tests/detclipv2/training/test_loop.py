@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detclipv2.config import LossConfig, OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Batch, float_pixels

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from detclipv2.data.images import upright_rgb
+from detclipv2.data.pil_image import upright_rgb
 
 ORIENTATION = 0x0112
 

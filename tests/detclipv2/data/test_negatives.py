@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detclipv2.config import Supervision
-from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import Sample
+from detclipv2.data.negatives import NegativePool, concept_list
 
 VOCABULARY = [f"thing {index}" for index in range(50)]
 

@@ -72,7 +72,7 @@ class Predictor:
         self._enricher = Enricher(
             dictionary,
             prompt=prompt,
-            definitions="off" if dictionary is None else "on",
+            definitions=dictionary is not None,
             encode=self.detector.text_encoder.features,
         )
         self.vocabulary = vocabulary and replace(vocabulary, embeddings=vocabulary.embeddings.to(device))

@@ -16,7 +16,7 @@ def _detclipv2(backbone: str) -> ModelConfig:
         backbone=backbone,
         backbone_weights="timm",
         drop_path=0.2,
-        gradient_checkpointing="on",
+        gradient_checkpointing=True,
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
         channels=256,
@@ -25,12 +25,12 @@ def _detclipv2(backbone: str) -> ModelConfig:
         embed_dim=256,
         anchor_scale=8.0,
         region_norm="raw",
-        deformable="on",
+        deformable=True,
         text_encoder="clip",
         text_weights="open_clip:ViT-B-16:openai",
         text_training="trained",
         max_text_tokens=16,
-        definitions="on",
+        definitions=True,
     )
 
 

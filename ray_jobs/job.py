@@ -1,12 +1,12 @@
 """What a training job is made of, and where it leaves its things."""
 
 import importlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from detclipv2.build import build_detector
-from detclipv2.config import ModelConfig, TrainConfig
+from detclipv2.config import ModelConfig, TrainConfig, recorded_fields
 from detclipv2.hub import from_pretrained, model_digest
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import TextEncoder
@@ -33,7 +33,7 @@ class JobConfig:
     data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
     """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
     concept_dictionary: Path | None = None
-    """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
+    """Definitions of concepts, made by `detclip dictionary`; model.definitions needs it."""
     start_from: Path | None = None
     """Model folder whose weights training starts from, and whose network `model` describes (ray_jobs/finetune.py)."""
     outputs: Path = Path("outputs")
@@ -89,8 +89,8 @@ class JobConfig:
         if self.name is not None:
             return self.name
         what = {
-            "train": asdict(self.train),
-            "model": asdict(self.model),
+            "train": recorded_fields(self.train),
+            "model": recorded_fields(self.model),
             "workers": self.num_workers,
             "data": dataset.digest,
             "concepts": None

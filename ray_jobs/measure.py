@@ -74,7 +74,7 @@ def _batch(job: JobConfig, supervision: Supervision, size: DataSize, *, rng: ran
     boxes, labels, concepts = [], [], []
     for _ in range(settings.batch_size):
         if supervision == "image_text":
-            count = size.phrases_per_sample + (job.train.loss.caption_as_concept == "on")
+            count = size.phrases_per_sample + job.train.loss.caption_as_concept
             concepts.append([f"thing {rng.random()}" for _ in range(max(1, round(count)))])
             boxes.append(torch.zeros(0, 4))
             labels.append(torch.zeros(0, dtype=torch.long))

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class Stream:
     world_size: int
     loader_workers: int = 0  # processes that make the batches; 0: a thread of this one
     prefetch_batches: int = 2  # of each
-    caption_as_concept: Literal["on", "off"] = "on"
+    caption_as_concept: bool = True
     # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
     texts: Mapping[str, str] = field(default_factory=dict)
     dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding

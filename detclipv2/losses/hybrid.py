@@ -31,9 +31,9 @@ class HybridObjective(nn.Module):
     def __init__(self, detector: DetCLIPv2, config: LossConfig) -> None:
         super().__init__()
         if config.proposal_score in ("foreground", "iou") and not detector.head.has_objectness:
-            raise ValueError(f"loss.proposal_score {config.proposal_score!r} needs model.objectness 'on'")
-        if config.matching == "max_box" and config.caption_as_concept == "off":
-            raise ValueError("loss.matching 'max_box' compares captions: it needs loss.caption_as_concept 'on'")
+            raise ValueError(f"loss.proposal_score {config.proposal_score!r} needs model.objectness")
+        if config.matching == "max_box" and not config.caption_as_concept:
+            raise ValueError("loss.matching 'max_box' compares captions: it needs loss.caption_as_concept")
         self.detector = detector
         self.config = config
 

@@ -107,14 +107,14 @@ class Head(nn.Module):
         norm_groups: int,
         embed_dim: int,
         num_levels: int,
-        deformable: Literal["on", "off"],
+        deformable: bool,
         region_norm: Literal["raw", "unit"] = "raw",
         has_objectness: bool = False,
     ) -> None:
         super().__init__()
         self.regression_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
         self.classification_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
-        self.deformable = GuidedDeformConv(channels, norm_groups=norm_groups) if deformable == "on" else None
+        self.deformable = GuidedDeformConv(channels, norm_groups=norm_groups) if deformable else None
         self.output = LevelOutput(channels, embed_dim, num_levels, has_objectness=has_objectness)
         # A bias for all region-text logits (method U1): at first every concept is improbable everywhere.
         self.logit_bias = nn.Parameter(torch.tensor(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)))

@@ -52,7 +52,7 @@ def region_scores(
     """
     if score in ("foreground", "iou"):
         if output.objectness is None:
-            raise ValueError(f"proposal_score {score!r} needs a head that predicts it: set model.objectness 'on'")
+            raise ValueError(f"proposal_score {score!r} needs a head that predicts it: set model.objectness")
         return output.objectness.sigmoid()
     if score == "centerness":
         return output.centerness.sigmoid()

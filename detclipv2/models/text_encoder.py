@@ -65,15 +65,15 @@ class TextEncoder(nn.Module, ABC):
         *,
         width: int,
         embed_dim: int,
-        projection_bias: Literal["none", "learnt"],
+        projection_bias: bool,
         max_tokens: int,
         training_mode: Literal["frozen", "trained"],
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.projection = nn.Linear(width, embed_dim, bias=projection_bias == "learnt")
+        self.projection = nn.Linear(width, embed_dim, bias=projection_bias)
         nn.init.orthogonal_(self.projection.weight)
-        if projection_bias == "learnt":
+        if projection_bias:
             nn.init.zeros_(self.projection.bias)
         self.max_tokens = max_tokens
         self.frozen = training_mode == "frozen"
@@ -212,7 +212,7 @@ class SentenceEncoder(TextEncoder):
             transformer,
             width=transformer.config.hidden_size,
             embed_dim=embed_dim,
-            projection_bias="learnt",
+            projection_bias=True,
             max_tokens=max_tokens,
             training_mode=training_mode,
         )

@@ -26,9 +26,7 @@ class FakeDetector:
 
 
 @cache
-def fake_detector(
-    config: ModelConfig, *, device: Literal["cpu", "cuda"], checkpointing: Literal["on", "off"]
-) -> FakeDetector:
+def fake_detector(config: ModelConfig, *, device: Literal["cpu", "cuda"], checkpointing: bool) -> FakeDetector:
     """The image side of the detector that a configuration describes; no weights are read, and the texts' side is a stub.
 
     On "cuda" only the forward pass can be run without a GPU.

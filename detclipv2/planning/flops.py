@@ -121,15 +121,15 @@ def _network(model: ModelConfig, size_hw: tuple[int, int], *, with_boxes: bool) 
 
     There the deformable convolution is a weighted sum of rows and one matrix product, of the size that a GPU's kernel has too.
     """
-    fake = fake_detector(model, device="cpu", checkpointing="off")
+    fake = fake_detector(model, device="cpu", checkpointing=False)
     with fake.mode:
         pixels = normalised_pixels(fake, size_hw, batch_size=1)
         features, backbone = _counted(fake.detector.backbone, pixels)
         pyramid, neck = _counted(fake.detector.neck, features)
         outputs, head = _counted(partial(_head_outputs, fake, with_boxes=with_boxes), pyramid)
     recomputed = 0.0
-    if model.gradient_checkpointing == "on":
-        again = fake_detector(model, device="cpu", checkpointing="on")
+    if model.gradient_checkpointing:
+        again = fake_detector(model, device="cpu", checkpointing=True)
         with again.mode:
             _, with_recomputation = _counted(again.detector.backbone, normalised_pixels(again, size_hw, batch_size=1))
         recomputed = with_recomputation.backward - backbone.backward

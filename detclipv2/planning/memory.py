@@ -73,7 +73,7 @@ def activation_bytes(
     """Measured with two images and with three: the rest is a straight line, while of one some copies are views."""
     two, three = (saved(model, size_hw, batch_size=count, precision=precision, device=device) for count in (2, 3))
     block = 0
-    if model.gradient_checkpointing == "on":
+    if model.gradient_checkpointing:
         block = largest_block_bytes(model, size_hw, precision=precision, device=device)
     return ActivationBytes(
         fixed=3 * two.num_bytes - 2 * three.num_bytes,
@@ -110,7 +110,7 @@ def saved(
 @cache
 def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device) -> int:
     """Bytes that the block of the backbone with the most activations saves for one image more."""
-    fake = fake_detector(model, device=device, checkpointing="off")
+    fake = fake_detector(model, device=device, checkpointing=False)
     stages: list[Any] = [
         module for module in fake.detector.backbone.model.modules() if hasattr(module, "grad_checkpointing")
     ]

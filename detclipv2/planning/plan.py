@@ -207,13 +207,13 @@ def _memory_advice(model: ModelConfig, train: TrainConfig, kind: TypePlan, gpu: 
         ).total
 
     mended = []
-    for switch in dict.fromkeys((model.gradient_checkpointing, "on")):
+    for switch in dict.fromkeys((model.gradient_checkpointing, True)):
         changed = replace(model, gradient_checkpointing=switch)
         batch_size = kind.images_at_a_time
         while batch_size > 1 and total(changed, batch_size) > room:
             batch_size //= 2
         if total(changed, batch_size) <= room:
-            options = "" if switch == model.gradient_checkpointing else "--model.gradient-checkpointing on "
+            options = "" if switch == model.gradient_checkpointing else "--model.gradient-checkpointing "
             if batch_size < kind.images_at_a_time:
                 options += f"--train.{name.replace('_', '-')}.batch-size {batch_size} "
             whole = kind.images_per_process * kind.num_processes

@@ -51,7 +51,7 @@ def distinct_texts(
     settings = train.supervisions()[supervision]
     num_images = settings.samples_per_worker(world_size) * world_size
     if supervision == "image_text":
-        return max(1, round(num_images * (size.phrases_per_sample + (train.loss.caption_as_concept == "on"))))
+        return max(1, round(num_images * (size.phrases_per_sample + train.loss.caption_as_concept)))
     absent = max(0.0, 1 - max(1, settings.num_concepts) / max(1, size.num_concepts))  # from one image
     return max(1, round(size.num_concepts * (1 - absent**num_images)))
 
@@ -96,8 +96,8 @@ def text_cost(model: ModelConfig, *, precision: str = "fp32") -> TextCost:
     with torch.random.fork_rng(devices=[]):  # whoever counts in the middle of something keeps their random numbers
         encoder = build_text_encoder(model).train()
         plain = encoder
-        if model.gradient_checkpointing == "on":
-            plain = build_text_encoder(replace(model, gradient_checkpointing="off")).train()
+        if model.gradient_checkpointing:
+            plain = build_text_encoder(replace(model, gradient_checkpointing=False)).train()
         flops = text_flops(plain, num_texts=2)
         again = text_flops(encoder, num_texts=2).backward / 2
         few, more = (_saved_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))

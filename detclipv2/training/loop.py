@@ -1,5 +1,6 @@
 """The training loop: one supervision type a step, the same on every rank."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from torch import nn
 from detclipv2.config import Supervision, TrainConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
-from detclipv2.distributed import world_size
+from detclipv2.distributed import rank, world_size
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.learner import Learner
 from detclipv2.training.metrics import DeviceTimer, Metrics, SkippedStep
-from detclipv2.training.schedule import Schedule
+from detclipv2.training.schedule import Schedule, pairs_left_out
+
+_logger = logging.getLogger(__name__)
 
 
 class TrainHooks(Protocol):
@@ -67,8 +70,12 @@ class Training:
 
     def schedule(self, segments: Sequence[Segment] = ()) -> Schedule:
         """The steps of the training on as many ranks as there are now, after what was done already."""
-        num_samples = {name: sum(shard.num_samples for shard in s.shards) for name, s in self.streams.items()}
-        return Schedule(config=self.config, num_samples=num_samples, world_size=world_size(), segments=segments)
+        return Schedule(config=self.config, num_samples=self.num_samples, world_size=world_size(), segments=segments)
+
+    @property
+    def num_samples(self) -> dict[Supervision, int]:
+        """Samples of an epoch, by type."""
+        return {name: sum(shard.num_samples for shard in s.shards) for name, s in self.streams.items()}
 
 
 def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = None) -> None:
@@ -80,6 +87,9 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     """
     config = training.config
     schedule = training.schedule(() if resume is None else resume.segments)
+    warning = pairs_left_out(config, training.num_samples, world_size=world_size())
+    if warning and rank() == 0:
+        _logger.warning(warning)
     learner = Learner(training.objective, training.wrapped, config=config, device=training.device, resume=resume)
     metrics = Metrics(
         training.device,

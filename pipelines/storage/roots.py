@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+from platformdirs import user_cache_path
 from pydantic import PlainSerializer, PlainValidator
 from upath import UPath
 
@@ -50,9 +51,12 @@ def is_local(location: Location) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps copies of remote files, and where it works: ``DETCLIPV2_CACHE``, else ``~/.cache/detclipv2``."""
+    """Where this machine keeps copies of remote files, and where it works: ``DETCLIPV2_CACHE``, else the user's cache folder.
+
+    `detclipv2.cli` has the same rule; neither package may import the other.
+    """
     given = os.environ.get("DETCLIPV2_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "detclipv2"
+    return Path(given) if given else user_cache_path("detclipv2", appauthor=False)
 
 
 def local_folder(root: Location, name: str) -> Path:

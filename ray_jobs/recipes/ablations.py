@@ -31,7 +31,7 @@ def _loss(name: str, **changes: Any) -> JobConfig:
 def _objectness(name: str, **changes: Any) -> JobConfig:
     """As ``_loss``, with the score that knows no text in the head."""
     job = _loss(name, **changes)
-    return replace(job, model=replace(job.model, objectness="on"))
+    return replace(job, model=replace(job.model, objectness=True))
 
 
 def _types(name: str, job: JobConfig, **changes: Any) -> JobConfig:
@@ -39,7 +39,7 @@ def _types(name: str, job: JobConfig, **changes: Any) -> JobConfig:
 
 
 def _fixed_convolution(name: str, job: JobConfig) -> JobConfig:
-    return replace(job, recipe=f"ablations:{name}", model=replace(job.model, deformable="off"))
+    return replace(job, recipe=f"ablations:{name}", model=replace(job.model, deformable=False))
 
 
 def _resolution(name: str, image_size: int) -> JobConfig:

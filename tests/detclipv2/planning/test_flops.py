@@ -1,5 +1,5 @@
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_head_and_neck_equal_hand_computed_convolutions(tiny_config: ModelConfig
     cells = 64 + 16 + 4 + 1 + 1
     # Two towers, the guide's 27 channels, the deformable product, embeddings, boxes and centerness: all 3x3 of 16 channels.
     head = 2 * 9 * 16 * (16 + 16 + 27 + 16 + 16 + 4 + 1) * cells
-    detector = fake_detector(tiny_config, device="cpu", checkpointing="off").detector
+    detector = fake_detector(tiny_config, device="cpu", checkpointing=False).detector
     c3, c4, c5 = detector.backbone.channels
     # Lateral 1x1 convolutions, 3x3 ones on three levels, and those of P6 and P7.
     neck = 2 * 16 * (c3 * 64 + c4 * 16 + c5 * 4) + 2 * 9 * 16 * 16 * (64 + 16 + 4 + 1 + 1)
@@ -74,7 +74,7 @@ def test_swin_t_has_the_flops_that_its_paper_gives() -> None:
 def test_checkpointing_computes_the_backbone_s_blocks_again(tiny_config: ModelConfig) -> None:
     plain, again = (
         image_flops(replace(tiny_config, gradient_checkpointing=switch), TRAIN, "detection", num_texts=1)
-        for switch in ("off", "on")
+        for switch in (False, True)
     )
 
     assert plain.recomputed == 0
@@ -96,7 +96,7 @@ def test_deformable_convolution_counts_as_a_convolution_of_its_size() -> None:
 
     on, off = (
         image_flops(replace(base, deformable=switch), TRAIN, "detection", num_texts=1).head.forward
-        for switch in ("on", "off")
+        for switch in (True, False)
     )
 
     guide = 2 * 9 * 16 * 27
@@ -162,8 +162,8 @@ def test_a_contrastive_step_of_the_paper_has_37_thousand_texts() -> None:
     assert distinct_texts(train, "image_text", world_size=8) == 36_864
 
 
-@pytest.mark.parametrize("checkpointing", ["on", "off"])
-def test_a_text_costs_what_its_transformer_does(checkpointing: Literal["on", "off"]) -> None:
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_text_costs_what_its_transformer_does(checkpointing: bool) -> None:
     """A layer of width W: four W x W products, two with 4 W x W, for each of 16 tokens; attention itself besides."""
     architecture = ClipTextArchitecture(width=64, num_layers=2, num_heads=2)
     encoder = ClipTextEncoder(
@@ -176,7 +176,7 @@ def test_a_text_costs_what_its_transformer_does(checkpointing: Literal["on", "of
 
     assert counted.forward == 3 * (products + attention)
     again = counted.backward - 2 * counted.forward
-    assert again == 0 if checkpointing == "off" else 0.6 * counted.forward < again < counted.forward
+    assert again == 0 if not checkpointing else 0.6 * counted.forward < again < counted.forward
 
 
 def test_a_frozen_encoder_has_no_backward_pass_but_the_projection_s(tiny_config: ModelConfig) -> None:

@@ -41,7 +41,7 @@ def test_fake_tensors_save_as_much_as_real_ones(tiny_config: ModelConfig) -> Non
 def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_config: ModelConfig) -> None:
     line = activation_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
     block = largest_block_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
-    checkpointed = replace(tiny_config, gradient_checkpointing="on")
+    checkpointed = replace(tiny_config, gradient_checkpointing=True)
     again = activation_bytes(checkpointed, SIZE, precision="bf16", device="cuda")
 
     measured = saved(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda").num_bytes

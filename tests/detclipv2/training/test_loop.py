@@ -109,6 +109,17 @@ def _weights(training: Training) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in training.objective.state_dict().items()}
 
 
+def test_a_training_without_pairs_is_told(
+    training: Callable[..., Training], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Recorder(tmp_path)
+
+    train(training(num_steps=3, image_text_after=5), hooks)
+
+    assert list(hooks.metrics) == [1, 2, 3]
+    assert "image-text pairs never take part: train.image_text_after is 5, and the training has 3 steps" in caplog.text
+
+
 def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
 
@@ -120,7 +131,7 @@ def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> N
         assert sum(losses[-5:]) < factor * sum(losses[:5]), (name, losses)
 
 
-def test_books_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
+def test_logs_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
     run = training()
     types = run.schedule().types

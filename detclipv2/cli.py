@@ -148,7 +148,8 @@ def main() -> None:
     """Entry point of ``detclip``."""
     arguments = sys.argv[1:]
     name = arguments[0] if arguments else ""
-    commands, prog, description = {"predict": predict, "dictionary": dictionary}, "detclip", __doc__ or ""
+    commands: dict[str, Callable[..., Any]] = {"predict": predict, "dictionary": dictionary}
+    prog, description = "detclip", __doc__ or ""
     further = {entry.name: f"Of {entry.value.partition(':')[0]}." for entry in entry_points(group=_GROUP)} | _CHECKOUT
     try:
         if name in further:

@@ -118,6 +118,11 @@ class SupervisionConfig:
         return self.batch_size if self.global_batch_size is None else -(-self.global_batch_size // world_size)
 
     @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width of a landscape image's canvas: all images are padded to it, however small they are drawn."""
+        return self.shorter_size or self.image_size, self.image_size
+
+    @property
     def sides_px(self) -> tuple[int, int]:
         """Most that the longer and the shorter side of an image may have."""
         return self.image_size, self.shorter_size or self.image_size

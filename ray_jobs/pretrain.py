@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.planning.flops import train_flops
+from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect

@@ -5,6 +5,8 @@ GPU. What comes on top of the parts, such as the gradients that flow between lay
 is allowed for by `HEADROOM`.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -15,17 +17,61 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
+from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.ops.chunked import chunk_rows
-from detclipv2.planning.fake import autocast, canvas_hw, fake_detector, normalised_pixels
-from detclipv2.planning.saved import SavedTensors
-from detclipv2.planning.texts import text_cost
+from detclipv2.planning.flops import Device, fake_detector, longest_texts, text_encoder
 
 HEADROOM = 0.15  # of a GPU's memory: nothing of the plan may need it
 CONTEXT_BYTES = 1e9  # of CUDA, its libraries and the communicators
 _FP32_BYTES = 4
 Precision = Literal["fp32", "bf16"]
-Device = Literal["cpu", "cuda"]
 _CHUNK_BUFFERS = 3  # of logits that a chunked loss holds at once
+
+
+class SavedTensors:
+    """Adds up the memory of the tensors that a forward pass saves for the backward pass.
+
+    Args:
+        but: tensors that are there anyway, such as parameters.
+    """
+
+    def __init__(self, *, but: Iterable[Tensor] = ()) -> None:
+        self._others = {_storage(tensor) for tensor in but}
+        # The tensors too, since the storage of one that is gone may come back as another's.
+        self._held: dict[int, Tensor] = {}
+
+    def hooks(self) -> saved_tensors_hooks:
+        """Under this every saved tensor is added."""
+        return saved_tensors_hooks(self.add, lambda tensor: tensor)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Count a tensor's storage, once."""
+        if _storage(tensor) not in self._others:
+            self._held.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that was saved."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._held.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def _autocast(device: str, precision: Precision) -> Iterator[None]:
+    """``torch.autocast`` to bf16, on "cuda" even where there is no GPU, which the class of that name refuses."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, precision == "bf16")
+    torch.set_autocast_dtype(device, torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+        torch.clear_autocast_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +89,8 @@ def model_size(model: ModelConfig) -> ModelSize:
     Raises:
         ValueError: the configuration names weights that are not there.
     """
-    encoder_weights = "random" if model.text_encoder == "clip" else model.text_weights
     with torch.random.fork_rng(devices=[]):
-        detector = build_detector(replace(model, backbone_weights="random", text_weights=encoder_weights))
+        detector = build_detector(replace(model, backbone_weights="random"), text_encoder=text_encoder(model))
     parameters = list(detector.parameters())
     return ModelSize(
         num_parameters=sum(parameter.numel() for parameter in parameters),
@@ -72,9 +117,8 @@ def activation_bytes(
 ) -> ActivationBytes:
     """Measured with two images and with three: the rest is a straight line, while of one some copies are views."""
     two, three = (saved(model, size_hw, batch_size=count, precision=precision, device=device) for count in (2, 3))
-    block = 0
-    if model.gradient_checkpointing:
-        block = largest_block_bytes(model, size_hw, precision=precision, device=device)
+    has_checkpointing = model.gradient_checkpointing
+    block = largest_block_bytes(model, size_hw, precision=precision, device=device) if has_checkpointing else 0
     return ActivationBytes(
         fixed=3 * two.num_bytes - 2 * three.num_bytes,
         per_image=three.num_bytes - two.num_bytes,
@@ -96,21 +140,21 @@ def saved(
     model: ModelConfig, size_hw: tuple[int, int], *, batch_size: int, precision: Precision, device: Device
 ) -> Saved:
     """What the forward pass of backbone, neck and head saves, its outputs included."""
-    fake = fake_detector(model, device=device, checkpointing=model.gradient_checkpointing)
+    fake = fake_detector(model, device=device)
     with fake.mode:
         tensors = SavedTensors(but=fake.detector.parameters())
-        pixels = normalised_pixels(fake, size_hw, batch_size=batch_size)
-        with saved_tensors_hooks(tensors.pack, lambda tensor: tensor), autocast(device, precision):
-            maps = fake.detector.head(fake.detector.neck(fake.detector.backbone(pixels)))
+        with tensors.hooks(), _autocast(device, precision):
+            features = fake.detector.backbone(fake.pixels(size_hw, batch_size=batch_size))
+            maps = fake.detector.head(fake.detector.neck(features))
         for output in (maps.embeddings, maps.box_deltas, maps.centerness):
-            tensors.pack(output)
+            tensors.add(output)
         return Saved(num_bytes=tensors.num_bytes, num_anchors=maps.embeddings.shape[1])
 
 
 @cache
 def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device) -> int:
     """Bytes that the block of the backbone with the most activations saves for one image more."""
-    fake = fake_detector(model, device=device, checkpointing=False)
+    fake = fake_detector(replace(model, gradient_checkpointing=False), device=device)
     stages: list[Any] = [
         module for module in fake.detector.backbone.model.modules() if hasattr(module, "grad_checkpointing")
     ]
@@ -119,18 +163,47 @@ def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precisi
 
     def measured(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         tensors = SavedTensors(but=fake.detector.parameters())
-        with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
+        with tensors.hooks():
             type(block).forward(block, *(tensor.detach().requires_grad_() for tensor in inputs))
         found.append(tensors.num_bytes)
 
     handles = [block.register_forward_pre_hook(measured) for block in blocks]
     for batch_size in (2, 3):
-        with fake.mode, autocast(device, precision):
-            fake.detector.backbone(normalised_pixels(fake, size_hw, batch_size=batch_size))
+        with fake.mode, _autocast(device, precision):
+            fake.detector.backbone(fake.pixels(size_hw, batch_size=batch_size))
     for handle in handles:
         handle.remove()
     of_two, of_three = found[: len(blocks)], found[len(blocks) :]
     return max((more - few for few, more in zip(of_two, of_three, strict=True)), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBytes:
+    """Activations of texts of the longest length."""
+
+    fixed: float  # whatever the number of texts
+    per_text: float
+
+
+@cache
+def text_bytes(model: ModelConfig, *, precision: Precision) -> TextBytes:
+    """What the text encoder saves for the backward pass, measured on four and on eight real texts.
+
+    Raises:
+        ValueError: the configuration names weights that are not there.
+    """
+    with torch.random.fork_rng(devices=[]):
+        encoder = text_encoder(model)
+        few, more = (_encoder_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))
+    return TextBytes(fixed=few - (more - few), per_text=(more - few) / 4)
+
+
+def _encoder_bytes(encoder: TextEncoder, *, num_texts: int, precision: Precision) -> int:
+    saved = SavedTensors(but=encoder.parameters())
+    with saved.hooks(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        embeddings = encoder(longest_texts(encoder, num_texts))
+    assert embeddings.requires_grad
+    return saved.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +243,8 @@ def step_memory(
     batch_size = batch_size or settings.batch_size
     images = settings.samples_per_worker(world_size)
     size = model_size(model)
-    text = text_cost(model, precision=train.precision)
-    activations = activation_bytes(model, canvas_hw(settings), precision=train.precision, device=device)
+    text = text_bytes(model, precision=train.precision)
+    activations = activation_bytes(model, settings.canvas_hw, precision=train.precision, device=device)
     chunk = chunk_rows(1, device=torch.device(device), chunk_elements=None)
     parts = {
         "weights": size.num_parameters * _FP32_BYTES,
@@ -180,7 +253,7 @@ def step_memory(
         "optimizer": size.num_trained * _FP32_BYTES * 2,
         "moving average": 0 if train.optim.ema_decay is None else size.num_parameters * _FP32_BYTES,
         "activations": activations.of(batch_size),
-        "texts": text.fixed_bytes + text.saved_bytes * num_texts / world_size,
+        "texts": text.fixed + text.per_text * num_texts / world_size,
         "losses": _contrastive_bytes(
             model, train, num_texts=num_texts, images=images, num_images=images * world_size, chunk_elements=chunk
         )

@@ -1,6 +1,6 @@
 from dataclasses import asdict
 
-from detclipv2.config import LossConfig, ModelConfig, TrainConfig, recorded_fields
+from detclipv2.config import LossConfig, ModelConfig, SupervisionConfig, TrainConfig, recorded_fields
 
 
 def test_run_names_know_yes_or_no_options_as_on_and_off() -> None:
@@ -15,3 +15,8 @@ def test_run_names_know_yes_or_no_options_as_on_and_off() -> None:
     recorded = recorded_fields(train)
     assert recorded["loss"] == asdict(train.loss) | {"caption_as_concept": "off"}
     assert recorded | {"loss": None} == asdict(train) | {"loss": None}
+
+
+def test_canvas_is_that_of_a_landscape_image() -> None:
+    assert SupervisionConfig(batch_size=1, image_size=1333, shorter_size=800).canvas_hw == (800, 1333)
+    assert SupervisionConfig(batch_size=4, image_size=64).canvas_hw == (64, 64)

@@ -2,12 +2,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, SupervisionConfig, TrainConfig
-from detclipv2.planning.memory import activation_bytes, largest_block_bytes, model_size, saved, step_memory
-from detclipv2.planning.saved import SavedTensors
+from detclipv2.planning.memory import (
+    SavedTensors,
+    activation_bytes,
+    largest_block_bytes,
+    model_size,
+    saved,
+    step_memory,
+)
 
 SIZE = (64, 96)
 
@@ -16,7 +21,7 @@ def test_a_storage_counts_once_and_parameters_do_not() -> None:
     weight = torch.zeros(4, 4, requires_grad=True)
     tensors = SavedTensors(but=[weight])
     x = torch.ones(8, 4)
-    with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
+    with tensors.hooks():
         y = x @ weight  # saves x and the weight
         (y * y).sum()  # saves y twice
 
@@ -26,11 +31,11 @@ def test_a_storage_counts_once_and_parameters_do_not() -> None:
 def test_fake_tensors_save_as_much_as_real_ones(tiny_config: ModelConfig) -> None:
     detector = build_detector(tiny_config).train()
     tensors = SavedTensors(but=detector.parameters())
-    with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
+    with tensors.hooks():
         pixels = torch.rand(2, 3, *SIZE).contiguous(memory_format=torch.channels_last)
         maps = detector.head(detector.neck(detector.backbone(pixels)))
     for output in (maps.embeddings, maps.box_deltas, maps.centerness):
-        tensors.pack(output)
+        tensors.add(output)
 
     found = saved(tiny_config, SIZE, batch_size=2, precision="fp32", device="cpu")
 

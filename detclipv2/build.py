@@ -1,4 +1,4 @@
-"""From configuration to modules: the only place where the two meet."""
+"""Model builders: the only place where the model's configuration meets its modules."""
 
 from pathlib import Path
 

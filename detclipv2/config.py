@@ -1,4 +1,4 @@
-"""Configuration of the detector and its training: frozen dataclasses with flat, plain values.
+"""Configuration of the detector and its training: frozen dataclasses of plain values.
 
 The model's configuration never enters a module: ``build.py`` alone translates it to flat keyword arguments. Losses, loader and
 loop take their own small configuration.

@@ -1,4 +1,4 @@
-"""One artefact: weights, configuration, text encoder, vocabulary, concepts, and the digest of the data that it saw.
+"""Model folder: weights, configuration, text encoder, vocabulary, concepts, and the digest of the training data.
 
 A model folder (layout 2)::
 

@@ -1,4 +1,4 @@
-"""Detect whatever you can name, in three lines.
+"""Inference: detect whatever you can name, in three lines.
 
 Example::
 

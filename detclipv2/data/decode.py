@@ -1,4 +1,4 @@
-"""One WebDataset record to one sample; its image is decoded no larger than it is needed."""
+"""Image decoding: one WebDataset record to one sample, its image no larger than needed."""
 
 import io
 import json
@@ -100,7 +100,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
 
 
 def _decoded(jpeg: bytes, *, size_hw: tuple[int, int], least_hw: tuple[int, int]) -> Tensor:
-    """Pixels [3, H, W], colours lying side by side in memory, as torchvision resizes fastest."""
+    """Pixels [3, H, W], colours interleaved in memory, as torchvision resizes fastest."""
     if size_hw[0] < 2 * least_hw[0] or size_hw[1] < 2 * least_hw[1]:
         return decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
     # torchvision decodes faster, but to the full size alone.

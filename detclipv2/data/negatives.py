@@ -1,4 +1,4 @@
-"""The concept list of an image: its own texts and sampled negatives (section 3.1 of arXiv:2304.04514)."""
+"""Negative sampling: the concept list of an image, its own texts first (section 3.1 of arXiv:2304.04514)."""
 
 import random
 from collections.abc import Iterable, Iterator, Set
@@ -66,7 +66,7 @@ def concept_list(
         sample: the image's texts.
         negatives: categories or phrases of the same dataset.
         dictionary: concepts that are not among them; for grounding.
-        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other stands in.
+        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other fills up.
         num_concepts: M, positives and negatives together.
         caption_as_concept: for image-text pairs.
         rng: draws the negatives.

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class _Span:
-    """The bytes of a sample, or of several that lie side by side."""
+    """The bytes of a sample, or of several neighbours."""
 
     shard: int
     offset: int
@@ -82,9 +82,9 @@ class SampleReader:
 
 
 class ReadAhead:
-    """Samples that are being read: the system is told which bytes of its files, or an object store is asked for them.
+    """Samples that are being read: files by the system's read-ahead, objects by requests.
 
-    What an object store sends is held until this object is gone; what lies side by side is asked for at once.
+    What an object store sends is kept until this object is gone; neighbouring samples are one request.
     """
 
     def __init__(self, spans: Sequence[_Span], urls: Sequence[str], requests: ThreadPoolExecutor) -> None:
@@ -134,7 +134,7 @@ def _from_file(path: str, spans: Sequence[_Span]) -> dict[_Span, bytes]:
 
 
 def _announce(path: str, spans: Sequence[_Span]) -> None:
-    """Have the system read ahead, where it can be told to."""
+    """Ask the system to read ahead, where it can."""
     if hasattr(os, "posix_fadvise"):
         with open_shard(path) as file:
             for run in _runs(spans):
@@ -143,7 +143,7 @@ def _announce(path: str, spans: Sequence[_Span]) -> None:
 
 
 def _runs(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
-    """Spans of a shard, ascending, in runs that lie side by side and are not much longer than a request."""
+    """Spans of a shard, ascending, in runs of neighbours that are not much longer than a request."""
     run: list[_Span] = []
     for span in spans:
         if run and (span.offset != run[-1].end or span.end - run[0].offset > REQUEST_BYTES):

@@ -81,7 +81,7 @@ def parse_record(content: Any, *, url: str, offset: int) -> dict[str, Any]:
     """The members of one sample by suffix, with ``__key__`` and ``__url__``.
 
     Args:
-        content: a file of the bytes of a tar in which the sample lies.
+        content: a file with the bytes of the sample in a tar.
         url: of the shard.
         offset: where the bytes begin in it.
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from detclipv2.boxes.coder import decode
-from detclipv2.boxes.iou import paired_iou
 from detclipv2.config import LossConfig
 from detclipv2.losses.alignment import alignment_loss
-from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
+from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss, paired_iou
 from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.losses.pool import ConceptPool, concept_pool
 from detclipv2.losses.targets import BoxTargets, box_targets
@@ -105,7 +104,7 @@ class HybridObjective(nn.Module):
     def proposals(
         self, output: HeadOutput, texts: Tensor, pool: ConceptPool, *, images: slice = slice(None)
     ) -> Proposals:
-        """The regions that stand for image-text pairs.
+        """Proposals of image-text pairs.
 
         Args:
             output: of the images.

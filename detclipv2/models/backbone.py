@@ -1,4 +1,4 @@
-"""Any timm backbone as a pyramid of features of stride 8, 16 and 32."""
+"""Backbone: any timm model, as features of stride 8, 16 and 32."""
 
 import copy
 from importlib.util import find_spec

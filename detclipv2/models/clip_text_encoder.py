@@ -60,7 +60,7 @@ class ClipTextEncoder(TextEncoder):
         gradient_checkpointing: recomputes a trained transformer's activations in the backward pass.
 
     Raises:
-        ValueError: there is no room for a token between [BOS] and [EOS].
+        ValueError: ``max_tokens`` leaves no token between [BOS] and [EOS].
     """
 
     transformer: TextTransformer

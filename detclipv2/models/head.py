@@ -4,7 +4,6 @@ Shapes: B images, C channels, H x W cells of a level, K anchors over all levels,
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detclipv2.ops.deform_conv import modulated_deform_conv
+from detclipv2.structures import HeadMaps
 
 # Initial sigmoid of every region-text logit, as in focal loss (arXiv:1708.02002).
 PRIOR_PROBABILITY = 0.01
@@ -52,16 +52,6 @@ class GuidedDeformConv(nn.Module):
         return self.norm(aggregated).relu()
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadMaps:
-    """What the head says of every anchor, levels concatenated from the finest to the coarsest, in fp32."""
-
-    embeddings: Tensor  # [B, K, D]
-    box_deltas: Tensor  # [B, K, 4]
-    centerness: Tensor  # [B, K] logits
-    objectness: Tensor | None  # [B, K] logits
-
-
 class LevelOutput(nn.Module):
     """Predictors shared by all levels, but for the scale of the box output."""
 
@@ -94,9 +84,9 @@ class Head(nn.Module):
         norm_groups: groups of the group normalisation.
         embed_dim: D.
         num_levels: levels of the pyramid.
-        deformable: whether the guided deformable convolution stands in front of the classification tower.
+        deformable: whether the guided deformable convolution precedes the classification tower.
         region_norm: "raw" leaves the length of f^P free; "unit" gives every f^P the same, learnt length (method U1).
-        has_objectness: whether a score that knows no text is predicted too (rows 1 and 2 of Table 2a).
+        has_objectness: whether a class-agnostic score is predicted too (rows 1 and 2 of Table 2a).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Each concept is encoded by itself, as its own sentence (section 3.1 of arXiv:2304.04514).
+"""Text encoder: each concept is encoded by itself, as its own sentence (section 3.1 of arXiv:2304.04514).
 
 Shapes: M texts, L tokens, W width of the transformer, D embedding width.
 """
@@ -22,8 +22,8 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 _BATCH_SIZE = 256  # texts that go through the transformer together
-# What is remembered must not depend, in its last bit, on what else was new at that moment, or a resumed training would not end
-# as an undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
+# A remembered feature must not depend, in its last bit, on what else was new then, or a resumed training would not end as an
+# undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
 _ROWS = {"cpu": 8}  # by kind of device: as many as pay when few texts are new
 _ROWS_ELSEWHERE = 256
 _TOKENS = 4

@@ -1,4 +1,4 @@
-"""What the operations have in common that walk through a large matrix in chunks of rows."""
+"""Chunking of large matrices by rows, as several operators do it."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Sigmoid focal loss of a matrix product that is never held whole, against a target with few ones.
+"""Sigmoid focal loss of a matrix product that is never in memory as a whole, against a target with few ones.
 
 Shapes: N regions of width D, of which R count; M texts; P pairs of a region and a text that belong together.
 """

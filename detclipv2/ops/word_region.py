@@ -1,4 +1,4 @@
-"""Similarities of texts and images by their regions, from a matrix [U, B k] that is never held whole.
+"""Word-region similarity of texts and images, from a matrix [U, B k] that is never in memory as a whole.
 
 Shapes: U texts, B images of k regions, C captions of some of the texts, D width.
 """

@@ -22,9 +22,9 @@ from detclipv2.config import ModelConfig, Supervision, TrainConfig
 from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder
 from detclipv2.models.detector import DetCLIPv2
-from detclipv2.models.head import HeadMaps
 from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.ops.focal_linear import focal_linear
+from detclipv2.structures import HeadMaps
 
 Device = Literal["cpu", "cuda"]
 _SMALL = 4  # rows, texts and captions with which a loss is counted: it grows with their product

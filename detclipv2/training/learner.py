@@ -9,11 +9,10 @@ from detclipv2.data.order import Segment
 from detclipv2.distributed import mean_over_ranks, rank
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
-from detclipv2.training.accumulation import Accumulation, autocast
+from detclipv2.training.accumulation import Accumulation, autocast, seed_torch
 from detclipv2.training.checkpoint import TrainState, load_trained_state, trained_state
 from detclipv2.training.metrics import DeviceTimer, StepRecord
 from detclipv2.training.optim import WeightAverage, build_optimizer, guarded_step, set_learning_rates
-from detclipv2.training.seeding import seed_torch
 
 
 class Learner:

@@ -128,7 +128,7 @@ def report(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
 
 @contextmanager
 def _open_batches(training: Training, schedule: Schedule) -> Iterator[Mapping[Supervision, Iterator[Batch]]]:
-    """Batches of each type from where the training stands; what reads them ahead is ended at the end."""
+    """Batches of each type from the first step that is still to be taken; prefetching is ended at the end."""
     taken = schedule.segments_after(schedule.done)[-1].num_batches
     batches = {name: stream.batches(schedule.history, taken.get(name, 0)) for name, stream in training.streams.items()}
     try:

@@ -98,7 +98,7 @@ class Schedule:
 
     @cached_property
     def _progress_before(self) -> Fraction:
-        """Share of the whole training that lies before the present segment."""
+        """Share of the whole training before the present segment."""
         return sum(
             (Fraction(sum(s.num_batches.values()), self._steps(s.world_size)) for s in self.history), Fraction(0)
         )

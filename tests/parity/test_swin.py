@@ -1,7 +1,7 @@
 """Swin's features equal those of transformers' SwinBackbone with the same weights.
 
 As timm builds it for images of any size, Swin differs from it by 0.5 where windows are padded (timm shifts before it pads),
-and by 0.9 in the last stage (timm's windows do not shift there). Backbone mends both.
+and by 0.9 in the last stage (timm's windows do not shift there). Backbone fixes both.
 """
 
 from typing import Any

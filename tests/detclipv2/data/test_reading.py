@@ -19,7 +19,7 @@ Annotation = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def shards(write_shard: Callable[..., Shard], annotation: Annotation) -> list[Shard]:
-    """Two shards of five samples; the third of each stands."""
+    """Two shards of five samples; the third of each is in portrait format."""
     made = []
     for number in range(2):
         samples = {f"{number}-{row}": annotation() for row in range(5)}

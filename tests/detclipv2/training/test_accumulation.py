@@ -15,8 +15,7 @@ from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import packaged_minilm
 from detclipv2.structures import Batch, HeadOutput
 from detclipv2.training import accumulation as accumulation_module
-from detclipv2.training.accumulation import Accumulation
-from detclipv2.training.seeding import seed_torch
+from detclipv2.training.accumulation import Accumulation, seed_torch
 from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("accumulation_rank.py")

@@ -15,10 +15,10 @@ from detclipv2.data.tar_shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Batch, float_pixels
+from detclipv2.training.accumulation import seed_torch
 from detclipv2.training.checkpoint import TrainState, load_state, save_state, trained_state
 from detclipv2.training.loop import Training, train
 from detclipv2.training.metrics import SkippedStep
-from detclipv2.training.seeding import seed_torch
 
 VOCABULARY = ["apple", "cat", "dog", "kite", "owl", "red car"]
 

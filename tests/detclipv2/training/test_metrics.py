@@ -34,18 +34,18 @@ def _record(step: int, *, loss: float = 1.0, supervision: Supervision = "detecti
 
 
 class Listener:
-    """Notes what it is told, in order."""
+    """Records the calls of the hooks, in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
         self.metrics: dict[int, Any] = {}
 
     def log(self, step: int, metrics: Any) -> None:
-        self.told.append(("log", step))
+        self.calls.append(("log", step))
         self.metrics[step] = metrics
 
     def skipped(self, step: int, skipped: Any) -> None:
-        self.told.append(("skipped", step))
+        self.calls.append(("skipped", step))
 
     def save(self, step: int, state: Any) -> None:
         raise AssertionError
@@ -75,8 +75,8 @@ def test_steps_that_are_read_together_are_reported_in_their_order() -> None:
 
     report(metrics, listener, max_skipped=3)
 
-    told = [("log", 1), ("skipped", 2), ("log", 2), ("log", 3), ("skipped", 4), ("log", 4), ("skipped", 5), ("log", 5)]
-    assert listener.told == [*told, ("log", 6)]
+    calls = [("log", 1), ("skipped", 2), ("log", 2), ("log", 3), ("skipped", 4), ("log", 4), ("skipped", 5), ("log", 5)]
+    assert listener.calls == [*calls, ("log", 6)]
     assert [listener.metrics[step]["skipped_steps"] for step in range(1, 7)] == [0, 1, 1, 2, 3, 3]
 
 

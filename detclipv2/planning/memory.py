@@ -19,7 +19,7 @@ from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
 from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.ops.chunked import chunk_rows
-from detclipv2.planning.flops import Device, fake_detector, longest_texts, text_encoder
+from detclipv2.planning.flops import Device, fake_detector, image_flops, longest_texts, text_encoder
 
 HEADROOM = 0.15  # of a GPU's memory: nothing of the plan may need it
 CONTEXT_BYTES = 1e9  # of CUDA, its libraries and the communicators
@@ -99,46 +99,32 @@ def model_size(model: ModelConfig) -> ModelSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationBytes:
-    """What the image side saves in a forward pass: it grows with the images."""
+class SavedBytes:
+    """What a forward pass saves for the backward pass: it grows with the images, or with the texts."""
 
     fixed: float  # casts of the weights
-    per_image: float
-    per_image_recomputed: float  # with gradient checkpointing: of the largest block, while it is computed again
-    num_anchors: int  # of an image
+    each: float
+    each_recomputed: float = 0.0  # with gradient checkpointing: of the largest block, while it is computed again
 
-    def of(self, batch_size: int) -> float:
-        """Peak of that many images."""
-        return self.fixed + batch_size * (self.per_image + self.per_image_recomputed)
+    def of(self, count: float) -> float:
+        """Peak of that many."""
+        return self.fixed + count * (self.each + self.each_recomputed)
 
 
 def activation_bytes(
     model: ModelConfig, size_hw: tuple[int, int], *, precision: Precision, device: Device
-) -> ActivationBytes:
-    """Measured with two images and with three: the rest is a straight line, while of one some copies are views."""
-    two, three = (saved(model, size_hw, batch_size=count, precision=precision, device=device) for count in (2, 3))
+) -> SavedBytes:
+    """Of images, measured with two and with three: the rest is a straight line, while of one some copies are views."""
+    two, three = (image_bytes(model, size_hw, batch_size=n, precision=precision, device=device) for n in (2, 3))
     has_checkpointing = model.gradient_checkpointing
     block = largest_block_bytes(model, size_hw, precision=precision, device=device) if has_checkpointing else 0
-    return ActivationBytes(
-        fixed=3 * two.num_bytes - 2 * three.num_bytes,
-        per_image=three.num_bytes - two.num_bytes,
-        per_image_recomputed=block,
-        num_anchors=two.num_anchors,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """What a forward pass leaves."""
-
-    num_bytes: int
-    num_anchors: int  # of an image
+    return SavedBytes(fixed=3 * two - 2 * three, each=three - two, each_recomputed=block)
 
 
 @cache
-def saved(
+def image_bytes(
     model: ModelConfig, size_hw: tuple[int, int], *, batch_size: int, precision: Precision, device: Device
-) -> Saved:
+) -> int:
     """What the forward pass of backbone, neck and head saves, its outputs included."""
     fake = fake_detector(model, device=device)
     with fake.mode:
@@ -148,7 +134,7 @@ def saved(
             maps = fake.detector.head(fake.detector.neck(features))
         for output in (maps.embeddings, maps.box_deltas, maps.centerness):
             tensors.add(output)
-        return Saved(num_bytes=tensors.num_bytes, num_anchors=maps.embeddings.shape[1])
+        return tensors.num_bytes
 
 
 @cache
@@ -177,17 +163,9 @@ def largest_block_bytes(model: ModelConfig, size_hw: tuple[int, int], *, precisi
     return max((more - few for few, more in zip(of_two, of_three, strict=True)), default=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextBytes:
-    """Activations of texts of the longest length."""
-
-    fixed: float  # whatever the number of texts
-    per_text: float
-
-
 @cache
-def text_bytes(model: ModelConfig, *, precision: Precision) -> TextBytes:
-    """What the text encoder saves for the backward pass, measured on four and on eight real texts.
+def text_bytes(model: ModelConfig, *, precision: Precision) -> SavedBytes:
+    """Of texts of the longest length, measured on four and on eight real ones.
 
     Raises:
         ValueError: the configuration names weights that are not there.
@@ -195,7 +173,7 @@ def text_bytes(model: ModelConfig, *, precision: Precision) -> TextBytes:
     with torch.random.fork_rng(devices=[]):
         encoder = text_encoder(model)
         few, more = (_encoder_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))
-    return TextBytes(fixed=few - (more - few), per_text=(more - few) / 4)
+    return SavedBytes(fixed=few - (more - few), each=(more - few) / 4)
 
 
 def _encoder_bytes(encoder: TextEncoder, *, num_texts: int, precision: Precision) -> int:
@@ -245,7 +223,12 @@ def step_memory(
     size = model_size(model)
     text = text_bytes(model, precision=train.precision)
     activations = activation_bytes(model, settings.canvas_hw, precision=train.precision, device=device)
-    chunk = chunk_rows(1, device=torch.device(device), chunk_elements=None)
+    chunk_bytes = _CHUNK_BUFFERS * _FP32_BYTES * chunk_rows(1, device=torch.device(device))
+    if supervision == "image_text":
+        losses = _contrastive_bytes(model, train, num_texts=num_texts, images=images, num_images=images * world_size)
+    else:  # embeddings of all texts, and the gradients of both sides
+        network = image_flops(model, train, supervision, num_texts=num_texts, world_size=world_size)
+        losses = (2 * num_texts + batch_size * network.num_anchors) * model.embed_dim * _FP32_BYTES
     parts = {
         "weights": size.num_parameters * _FP32_BYTES,
         # Data parallelism sends them from buckets of its own.
@@ -253,29 +236,17 @@ def step_memory(
         "optimizer": size.num_trained * _FP32_BYTES * 2,
         "moving average": 0 if train.optim.ema_decay is None else size.num_parameters * _FP32_BYTES,
         "activations": activations.of(batch_size),
-        "texts": text.fixed + text.per_text * num_texts / world_size,
-        "losses": _contrastive_bytes(
-            model, train, num_texts=num_texts, images=images, num_images=images * world_size, chunk_elements=chunk
-        )
-        if supervision == "image_text"
-        else _alignment_bytes(
-            model, num_texts=num_texts, num_regions=batch_size * activations.num_anchors, chunk_elements=chunk
-        ),
+        "texts": text.of(num_texts / world_size),
+        "losses": losses + chunk_bytes,
         "context": CONTEXT_BYTES if device == "cuda" else 0.0,
     }
     return Memory(parts=parts)
 
 
-def _alignment_bytes(model: ModelConfig, *, num_texts: int, num_regions: int, chunk_elements: int) -> float:
-    """Embeddings of all texts, the gradients of both sides, and a chunk of logits."""
-    rows = 2 * num_texts + num_regions
-    return (rows * model.embed_dim + _CHUNK_BUFFERS * chunk_elements) * _FP32_BYTES
-
-
 def _contrastive_bytes(
-    model: ModelConfig, train: TrainConfig, *, num_texts: int, images: int, num_images: int, chunk_elements: int
+    model: ModelConfig, train: TrainConfig, *, num_texts: int, images: int, num_images: int
 ) -> float:
-    """Texts of all processes and proposals of this one with their gradients, what they are compared by, and a chunk.
+    """Texts of all processes and proposals of this one with their gradients, and what they are compared by.
 
     Every text has its similarity to each local image, with a gradient and the number of the region that was the best; every
     caption too, and each local caption that to all images.
@@ -283,4 +254,4 @@ def _contrastive_bytes(
     rows = 2 * num_texts + 2 * images * train.loss.num_proposals
     of_texts = num_texts * images * (2 * _FP32_BYTES + 1)
     of_captions = 4 * num_images * images * _FP32_BYTES
-    return (rows * model.embed_dim + _CHUNK_BUFFERS * chunk_elements) * _FP32_BYTES + of_texts + of_captions
+    return rows * model.embed_dim * _FP32_BYTES + of_texts + of_captions

@@ -10,7 +10,6 @@ from detclipv2.planning.memory import (
     activation_bytes,
     largest_block_bytes,
     model_size,
-    saved,
     step_memory,
 )
 
@@ -37,10 +36,7 @@ def test_fake_tensors_save_as_much_as_real_ones(tiny_config: ModelConfig) -> Non
     for output in (maps.embeddings, maps.box_deltas, maps.centerness):
         tensors.add(output)
 
-    found = saved(tiny_config, SIZE, batch_size=2, precision="fp32", device="cpu")
-
-    assert found.num_bytes == tensors.num_bytes
-    assert found.num_anchors == maps.embeddings.shape[1]
+    assert image_bytes(tiny_config, SIZE, batch_size=2, precision="fp32", device="cpu") == tensors.num_bytes
 
 
 def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_config: ModelConfig) -> None:
@@ -49,17 +45,17 @@ def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_confi
     checkpointed = replace(tiny_config, gradient_checkpointing=True)
     again = activation_bytes(checkpointed, SIZE, precision="bf16", device="cuda")
 
-    measured = saved(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda").num_bytes
+    measured = image_bytes(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda")
 
     assert line.of(7) == pytest.approx(measured, rel=0.001)
-    assert line.per_image_recomputed == 0
-    assert again.per_image_recomputed == block > 0
+    assert line.each_recomputed == 0
+    assert again.each_recomputed == block > 0
     assert again.of(7) < 0.75 * measured
 
 
 def test_half_precision_saves_memory_where_images_outweigh_the_casts_of_the_weights(tiny_config: ModelConfig) -> None:
     half, full = (
-        saved(tiny_config, (256, 256), batch_size=2, precision=precision, device="cuda").num_bytes
+        image_bytes(tiny_config, (256, 256), batch_size=2, precision=precision, device="cuda")
         for precision in ("bf16", "fp32")
     )
 

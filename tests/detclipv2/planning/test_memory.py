@@ -8,6 +8,7 @@ from detclipv2.config import ModelConfig, SupervisionConfig, TrainConfig
 from detclipv2.planning.memory import (
     SavedTensors,
     activation_bytes,
+    image_bytes,
     largest_block_bytes,
     model_size,
     step_memory,

@@ -16,12 +16,9 @@ from detclipv2.data.tar_shards import REBUILD_HINT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """An image with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
-
+class _Annotated:
     key: str
     supervision: Supervision
-    image: Tensor  # [3, H, W] uint8
     boxes_xyxy: Tensor  # [N, 4] in pixels of the image
     labels: Tensor  # [N], index into concepts
     concepts: list[str]
@@ -29,18 +26,19 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedSample:
-    """A sample whose image is still encoded."""
+class Sample(_Annotated):
+    """An image with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
+
+    image: Tensor  # [3, H, W] uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample(_Annotated):
+    """A sample whose image is still encoded; boxes are in pixels of the stored image."""
 
     where: str  # shard and key, for messages
-    key: str
-    supervision: Supervision
     jpeg: bytes
     size_hw: tuple[int, int]
-    boxes_xyxy: Tensor  # [N, 4] in pixels of the stored image
-    labels: Tensor  # [N], index into concepts
-    concepts: list[str]
-    caption: str | None
 
     def decode(self, *, least_hw: tuple[int, int] | None = None) -> Sample:
         """Decode the image, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.

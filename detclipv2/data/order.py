@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,32 +107,27 @@ class Order:
         return unread
 
     def _buffers(self, segments: Sequence[Segment], unread: _Unread) -> "_Buffers":
-        segment = segments[-1]
-        num_workers = segment.world_size * segment.workers_per_rank
-        batch_size = self.batch_size(segment.world_size)
-        batches = min(self.samples_per_block, self.length // num_workers) // batch_size
-        return _Buffers(
-            segment=segment,
-            unread=unread,
-            supervision=self.supervision,
-            seed=f"{self.seed}-{self.supervision}-{len(segments)}",
-            batch_size=batch_size,
-            batches_per_block=max(1, batches),
-            is_portrait=self.is_portrait,
-        )
+        seed = f"{self.seed}-{self.supervision}-{len(segments)}"
+        return _Buffers(order=self, segment=segments[-1], unread=unread, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Buffers:
     """The shuffle buffers of one segment."""
 
+    order: Order
     segment: Segment
     unread: _Unread
-    supervision: Supervision
     seed: str
-    batch_size: int
-    batches_per_block: int
-    is_portrait: Callable[[Positions], NDArray[np.bool_]] | None
+
+    @cached_property
+    def batch_size(self) -> int:
+        return self.order.batch_size(self.segment.world_size)
+
+    @cached_property
+    def batches_per_block(self) -> int:
+        samples = min(self.order.samples_per_block, self.order.length // self.num_workers)
+        return max(1, samples // self.batch_size)
 
     @property
     def num_workers(self) -> int:
@@ -144,7 +140,9 @@ class _Buffers:
 
     def batches_taken(self, worker: int) -> int:
         """Batches that a rank took from one of its workers."""
-        return len(range(worker, self.segment.num_batches.get(self.supervision, 0), self.segment.workers_per_rank))
+        return len(
+            range(worker, self.segment.num_batches.get(self.order.supervision, 0), self.segment.workers_per_rank)
+        )
 
     def block(self, buffer: int, worker: int) -> Positions:
         """Positions of a worker (of all ranks' workers) in a buffer, ascending."""
@@ -155,8 +153,8 @@ class _Buffers:
         """The block shuffled into batches [batches_per_block, batch_size]."""
         rng = random.Random(f"samples-{self.seed}-{worker}-{buffer}")
         positions = _shuffled(self.block(buffer, worker), rng)
-        if self.is_portrait is not None:
-            portrait = self.is_portrait(positions)
+        if self.order.is_portrait is not None:
+            portrait = self.order.is_portrait(positions)
             positions = np.concatenate([positions[~portrait], positions[portrait]])
         return _shuffled(positions.reshape(self.batches_per_block, self.batch_size), rng)
 

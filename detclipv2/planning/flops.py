@@ -108,11 +108,8 @@ class FakeDetector:
 def fake_detector(config: ModelConfig, *, device: Device) -> FakeDetector:
     """The image side of the detector that a configuration describes; no weights are read, and the texts' side is a stub.
 
-    On "cuda" only the forward pass can be run without a GPU.
-
-    Args:
-        config: the network.
-        device: where the tensors claim to be: some operations go another way on a CPU.
+    ``device`` is where the tensors claim to be: some operations go another way on a CPU. On "cuda" only the forward pass can be
+    run without a GPU.
     """
     # A backbone is checked with real numbers when its normalisation is folded, so it is made with them.
     with torch.random.fork_rng(devices=[]):  # whoever counts in the middle of something keeps their random numbers
@@ -127,15 +124,7 @@ def fake_detector(config: ModelConfig, *, device: Device) -> FakeDetector:
 def image_flops(
     model: ModelConfig, train: TrainConfig, supervision: Supervision, *, num_texts: int, world_size: int = 1
 ) -> ImageFlops:
-    """FLOPs of one image of a type, counted.
-
-    Args:
-        model: the network.
-        train: the training.
-        supervision: the type.
-        num_texts: distinct texts of a step over all processes.
-        world_size: number of processes.
-    """
+    """FLOPs of one image of a type, counted; a step has ``num_texts`` distinct texts over all processes."""
     settings = train.supervisions()[supervision]
     network = _network_flops(model, settings.canvas_hw, with_boxes=supervision == "detection")
     if supervision != "image_text":

@@ -38,7 +38,7 @@ class SavedTensors:
     def __init__(self, *, but: Iterable[Tensor] = ()) -> None:
         self._others = {_storage(tensor) for tensor in but}
         # The tensors too, since the storage of one that is gone may come back as another's.
-        self._held: dict[int, Tensor] = {}
+        self._tensors: dict[int, Tensor] = {}
 
     def hooks(self) -> saved_tensors_hooks:
         """Under this every saved tensor is added."""
@@ -47,13 +47,13 @@ class SavedTensors:
     def add(self, tensor: Tensor) -> Tensor:
         """Count a tensor's storage, once."""
         if _storage(tensor) not in self._others:
-            self._held.setdefault(_storage(tensor), tensor)
+            self._tensors.setdefault(_storage(tensor), tensor)
         return tensor
 
     @property
     def num_bytes(self) -> int:
         """Of all that was saved."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._held.values())
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
 
 
 def _storage(tensor: Tensor) -> int:

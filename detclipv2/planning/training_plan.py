@@ -125,13 +125,8 @@ def train_flops(
 ) -> dict[Supervision, float]:
     """Model FLOPs of one image of each supervision type: what images a second are multiplied with for MFU.
 
-    Those of the texts are left out (``text_flops``): they belong to a step and not to an image.
-
-    Args:
-        model: the network.
-        train: the training.
-        sizes: what the texts of a step, which the losses grow with, are estimated from.
-        world_size: number of processes.
+    Those of the texts are left out (``text_flops``): they belong to a step and not to an image. The losses grow with the texts
+    of a step, which are estimated from the ``sizes`` of the datasets.
     """
     counted: dict[Supervision, float] = {}
     for name in train.supervisions():

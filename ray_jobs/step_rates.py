@@ -7,9 +7,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from detclipv2.config import Supervision
-from detclipv2.planning.flops import image_flops
-from detclipv2.planning.plan import Rate
-from detclipv2.planning.texts import PAPER_DATA, distinct_texts, encoded_texts, text_cost
+from detclipv2.planning.flops import image_flops, text_flops
+from detclipv2.planning.training_plan import PAPER_DATA, Rate, distinct_texts, encoded_texts
 from pipelines.storage import write_text_atomically
 from ray_jobs.job_config import load_recipe
 from schemas.manifest import canonical_json
@@ -54,13 +53,13 @@ def paper_rates() -> list[Rate]:
     shorter sides drawn evenly from 480 to 800 px, 0.65 times as much.
     """
     job = load_recipe(PAPER_RECIPE)
-    text = text_cost(job.model, precision=job.train.precision)
+    text = text_flops(job.model)
     rates = []
     for name, settings in job.train.supervisions().items():
         num_texts = distinct_texts(job.train, name, sizes=PAPER_DATA, world_size=PAPER_NUM_GPUS)
         image = image_flops(job.model, job.train, name, num_texts=num_texts, world_size=PAPER_NUM_GPUS)
         images = settings.samples_per_worker(PAPER_NUM_GPUS) * image.model
-        flops = images + encoded_texts(job.model, name, num_texts) / PAPER_NUM_GPUS * text.model
+        flops = images + encoded_texts(job.model, name, num_texts) / PAPER_NUM_GPUS * text.total
         rates.append(
             Rate(
                 gpu=PAPER_GPU,

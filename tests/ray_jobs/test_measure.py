@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from detclipv2.config import TrainConfig
-from detclipv2.planning.gpus import GPUS
-from detclipv2.planning.texts import PAPER_DATA
+from detclipv2.planning.training_plan import GPUS, PAPER_DATA
 from ray_jobs.job_config import load_recipe
 from ray_jobs.measure import measured_rates
 

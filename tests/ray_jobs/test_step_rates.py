@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
-from detclipv2.planning.texts import PAPER_DATA
 
-from detclipv2.planning.training_plan import GPUS, Rate, make_plan
+from detclipv2.planning.training_plan import GPUS, PAPER_DATA, Rate, make_plan
 from ray_jobs.job_config import load_recipe
 from ray_jobs.step_rates import PAPER_GPU_HOURS, add_rates, paper_rates, read_rates
 from schemas.manifest import canonical_json

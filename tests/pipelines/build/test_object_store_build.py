@@ -1,4 +1,4 @@
-"""The whole street in an object store: built, killed, resumed, skipped, and read by training."""
+"""A whole build in an object store: built, killed, resumed, skipped, and read by training."""
 
 import itertools
 import signal

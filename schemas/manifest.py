@@ -28,11 +28,8 @@ def sha256_hex(text: str) -> str:
 def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: dict[str, str]) -> str:
     """Identity of a computation before it runs: equal and verified means that it need not run again.
 
-    Args:
-        stage: name of the stage.
-        version: its version, bumped by hand when behaviour changes.
-        config: the stage's own configuration, model ids and versions included; JSON values only.
-        parents: digest of every input, by name.
+    The ``version`` is bumped by hand when behaviour changes; ``config`` is the stage's own, model ids and versions included,
+    JSON values only; ``parents`` are the digests of every input, by name.
     """
     return sha256_hex(canonical_json({"stage": stage, "version": version, "config": config, "parents": parents}))
 

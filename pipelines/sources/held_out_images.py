@@ -64,19 +64,10 @@ class HeldOutImages:
 
     def has_image(self, sha256: str, image: Image.Image) -> bool:
         """Whether these bytes, or an upright image much like this one, are among the hashes."""
-        if sha256 in self.sha256:
-            return True
-        return bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0])
+        return sha256 in self.sha256 or (bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0]))
 
     def is_near(self, phashes: Sequence[str | None]) -> np.ndarray:
-        """For each hash whether a held-out one is within ``max_distance``; null is near none.
-
-        Args:
-            phashes: N hashes, 16 hex digits.
-
-        Returns:
-            N booleans.
-        """
+        """For each of N hashes of 16 hex digits whether a held-out one is within ``max_distance``: [N]; null is near none."""
         near = np.zeros(len(phashes), bool)
         rows = np.array([i for i, phash in enumerate(phashes) if phash is not None], np.intp)
         bits = np.array([int(phash, 16) for phash in phashes if phash is not None], np.uint64)

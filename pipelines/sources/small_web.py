@@ -112,11 +112,9 @@ class SmallWeb:
     """The server in a process of its own, which ends with the ``with`` block or with this process, whichever is first."""
 
     def __init__(self, content: EmojiScenes | Path, *, folder: Path) -> None:
-        """Prepare a server.
+        """Prepare a server of a pair stream, or of a folder whose files appear as ``http://photos.test/<path>``.
 
-        Args:
-            content: a pair stream, or a folder whose files appear as ``http://photos.test/<path>``.
-            folder: where the logs of requests and of answers lie; they are appended to from run to run.
+        The logs of requests and of answers lie in ``folder``; they are appended to from run to run.
 
         Raises:
             ValueError: the folder to serve does not exist.

@@ -5,12 +5,10 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Literal
 
 from pipelines.sources.emoji_scenes.phrases import counted, enumerated
 
-CaptionKind = Literal["described", "mixed_language", "foreign", "empty", "file_name", "mismatch"]
-CAPTION_SHARES: dict[CaptionKind, float] = {
+CAPTION_SHARES = {
     "described": 0.82,  # usable English
     "mixed_language": 0.03,  # a foreign sentence with English names
     "foreign": 0.05,
@@ -55,15 +53,8 @@ def _add_noise(caption: str, rng: Random) -> str:
     return caption[0].upper() + caption[1:] if draw < 0.5 else caption
 
 
-def caption(kind: CaptionKind, *, names: list[str], other_names: list[str], rng: Random) -> str:
-    """The caption of an image.
-
-    Args:
-        kind: what sort of caption.
-        names: concepts of the image, one an object.
-        other_names: concepts of another image, which half of the mismatches describe.
-        rng: where everything is drawn from.
-    """
+def caption(kind: str, *, names: list[str], other_names: list[str], rng: Random) -> str:
+    """The caption of an image of the concepts ``names``, one an object; half of the mismatches describe ``other_names``."""
     if kind == "described":
         return describe(names, rng)
     if kind == "mixed_language":

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from upath import UPath
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -34,10 +34,8 @@ def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: di
     return sha256_hex(canonical_json({"stage": stage, "version": version, "config": config, "parents": parents}))
 
 
-class FileEntry(BaseModel):
+class FileEntry(BaseModel, frozen=True, extra="forbid"):
     """One published file. ``path`` is relative to the manifest's folder, or to the data root in a dataset manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     sha256: str
@@ -45,10 +43,8 @@ class FileEntry(BaseModel):
     num_rows: int
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, frozen=True, extra="forbid"):
     """What a stage published for one shard (or, for a global stage, for all)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest_version: int = MANIFEST_VERSION
     stage: str
@@ -68,10 +64,8 @@ class Manifest(BaseModel):
         return sha256_hex(canonical_json([self.stage, [entry.model_dump() for entry in self.files]]))
 
 
-class SupervisionSplit(BaseModel):
+class SupervisionSplit(BaseModel, frozen=True, extra="forbid"):
     """All shards of one type of supervision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_samples: int
     shards: list[FileEntry]
@@ -81,13 +75,11 @@ class SupervisionSplit(BaseModel):
     vocabulary: list[str] = Field(default_factory=list)
 
 
-class DatasetManifest(BaseModel):
+class DatasetManifest(BaseModel, frozen=True, extra="forbid"):
     """A named dataset as training reads it: ``<root>/datasets/<name>/MANIFEST.json``.
 
     Paths are relative to the data root, so that the whole folder can be moved or mirrored.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest_version: int = MANIFEST_VERSION
     name: str

@@ -20,13 +20,7 @@ from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
 
 # One row an evaluation image.
-HASHES = pa.schema(
-    [
-        pa.field("file_name", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("phash", pa.string(), nullable=False),
-    ]
-)
+HASHES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file_name", "sha256", "phash")])
 # COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}

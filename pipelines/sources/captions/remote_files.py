@@ -56,9 +56,10 @@ class DataFile:
 
 
 def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
-    """The files that ``path`` stands for, sorted by path: a file (whatever its ending), a folder or a glob, or its fsspec URL.
+    """The files that ``path`` stands for, sorted by path.
 
-    A folder is searched to its bottom for files with ``endings``, which are in lower case, with the dot.
+    It is a file (whatever its ending), a folder (searched to its bottom for files with ``endings``, which are in lower case,
+    with the dot) or a glob; local or an fsspec URL.
 
     Raises:
         ValueError: the file system's package is not installed, it cannot be listed, or there is no such file.

@@ -4,12 +4,7 @@ import pyarrow as pa
 
 
 def conform(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
-    """Return ``table`` with exactly the columns of ``schema``, in its order and types.
-
-    Args:
-        table: any table.
-        schema: what is wanted; columns of ``table`` that it does not name are left out.
-        where: the file or stage to name in an error.
+    """Return ``table`` with exactly the columns of ``schema``, in its order and types; others are left out.
 
     Raises:
         ValueError: a column is missing, cannot be cast, or holds nulls where the schema allows none.

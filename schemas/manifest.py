@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from upath import UPath
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -28,19 +28,14 @@ def sha256_hex(text: str) -> str:
 def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: dict[str, str]) -> str:
     """Identity of a computation before it runs: equal and verified means that it need not run again.
 
-    Args:
-        stage: name of the stage.
-        version: its version, bumped by hand when behaviour changes.
-        config: the stage's own configuration, model ids and versions included; JSON values only.
-        parents: digest of every input, by name.
+    The ``version`` is bumped by hand when behaviour changes; ``config`` is the stage's own, model ids and versions included,
+    JSON values only; ``parents`` are the digests of every input, by name.
     """
     return sha256_hex(canonical_json({"stage": stage, "version": version, "config": config, "parents": parents}))
 
 
-class FileEntry(BaseModel):
+class FileEntry(BaseModel, frozen=True, extra="forbid"):
     """One published file. ``path`` is relative to the manifest's folder, or to the data root in a dataset manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     sha256: str
@@ -48,10 +43,8 @@ class FileEntry(BaseModel):
     num_rows: int
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, frozen=True, extra="forbid"):
     """What a stage published for one shard (or, for a global stage, for all)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest_version: int = MANIFEST_VERSION
     stage: str
@@ -71,10 +64,8 @@ class Manifest(BaseModel):
         return sha256_hex(canonical_json([self.stage, [entry.model_dump() for entry in self.files]]))
 
 
-class SupervisionSplit(BaseModel):
+class SupervisionSplit(BaseModel, frozen=True, extra="forbid"):
     """All shards of one type of supervision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_samples: int
     shards: list[FileEntry]
@@ -84,13 +75,11 @@ class SupervisionSplit(BaseModel):
     vocabulary: list[str] = Field(default_factory=list)
 
 
-class DatasetManifest(BaseModel):
+class DatasetManifest(BaseModel, frozen=True, extra="forbid"):
     """A named dataset as training reads it: ``<root>/datasets/<name>/MANIFEST.json``.
 
     Paths are relative to the data root, so that the whole folder can be moved or mirrored.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest_version: int = MANIFEST_VERSION
     name: str

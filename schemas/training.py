@@ -2,20 +2,18 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 Supervision = Literal["detection", "grounding", "image_text"]
 
 
-class TrainingSample(BaseModel):
+class TrainingSample(BaseModel, frozen=True, extra="forbid"):
     """Annotation of one image (the triplet of section 3.1 of arXiv:2304.04514, less the negatives).
 
     ``concepts`` are the distinct texts of the sample: category names (detection), annotated phrases (grounding) or noun
     phrases of the caption (image-text). ``labels[i]`` is the index into ``concepts`` of box ``i``. Boxes are in pixels of the
     stored image and lie inside it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     supervision: Supervision
     width: int = Field(gt=0)

@@ -20,13 +20,7 @@ from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
 
 # One row an evaluation image.
-HASHES = pa.schema(
-    [
-        pa.field("file_name", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("phash", pa.string(), nullable=False),
-    ]
-)
+HASHES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file_name", "sha256", "phash")])
 # COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -64,19 +58,10 @@ class HeldOutImages:
 
     def has_image(self, sha256: str, image: Image.Image) -> bool:
         """Whether these bytes, or an upright image much like this one, are among the hashes."""
-        if sha256 in self.sha256:
-            return True
-        return bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0])
+        return sha256 in self.sha256 or (bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0]))
 
     def is_near(self, phashes: Sequence[str | None]) -> np.ndarray:
-        """For each hash whether a held-out one is within ``max_distance``; null is near none.
-
-        Args:
-            phashes: N hashes, 16 hex digits.
-
-        Returns:
-            N booleans.
-        """
+        """For each of N hashes of 16 hex digits whether a held-out one is within ``max_distance``: [N]; null is near none."""
         near = np.zeros(len(phashes), bool)
         rows = np.array([i for i, phash in enumerate(phashes) if phash is not None], np.intp)
         bits = np.array([int(phash, 16) for phash in phashes if phash is not None], np.uint64)

@@ -49,18 +49,10 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, *, answer: Callable[[str, str], Answer], log: Path | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
-        self._requests = None if log is None else log.open("ab", buffering=0)
-        self._answers = None if log is None else log.with_name(ANSWER_LOG_NAME).open("ab", buffering=0)
+        self.requests = None if log is None else log.open("ab", buffering=0)  # that have come
+        self.answers = None if log is None else log.with_name(ANSWER_LOG_NAME).open("ab", buffering=0)  # taken whole
 
-    def record_request(self, url: str, status: int) -> None:
-        """When a request has come."""
-        self._record(self._requests, {"url": url, "status": status, "time_s": time.time()})
-
-    def record_answer(self, url: str, status: int, *, asked_s: float) -> None:
-        """When the client has taken the whole of the answer."""
-        self._record(self._answers, {"url": url, "status": status, "asked_s": asked_s, "taken_s": time.time()})
-
-    def _record(self, log: FileIO | None, entry: dict[str, object]) -> None:
+    def record(self, log: FileIO | None, **entry: object) -> None:
         """One whole line in one write: a killed server leaves no half of it, and threads do not mix theirs."""
         if log is not None:
             log.write((json.dumps(entry) + "\n").encode())
@@ -76,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         answer = self.server.answer(host, path)
         url, asked_s = f"http://{host}{self.path}", time.time()
-        self.server.record_request(url, answer.status)
+        self.server.record(self.server.requests, url=url, status=answer.status, time_s=asked_s)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -93,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.num_bytes_missing:
             self.close_connection = True
         elif self._is_taken():
-            self.server.record_answer(url, answer.status, asked_s=asked_s)
+            self.server.record(self.server.answers, url=url, status=answer.status, asked_s=asked_s, taken_s=time.time())
 
     def _is_taken(self) -> bool:
         """Wait until the client has hung up in good order, or asks on: one that goes before it has read all resets."""
@@ -112,11 +104,9 @@ class SmallWeb:
     """The server in a process of its own, which ends with the ``with`` block or with this process, whichever is first."""
 
     def __init__(self, content: EmojiScenes | Path, *, folder: Path) -> None:
-        """Prepare a server.
+        """Prepare a server of a pair stream, or of a folder whose files appear as ``http://photos.test/<path>``.
 
-        Args:
-            content: a pair stream, or a folder whose files appear as ``http://photos.test/<path>``.
-            folder: where the logs of requests and of answers lie; they are appended to from run to run.
+        The logs of requests and of answers lie in ``folder``; they are appended to from run to run.
 
         Raises:
             ValueError: the folder to serve does not exist.

@@ -91,11 +91,9 @@ class ValidationSource(ConfiguredSource, Protocol):
     """A validation set in LVIS v1 format."""
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
-        """Write ``annotations.json`` and ``images/`` under ``folder``; return the number of images.
+        """Write ``annotations.json`` and ``images/`` under ``folder``, which is empty; return the number of images.
 
-        Args:
-            folder: an empty folder.
-            train_image_counts: training images with a box of each category name, from which LVIS's frequency follows
-                (r: at most 10, c: at most 100, f: more), so that a concept without any training box is always rare.
+        From ``train_image_counts``, the training images with a box of each category name, LVIS's frequency follows (r: at
+        most 10, c: at most 100, f: more), so that a concept without any training box is always rare.
         """
         ...

@@ -41,6 +41,13 @@ class Annotations:
         return len(self.boxes) + sum(self.dropped.values())
 
 
+def distinct_boxes(boxes: list[NamedBox], dropped: Counter[str], *, caption: str, size_px: Size | None) -> Annotations:
+    """Annotations without the boxes that are there twice, which count as ``duplicate_box``."""
+    distinct = list(dict.fromkeys(boxes))
+    duplicates = Counter(duplicate_box=len(boxes) - len(distinct))
+    return Annotations(boxes=distinct, dropped=+(dropped + duplicates), caption=caption, size_px=size_px)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedImages(ABC):
     """A `pipelines.sources.source.BoxedSource` but for the format, which a subclass knows.

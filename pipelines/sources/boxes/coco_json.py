@@ -16,11 +16,6 @@ from schemas.manifest import sha256_hex
 Split = Literal["all", "train", "held_out"]
 HOLD_OUT_EVERY = 5
 
-_KEYS = {
-    "images": ("id",),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
 NameOf = Callable[[str], str]
 
 
@@ -53,19 +48,18 @@ class CocoIndex:
 
 @lru_cache(maxsize=4)
 def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> CocoIndex:
-    """Read an instances JSON.
-
-    Args:
-        annotations: the JSON.
-        split: see `pipelines.sources.boxes.coco.Coco`.
-        name_of: what becomes of a category's name, and of its synonyms.
+    """Read an instances JSON; ``split`` is that of `pipelines.sources.boxes.coco.Coco`, ``name_of`` is for synonyms, too.
 
     Raises:
         ValueError: it cannot be read or lacks a key.
     """
     text = read_text(annotations)
-    expected = "COCO instances JSON has images, annotations and categories"
-    content = parse_annotations(text, annotations, keys=_KEYS, expected=expected)
+    content = parse_annotations(
+        text,
+        annotations,
+        keys={"images": ("id",), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")},
+        expected="COCO instances JSON has images, annotations and categories",
+    )
     for i, image in enumerate(content["images"]):
         if not isinstance(image["id"], int) or image["id"] < 0:
             raise ValueError(f"{annotations}: images[{i}] has the id {image['id']!r}; it must be a whole number")
@@ -90,13 +84,9 @@ def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> Coco
 def parse_annotations(
     text: str, path: Path, *, keys: Mapping[str, tuple[str, ...]], expected: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Annotation JSON in sections that are lists, with the keys that each entry must have; a ``bbox`` is four numbers.
+    """Annotation JSON in sections that are lists; a ``bbox`` is four numbers.
 
-    Args:
-        text: the JSON.
-        path: its file, to name in an error.
-        keys: by section; "annotations" is one of them.
-        expected: what such a file has, for the error where a section is missing.
+    ``keys`` are those that each entry of a section must have, by section ("annotations" is one); ``expected`` ends an error.
 
     Raises:
         ValueError: it is not JSON, lacks a section or a key, or has a bad box.

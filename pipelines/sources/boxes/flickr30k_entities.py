@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, distinct_boxes
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
@@ -20,13 +20,8 @@ from schemas.training import Supervision
 _PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]*)? (?P<words>[^\]]*)\]")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sentence:
-    """One sentence of an image."""
-
-    text: str
-    phrases: tuple[tuple[str, str], ...]  # entity, words
-    annotation: VocAnnotation
+# Of one sentence of an image: its text, the entity and the words of each phrase, and the image's annotation.
+_Sentence = tuple[str, tuple[tuple[str, str], ...], VocAnnotation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +70,19 @@ class Flickr30kEntities(AnnotatedImages):
         )
 
     def annotate(self, handle: _Sentence) -> Annotations:
-        boxes: dict[NamedBox, None] = {}
+        text, phrases, annotation = handle
+        boxes: list[NamedBox] = []
         dropped: Counter[str] = Counter()
-        for entity, words in handle.phrases:
+        for entity, words in phrases:
             phrase = annotated_phrase(words)
-            for item in handle.annotation.objects:
+            for item in annotation.objects:
                 if entity not in item.names or item.box_xyxy is None:
                     continue
                 if phrase is None:
                     dropped["no_phrase"] += 1
                 else:
-                    box = NamedBox(name=phrase, box_xyxy=item.box_xyxy)
-                    dropped["duplicate_box"] += box in boxes
-                    boxes[box] = None
-        return Annotations(boxes=list(boxes), dropped=+dropped, caption=handle.text, size_px=handle.annotation.size_px)
+                    boxes.append(NamedBox(name=phrase, box_xyxy=item.box_xyxy))
+        return distinct_boxes(boxes, dropped, caption=text, size_px=annotation.size_px)
 
     def _numbers(self) -> list[str]:
         if self.image_set is None:
@@ -108,5 +102,4 @@ def _sentences(text: str, annotation: VocAnnotation, path: Path) -> Iterator[_Se
         plain = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
         if "[/EN#" in plain:
             raise ValueError(f"{path}: row {row} has a phrase that is not [/EN#number/type words]: {line[:80]!r}")
-        phrases = tuple((match["entity"], match["words"]) for match in _PHRASE.finditer(line))
-        yield _Sentence(text=plain, phrases=phrases, annotation=annotation)
+        yield plain, tuple((match["entity"], match["words"]) for match in _PHRASE.finditer(line)), annotation

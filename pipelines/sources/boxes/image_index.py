@@ -43,17 +43,9 @@ def index_images(
     what: str = "images",
     num_orphans: int = 0,
 ) -> ImageIndex:
-    """Find the files; leave out what is ``image_missing`` or, by its name, ``held_out``.
+    """Find the files, each in any of ``folders``; leave out what is ``image_missing`` or, by its name, ``held_out``.
 
-    Args:
-        entries: in any order.
-        folders: each is searched for an image's file.
-        held_out: images that must not be trained on.
-        digest: of the annotations.
-        vocabulary: texts that boxes have.
-        where: the annotations, to name in an error.
-        what: what to call the entries in an error.
-        num_orphans: boxes of images that the annotations do not even list.
+    ``num_orphans`` boxes are of images that the annotations do not even list; ``where`` and ``what`` are for errors.
 
     Raises:
         ValueError: two entries have one key, a name leaves the folder, or no image is left.

@@ -2,11 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Size
+from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Size, distinct_boxes
 from pipelines.sources.boxes.coco_json import announced_size, is_numbers, parse_annotations
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
@@ -14,15 +14,6 @@ from pipelines.sources.boxes.phrase import annotated_phrase
 from pipelines.sources.input_files import read_text
 from schemas.manifest import sha256_hex
 from schemas.training import Supervision
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Captioned:
-    """An image with one caption, and its annotations."""
-
-    caption: str
-    size_px: Size | None
-    annotations: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +43,18 @@ class Mdetr(AnnotatedImages):
         of_image = defaultdict(list)
         for annotation in content["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
-        entries: dict[tuple[str, str], Entry] = {}
-        for image in sorted(content["images"], key=lambda image: str(image["id"]).zfill(12)):
-            _merge(entries, image, of_image.pop(image["id"], []))
-        phrases = (box.name for entry in entries.values() for box in self.annotate(entry.handle).boxes)
+        samples: dict[tuple[str, str], tuple[str, Size | None, list[dict[str, Any]]]] = {}
+        for image in sorted(content["images"], key=_key):
+            first = _key(image), announced_size(image), list[dict[str, Any]]()
+            _, _, annotations = samples.setdefault((image["file_name"], image["caption"]), first)
+            annotations += of_image.pop(image["id"], [])
+        entries = [
+            Entry(key=key, names=(file_name,), num_boxes=len(annotations), handle=(caption, size_px, annotations))
+            for (file_name, caption), (key, size_px, annotations) in samples.items()
+        ]
+        phrases = (box.name for entry in entries for box in self.annotate(entry.handle).boxes)
         return index_images(
-            entries.values(),
+            entries,
             folders=self.images,
             held_out=self.held_out,
             digest=sha256_hex(text),
@@ -66,32 +63,24 @@ class Mdetr(AnnotatedImages):
             num_orphans=sum(map(len, of_image.values())),
         )
 
-    def annotate(self, handle: _Captioned) -> Annotations:
-        boxes: dict[NamedBox, None] = {}
+    def annotate(self, handle: tuple[str, Size | None, list[dict[str, Any]]]) -> Annotations:
+        caption, size_px, annotations = handle
+        boxes: list[NamedBox] = []
         dropped: Counter[str] = Counter()
-        for annotation in handle.annotations:
+        for annotation in annotations:
             x, y, width, height = annotation["bbox"]
-            phrase = annotated_phrase(" ".join(_spans(annotation, handle.caption)))
+            phrase = annotated_phrase(" ".join(_spans(annotation, caption)))
             if annotation.get("iscrowd"):
                 dropped["crowd"] += 1
             elif phrase is None:
                 dropped["no_phrase"] += 1
             else:
-                box = NamedBox(name=phrase, box_xyxy=(x, y, x + width, y + height))
-                dropped["duplicate_box"] += box in boxes
-                boxes[box] = None
-        return Annotations(boxes=list(boxes), dropped=+dropped, caption=handle.caption, size_px=handle.size_px)
+                boxes.append(NamedBox(name=phrase, box_xyxy=(x, y, x + width, y + height)))
+        return distinct_boxes(boxes, dropped, caption=caption, size_px=size_px)
 
 
-def _merge(entries: dict[tuple[str, str], Entry], image: dict[str, Any], annotations: list[dict[str, Any]]) -> None:
-    """Add an entry of ``images``, to the one of the same file and caption if there is one."""
-    identity = image["file_name"], image["caption"]
-    entry = entries.get(identity)
-    if entry is None:
-        handle = _Captioned(caption=image["caption"], size_px=announced_size(image), annotations=())
-        entry = Entry(key=str(image["id"]).zfill(12), names=(image["file_name"],), num_boxes=0, handle=handle)
-    handle = replace(entry.handle, annotations=(*entry.handle.annotations, *annotations))
-    entries[identity] = replace(entry, num_boxes=len(handle.annotations), handle=handle)
+def _key(image: dict[str, Any]) -> str:
+    return str(image["id"]).zfill(12)
 
 
 def _spans(annotation: dict[str, Any], caption: str) -> Iterator[str]:

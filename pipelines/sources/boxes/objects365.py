@@ -1,51 +1,17 @@
 """Objects365 v1 and v2 for training, its category names corrected."""
 
 import re
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.coco import Coco
 from pipelines.sources.boxes.coco_json import NameOf
 from schemas.manifest import canonical_json, sha256_hex
 
-# By the name of the file in lower case, white space made one space. What the spelling leaves no doubt about:
-MISSPELT = {
-    "bakset": "basket",
-    "ballon": "balloon",
-    "billards": "billiards",
-    "buttefly": "butterfly",
-    "campel": "camel",
-    "dinning table": "dining table",
-    "extention cord": "extension cord",
-    "hamimelon": "hami melon",
-    "head phone": "headphones",
-    "hotair ballon": "hot air balloon",
-    "hotair balloon": "hot air balloon",
-    "meat ball": "meatball",
-    "meat balls": "meatballs",
-    "moniter/tv": "monitor/tv",
-    "mushroon": "mushroom",
-    "noddles": "noodles",
-    "pine apple": "pineapple",
-    "showerhead": "shower head",
-    "table teniis paddle": "table tennis paddle",
-    "tape measur/ ruler": "tape measure/ruler",
-    "tea pot": "teapot",
-    "tong": "tongs",
-    "trash bin can": "trash bin/can",
-}
-# Names that say another thing, or none, without the word that v2 lost. v1 has "french horn", "tennis ball", "race car", "skis".
-INCOMPLETE = {
-    "canned": "canned food",
-    "curling": "curling stone",
-    "formula 1": "formula 1 car",
-    "french": "french horn",
-    "skiboard": "skis",
-    "soccer": "soccer ball",
-    "table tennis": "table tennis ball",
-    "tennis": "tennis ball",
-    "toiletry": "toiletries",
-}
+_CORRECTIONS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+MISSPELT, INCOMPLETE = _CORRECTIONS["misspelt"], _CORRECTIONS["incomplete"]
 
 
 def corrected_name(name: str) -> str:

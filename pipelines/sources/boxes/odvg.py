@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Box
-from pipelines.sources.boxes.coco_json import announced_size, is_numbers
+from pipelines.sources.boxes.coco_json import announced_size, is_numbers, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
@@ -81,7 +81,7 @@ class OdvgDetection(_Odvg):
             category = instance.get("category")
             if not isinstance(category, str) or not category.strip():
                 raise ValueError(f"{here} has the category {category!r}; it must be a name")
-            boxes += [NamedBox(name=category.replace("_", " ").strip(), box_xyxy=box) for box in _boxes(instance, here)]
+            boxes += [NamedBox(name=spaced(category).strip(), box_xyxy=box) for box in _boxes(instance, here)]
         return Annotations(boxes=boxes, size_px=announced_size(image))
 
 

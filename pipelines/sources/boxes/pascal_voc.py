@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
+from pipelines.sources.boxes.coco_json import spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
@@ -59,7 +60,7 @@ class PascalVoc(AnnotatedImages):
             folders=[self.images],
             held_out=self.held_out,
             digest=sha256_hex(canonical_json({stem: file.text for stem, file in files.items()})),
-            vocabulary=(_name(item.names[0]) for file in files.values() for item in file.objects),
+            vocabulary=(spaced(item.names[0]) for file in files.values() for item in file.objects),
             where=self.annotations,
         )
 
@@ -74,7 +75,7 @@ class PascalVoc(AnnotatedImages):
             elif item.is_empty:
                 dropped["box_empty"] += 1
             else:
-                boxes.append(NamedBox(name=_name(item.names[0]), box_xyxy=item.box_xyxy))
+                boxes.append(NamedBox(name=spaced(item.names[0]), box_xyxy=item.box_xyxy))
         return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
 
     def _paths(self) -> list[Path]:
@@ -92,7 +93,3 @@ def _key(stem: str) -> str:
     """The stem where it will do as a key, else what is plain of it with a hash."""
     plain = re.sub(r"[^\w-]", "_", stem, flags=re.ASCII)
     return stem if plain == stem and len(stem) <= 80 else f"{plain[:64]}-{sha256_hex(stem)[:8]}"
-
-
-def _name(name: str) -> str:
-    return name.replace("_", " ")

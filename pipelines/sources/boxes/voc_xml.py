@@ -7,8 +7,6 @@ from pathlib import Path
 from pipelines.sources.boxes.annotated_images import Box, Size
 from pipelines.sources.input_files import read_text
 
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
-
 
 @dataclass(frozen=True, kw_only=True)
 class VocObject:
@@ -71,7 +69,7 @@ def _object(element: ET.Element, where: str) -> VocObject:
     bndbox = element.find("bndbox")
     if bndbox is None:
         return VocObject(names=names, box_xyxy=None, is_difficult=is_difficult, is_empty=False)
-    x1, y1, x2, y2 = (_number(bndbox, side, where) for side in _SIDES)
+    x1, y1, x2, y2 = (_number(bndbox, side, where) for side in ("xmin", "ymin", "xmax", "ymax"))
     is_empty = x2 <= x1 or y2 <= y1
     return VocObject(names=names, box_xyxy=(x1 - 1, y1 - 1, x2, y2), is_difficult=is_difficult, is_empty=is_empty)
 

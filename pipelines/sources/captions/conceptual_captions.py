@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -52,15 +52,16 @@ class ConceptualCaptions:
 
     def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
         """Raises ValueError where the file is no such TSV; the message names the row."""
-        order: Literal["caption_first", "url_first"] | None = None
+        is_url_first: bool | None = None
         with self._file.open() as file:
             lines = itertools.islice(enumerate(self._lines(file), start=1), limit)
             while chunk := list(itertools.islice(lines, num_rows)):
                 texts = [self._decode(line, row) for row, line in chunk]
-                order = order or self._order(texts[0])
-                urls, captions = zip(*(_split(text, order) for text in texts), strict=True)
+                if is_url_first is None:
+                    is_url_first = self._is_url_first(texts[0])
+                urls, captions = zip(*(_split(text, is_url_first) for text in texts), strict=True)
                 yield pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)
-        if order is None and limit != 0:
+        if is_url_first is None and limit != 0:
             raise ValueError(f"{self.path} is empty")
 
     @property
@@ -82,22 +83,19 @@ class ConceptualCaptions:
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.path}: row {row} is not UTF-8: {error}") from error
 
-    def _order(self, line: str) -> Literal["caption_first", "url_first"]:
+    def _is_url_first(self, line: str) -> bool:
         is_url = [_URL.fullmatch(text) is not None for text in (line.partition("\t")[0], line.rpartition("\t")[2])]
         if "\t" in line and is_url[0] != is_url[1]:
-            return "url_first" if is_url[0] else "caption_first"
+            return is_url[0]
         raise ValueError(
             f"{self.path}: row 1, {line[:80]!r}, is neither caption<TAB>url (CC3M) nor url<TAB>caption (CC12M); "
             "a table with a header is read by --urls"
         )
 
 
-def _split(line: str, order: Literal["caption_first", "url_first"]) -> tuple[str, str]:
+def _split(line: str, is_url_first: bool) -> tuple[str, str]:
     """URL and caption; a tab within the caption stays in it."""
     if "\t" not in line:
         return "", line
-    if order == "url_first":
-        url, _, caption = line.partition("\t")
-    else:
-        caption, _, url = line.rpartition("\t")
-    return url, caption
+    first, _, second = line.partition("\t") if is_url_first else line.rpartition("\t")
+    return (first, second) if is_url_first else (second, first)

@@ -39,8 +39,9 @@ class LaionParquet:
             ValueError: a file is not Parquet, or none has a row.
         """
         blocks, num_before, first_shard = [], 0, 0
-        for file in self._files:
-            count = _num_rows(file)
+        for file in find_files(self.path, endings=(".parquet",)):
+            with _opened(file) as parquet:
+                count = parquet.metadata.num_rows
             taken = count if limit is None else min(count, limit - num_before)
             num_before += taken
             if not taken:
@@ -57,15 +58,6 @@ class LaionParquet:
         if not blocks and limit != 0:
             raise ValueError(f"{self.path} holds no row")
         return blocks
-
-    @property
-    def _files(self) -> tuple[DataFile, ...]:
-        return find_files(self.path, endings=(".parquet",))
-
-
-def _num_rows(file: DataFile) -> int:
-    with _opened(file) as parquet:
-        return int(parquet.metadata.num_rows)
 
 
 @contextmanager

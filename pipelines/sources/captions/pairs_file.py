@@ -80,11 +80,7 @@ def read_pairs(path: Path) -> pa.Table:
 
 
 def find_columns(names: list[str], *, where: Path | str) -> dict[str, int]:
-    """The positions of ``url``, ``caption`` and, where there are any, the scores, whose names may be in any case.
-
-    Args:
-        names: of all columns.
-        where: the file, to name in an error.
+    """The positions in ``names`` of ``url``, ``caption`` and, where there are any, the scores, in any case.
 
     Raises:
         ValueError: one is missing, or there are two.

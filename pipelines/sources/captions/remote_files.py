@@ -40,9 +40,8 @@ class DataFile:
     def identity(self, *, is_whole: bool) -> dict[str, Any]:
         """What a fingerprint holds of the file: the store's own id of the content, else a sha256.
 
-        Args:
-            is_whole: hash all of it; else its size, first and last 64 KiB stand for it (shards of images are too much to
-                read each time a build looks for what is due).
+        Unless ``is_whole``, its size, first and last 64 KiB stand for it (shards of images are too much to read each time a
+        build looks for what is due).
         """
         if self.content_id is not None:
             return {"name": self.name, "num_bytes": self.num_bytes, "content_id": self.content_id}
@@ -57,11 +56,10 @@ class DataFile:
 
 
 def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
-    """The files that a path, a folder or a glob stands for, sorted by path.
+    """The files that ``path`` stands for, sorted by path.
 
-    Args:
-        path: a file (whatever its ending), a folder (searched to its bottom) or a glob; local or an fsspec URL.
-        endings: of the files to take from a folder, in lower case, with the dot.
+    It is a file (whatever its ending), a folder (searched to its bottom for files with ``endings``, which are in lower case,
+    with the dot) or a glob; local or an fsspec URL.
 
     Raises:
         ValueError: the file system's package is not installed, it cannot be listed, or there is no such file.

@@ -171,8 +171,7 @@ class _Stream(io.RawIOBase):
     def check_end(self, offset: int) -> None:
         """``tarfile`` ends without a word at a cut or a broken header; a whole tar has two or more zero blocks, and no more.
 
-        Args:
-            offset: where ``tarfile`` stopped; within its last read, which is in the tail.
+        It stopped at ``offset``, within its last read, which is in the tail.
         """
         rest = self._tail[offset - self._num_bytes :] if offset < self._num_bytes else b""
         num_zeros, is_zero = len(rest), not any(rest)

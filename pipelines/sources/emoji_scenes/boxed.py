@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-from pipelines.sources.emoji_scenes.draw import draw_base
-from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES
+from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES, draw_base
 from pipelines.sources.emoji_scenes.phrases import ObjectPhrase, category_phrases, enumerated, grounding_phrases
 from pipelines.sources.emoji_scenes.render import Scene, SceneSource, compose
 from schemas.source_images import BoxedImage

@@ -9,51 +9,35 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from random import Random
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 from PIL import Image
 
 from pipelines.sources.emoji_scenes.boxed import BoxedScenes
-from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, CaptionKind, caption
-from pipelines.sources.emoji_scenes.draw import draw_mixed
+from pipelines.sources.emoji_scenes.captions import CAPTION_SHARES, caption
+from pipelines.sources.emoji_scenes.emoji_concepts import draw_mixed
 from pipelines.sources.emoji_scenes.render import JPEG_QUALITY, SceneSource, compose
 from pipelines.sources.emoji_scenes.validation_scenes import ValidationScenes
 from pipelines.sources.input_files import encode_jpeg
 from pipelines.sources.source import PairBlock
 from schemas.tables import PAIRS
 
-PairKind = Literal[
-    "picture",
-    "redirect",  # 302 to the image on another host
-    "not_found",
-    "forbidden",
-    "drip",  # the body comes byte by byte and never ends
-    "short_body",  # fewer bytes than Content-Length says
-    "cut_jpeg",  # half of the file
-    "html",  # a page that calls itself a JPEG
-    "tiny",  # 8x8
-    "wide",  # 600x20
-    "noai",  # X-Robots-Tag: noai
-    "duplicate",  # an earlier image's bytes and caption under another URL
-    "recaptioned",  # an earlier image's bytes with a caption of its own
-    "near_duplicate",  # an earlier image, smaller and re-encoded, with a caption of its own
-]
-KIND_SHARES: dict[PairKind, float] = {
+KIND_SHARES = {
     "picture": 0.88,
-    "redirect": 0.02,
+    "redirect": 0.02,  # 302 to the image on another host
     "not_found": 0.03,
     "forbidden": 0.01,
-    "drip": 0.001,
-    "short_body": 0.004,
-    "cut_jpeg": 0.005,
-    "html": 0.008,
-    "tiny": 0.006,
-    "wide": 0.006,
-    "noai": 0.006,
-    "duplicate": 0.008,
-    "recaptioned": 0.006,
-    "near_duplicate": 0.01,
+    "drip": 0.001,  # the body comes byte by byte and never ends
+    "short_body": 0.004,  # fewer bytes than Content-Length says
+    "cut_jpeg": 0.005,  # half of the file
+    "html": 0.008,  # a page that calls itself a JPEG
+    "tiny": 0.006,  # 8x8
+    "wide": 0.006,  # 600x20
+    "noai": 0.006,  # X-Robots-Tag: noai
+    "duplicate": 0.008,  # an earlier image's bytes and caption under another URL
+    "recaptioned": 0.006,  # an earlier image's bytes with a caption of its own
+    "near_duplicate": 0.01,  # an earlier image, smaller and re-encoded, with a caption of its own
 }
 HOSTS = (
     "img1.emoji-scenes.test",
@@ -63,10 +47,9 @@ HOSTS = (
     "blog.craft-ideas.test",
 )
 _REPEATS = ("duplicate", "recaptioned", "near_duplicate")
-_Key = TypeVar("_Key")
 
 
-def _draw(shares: Mapping[_Key, float], rng: Random) -> _Key:
+def _draw(shares: Mapping[str, float], rng: Random) -> str:
     return rng.choices(list(shares), cum_weights=list(accumulate(shares.values())))[0]
 
 
@@ -107,18 +90,17 @@ class EmojiScenes(SceneSource):
         if limit is None:
             raise ValueError("emoji_scenes: the stream of pairs has no end; give blocks(limit=...) a number")
         config = self.config
-        blocks = []
-        for shard, start in enumerate(range(0, limit, num_rows)):
-            stop = min(start + num_rows, limit)
-            block = PairBlock(
+        ranges = [range(limit)[start : start + num_rows] for start in range(0, limit, num_rows)]
+        return [
+            PairBlock(
                 name=f"{self.name}-{shard:05d}",
                 first_shard=shard,
-                config={**config, "start": start, "stop": stop},
-                num_rows=stop - start,
-                read=partial(self._read, start, stop),
+                config={**config, "start": indices.start, "stop": indices.stop},
+                num_rows=len(indices),
+                read=partial(self._read, indices.start, indices.stop),
             )
-            blocks.append(block)
-        return blocks
+            for shard, indices in enumerate(ranges)
+        ]
 
     def pairs(self, start: int, stop: int) -> pa.Table:
         """The pairs of a range of indices: columns ``url`` and ``caption``."""
@@ -133,12 +115,12 @@ class EmojiScenes(SceneSource):
         """Where the image of a pair lies."""
         return f"http://{self._rng('host', index).choice(HOSTS)}/{index:06d}.jpg"
 
-    def kind_of(self, index: int) -> PairKind:
+    def kind_of(self, index: int) -> str:
         """How the web treats the URL of a pair."""
         kind = self._drawn_kind(index)
         return "picture" if kind in _REPEATS and self.original_of(index) == index else kind
 
-    def caption_kind_of(self, index: int) -> CaptionKind:
+    def caption_kind_of(self, index: int) -> str:
         """What sort of caption a pair has."""
         if self.kind_of(index) == "duplicate":
             return self.caption_kind_of(self.original_of(index))
@@ -182,7 +164,7 @@ class EmojiScenes(SceneSource):
             seed=self.seed, image_size_px=self.image_size_px, supervision=supervision, num_images=num_images
         )
 
-    def _drawn_kind(self, index: int) -> PairKind:
+    def _drawn_kind(self, index: int) -> str:
         return _draw(KIND_SHARES, self._rng("kind", index))
 
     def _rng(self, purpose: str, index: int) -> Random:

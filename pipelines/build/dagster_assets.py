@@ -78,7 +78,8 @@ def _asset_definition(asset: Asset) -> dg.AssetsDefinition:
     def run_asset(build_options: BuildOptions) -> dg.MaterializeResult:
         inputs, runner = open_build(build_options.config)
         context = {"around": inputs.connected} if asset.needs_web else {}
-        run = runner.run(asset.name, asset.jobs(inputs), where=asset.where, **context)
+        where = "here" if asset.is_global else asset.where
+        run = runner.run(asset.name, asset.jobs(inputs), where=where, **context)
         metadata: dict[str, dg.RawMetadataValue] = {
             "what ran": run.line,
             "rows in": run.rows_in,

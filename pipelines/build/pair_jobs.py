@@ -25,6 +25,7 @@ from pipelines.storage import DROPPED, KEPT, TableFile, Written, format_counts, 
 from pipelines.storage.tars import read_tar, write_tar
 from schemas.conform import conform
 from schemas.tables import DROP_REASON, with_drop_reason
+from schemas.versions import schema_id
 
 # What an image with its texts takes in a mirror: for progress alone.
 _BYTES_PER_IMAGE = 30_000
@@ -70,11 +71,11 @@ def retry_job(job: Job, stage: Download, previous: dict[str, TableFile], *, reas
 
 def ingest_job(asset: str, stage: Ingest, shard: MirrorShard) -> Job:
     """The images of one tar of a mirror."""
-    return Job.of(
-        asset,
-        stage,
+    return Job(
+        stage=asset,
+        version=stage.version,
         shard=shard.name,
-        config={**shard.config, "ingest": True},
+        config={**stage.config, **shard.config, "ingest": True, "schema": schema_id(stage.output_schema)},
         num_rows=max(1, shard.file.num_bytes // _BYTES_PER_IMAGE),
         work=partial(_write_ingest, stage, shard),
     )

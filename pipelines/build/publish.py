@@ -64,8 +64,7 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        newest = max(_files(temporary), key=lambda path: path.stat().st_mtime, default=temporary)
-        path = Path(error.filename or newest)
+        path = Path(error.filename or max(_files(temporary), key=lambda file: file.stat().st_mtime, default=temporary))
         reason = error.strerror or os.strerror(error.errno)
         raise ValueError(f"{job.stage} {job.shard}: cannot write {path.name} in {final.parent}: {reason}") from error
     finally:

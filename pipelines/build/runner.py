@@ -52,7 +52,9 @@ class AssetRun:
     @property
     def dropped(self) -> dict[str, int]:
         """Rows by drop reason, the most frequent first."""
-        counts = sum((Counter(table.manifest.dropped) for table in self.tables.values()), Counter[str]())
+        counts = Counter[str]()
+        for table in self.tables.values():
+            counts.update(table.manifest.dropped)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     @property

@@ -3,7 +3,7 @@
 Dagster's graph, the plan, the funnel, priorities and default rates are generated from `ASSETS`: a new asset is one row there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -28,7 +28,7 @@ from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.sources.source import BoxedSource
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.stage import Stage
-from pipelines.storage import WHOLE, TableFile
+from pipelines.storage import WHOLE
 from schemas.shard_index import source_of
 
 
@@ -94,7 +94,7 @@ def _by_shard(
 
 def _deduplicated(inputs: AssetInputs) -> list[Job]:
     files = inputs.kept("filtered")
-    return [global_job("deduplicated", inputs.dataset.dedup, files, sources=_sources(files))] if files else []
+    return [global_job("deduplicated", inputs.dataset.dedup, files)] if files else []
 
 
 def _hold_out(dataset: DatasetConfig) -> HoldOut:
@@ -152,10 +152,6 @@ def _validation(inputs: AssetInputs) -> list[Job]:
     tables = [*inputs.tables("detection_shards").values(), *inputs.tables("grounding_shards").values()]
     concepts = tuple(table.file(CONCEPTS) for table in tables)
     return [validation_job("validation", inputs.dataset.validation, concepts=concepts)]
-
-
-def _sources(files: Mapping[str, TableFile]) -> list[str]:
-    return list(dict.fromkeys(source_of(shard) for shard in files))
 
 
 ASSETS: dict[str, Asset] = {

@@ -130,7 +130,6 @@ def _check_definition(check: Check) -> dg.AssetChecksDefinition:
             passed=finding.passed,
             description=finding.message,
             metadata=finding.figures,
-            severity=dg.AssetCheckSeverity.ERROR,
         )
 
     return run_check

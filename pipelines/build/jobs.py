@@ -1,7 +1,7 @@
 """Jobs of stages on their files; the functions that do the work run inside a worker process."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.stages.training_shards import write_image_text_shard, write_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
-from schemas.shard_index import index_name
+from schemas.shard_index import index_name, source_of
 from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
 from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET
@@ -45,16 +45,16 @@ def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
     return Job.of(asset, stage, shard=shard, inputs=(file,), num_rows=file.num_rows, work=work)
 
 
-def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *, sources: Sequence[str]) -> Job:
+def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile]) -> Job:
     """A stage on all shards; it publishes one kept and one dropped file a shard, so that what is unchanged stays valid.
 
-    ``files`` and their ``sources`` have the oldest first: a verdict may depend on who was there before.
+    ``files`` have those of the oldest source first: a verdict may depend on who was there before.
     """
     return Job.of(
         asset,
         stage,
         shard=WHOLE,
-        config={"sources": list(sources)},
+        config={"sources": list(dict.fromkeys(source_of(shard) for shard in files))},
         inputs=tuple(files.values()),
         num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),

@@ -114,4 +114,4 @@ def _upload(folder: Path, final: UPath, manifest: Manifest) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())

@@ -49,8 +49,7 @@ class AssetInputs:
     def downloads(self, download: Download | None = None) -> list[Job]:
         """The first downloads of all shards of URLs, without regard to retries.
 
-        Args:
-            download: the stage, where it is not as the dataset has it (connected to a small web, say).
+        ``download`` is the stage, where it is not as the dataset has it (connected to a small web, say).
         """
         stage = download or self.dataset.download
         return [download_job("images", stage, file, shard=shard) for shard, file in self.kept("urls").items()]

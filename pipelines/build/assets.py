@@ -3,8 +3,9 @@
 Dagster's graph, the plan, the funnel, priorities and default rates are generated from `ASSETS`: a new asset is one row there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 from pipelines.build.asset_inputs import AssetInputs
 from pipelines.build.asset_rates import Rate
@@ -27,7 +28,7 @@ from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.sources.source import BoxedSource
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.stage import Stage
-from pipelines.storage import WHOLE, TableFile
+from pipelines.storage import WHOLE
 from schemas.shard_index import source_of
 
 
@@ -41,8 +42,8 @@ class Asset:
         summary: what it holds, for people.
         parents: the assets whose tables its jobs read.
         find_jobs: what it wants, one job a table.
-        where: in what its jobs run.
-        is_global: one job reads all shards.
+        where: in what its jobs run, where there are several.
+        is_global: one job reads all shards, in this process.
         is_absent: whether a dataset has nothing of it, told without any table.
         rate: what a row costs on one machine of a few cores, until a data root has measured its own.
         needs_web: its jobs run while `AssetInputs.connected` is entered.
@@ -51,7 +52,7 @@ class Asset:
     """
 
     name: str
-    unit: str
+    unit: str = "pairs"
     summary: str
     parents: tuple[str, ...] = ()
     find_jobs: Callable[[AssetInputs], list[Job]]
@@ -79,20 +80,21 @@ def _urls(inputs: AssetInputs) -> list[Job]:
 
 
 def _by_shard(
-    asset: str, find_stage: Callable[[DatasetConfig], Stage], find_parent: Callable[[DatasetConfig], str]
+    asset: str, find_stage: Callable[[DatasetConfig], Stage], *parents: str
 ) -> Callable[[AssetInputs], list[Job]]:
-    """A stage on every shard of a parent."""
+    """A stage on every shard of the first parent that the dataset has something of."""
 
     def find_jobs(inputs: AssetInputs) -> list[Job]:
-        stage, files = find_stage(inputs.dataset), inputs.kept(find_parent(inputs.dataset))
-        return [shard_job(asset, stage, file, shard=shard) for shard, file in files.items()]
+        stage = find_stage(inputs.dataset)
+        parent = next(name for name in parents if not ASSETS[name].is_absent(inputs.dataset))
+        return [shard_job(asset, stage, file, shard=shard) for shard, file in inputs.kept(parent).items()]
 
     return find_jobs
 
 
 def _deduplicated(inputs: AssetInputs) -> list[Job]:
     files = inputs.kept("filtered")
-    return [global_job("deduplicated", inputs.dataset.dedup, files, sources=_sources(files))] if files else []
+    return [global_job("deduplicated", inputs.dataset.dedup, files)] if files else []
 
 
 def _hold_out(dataset: DatasetConfig) -> HoldOut:
@@ -115,12 +117,10 @@ def _balanced(inputs: AssetInputs) -> list[Job]:
 
 
 def _phrase_counts(inputs: AssetInputs) -> list[Job]:
-    files = inputs.kept("balanced")
-    jobs = []
-    for source in _sources(files):
-        of_source = {shard: file for shard, file in files.items() if source_of(shard) == source}
-        jobs += phrase_count_jobs("phrase_counts", of_source, source=source)
-    return jobs
+    by_source = groupby(inputs.kept("balanced").items(), key=lambda item: source_of(item[0]))
+    return [
+        job for source, files in by_source for job in phrase_count_jobs("phrase_counts", dict(files), source=source)
+    ]
 
 
 def _statistics(inputs: AssetInputs) -> list[Job]:
@@ -154,20 +154,11 @@ def _validation(inputs: AssetInputs) -> list[Job]:
     return [validation_job("validation", inputs.dataset.validation, concepts=concepts)]
 
 
-def _holds_nothing_out(dataset: DatasetConfig) -> bool:
-    return dataset.held_out is None
-
-
-def _sources(files: Mapping[str, TableFile]) -> list[str]:
-    return list(dict.fromkeys(source_of(shard) for shard in files))
-
-
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
         Asset(
             name="urls",
-            unit="pairs",
             summary="Distinct, well-formed image-text pairs of every source, in shards of consecutive rows.",
             find_jobs=_urls,
             where="here",
@@ -175,7 +166,6 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="images",
-            unit="pairs",
             summary="The images: downloaded, tried again, or taken from a mirror.",
             parents=("urls",),
             find_jobs=AssetInputs.image_jobs,
@@ -184,59 +174,47 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="filtered",
-            unit="pairs",
             summary="Pairs whose image is large enough and whose caption is English text.",
             parents=("images",),
-            find_jobs=_by_shard("filtered", lambda dataset: dataset.filters, lambda _: "images"),
+            find_jobs=_by_shard("filtered", lambda dataset: dataset.filters, "images"),
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
         ),
         Asset(
             name="deduplicated",
-            unit="pairs",
             summary="One pair per image, over all shards.",
             parents=("filtered",),
             find_jobs=_deduplicated,
-            where="here",
             is_global=True,
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
         ),
         Asset(
             name="held_out",
-            unit="pairs",
             summary="Pairs whose image is not kept for evaluation, where the build names such images.",
             parents=("deduplicated",),
-            find_jobs=_by_shard("held_out", _hold_out, lambda _: "deduplicated"),
+            find_jobs=_by_shard("held_out", _hold_out, "deduplicated"),
             where="here",
-            is_absent=_holds_nothing_out,
+            is_absent=lambda dataset: dataset.held_out is None,
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
         ),
         Asset(
             name="noun_phrases",
-            unit="pairs",
             summary="Pairs with the noun phrases of their captions.",
             parents=("deduplicated", "held_out"),
-            find_jobs=_by_shard(
-                "noun_phrases",
-                lambda dataset: dataset.noun_phrases,
-                lambda dataset: "deduplicated" if _holds_nothing_out(dataset) else "held_out",
-            ),
+            find_jobs=_by_shard("noun_phrases", lambda dataset: dataset.noun_phrases, "held_out", "deduplicated"),
             where="actors",
             rate=Rate(rows_per_s=500, bytes_per_row=250),
         ),
         Asset(
             name="phrase_bounds",
-            unit="pairs",
             summary="The phrases that are too rare or too common over all shards, where the build bounds them.",
             parents=("noun_phrases",),
             find_jobs=_phrase_bounds,
-            where="here",
             is_global=True,
             is_absent=lambda dataset: not dataset.balance.is_bounded,
             rate=Rate(rows_per_s=200_000, bytes_per_row=1),
         ),
         Asset(
             name="balanced",
-            unit="pairs",
             summary="Fewer pairs of the concepts that the web has most of.",
             parents=("noun_phrases", "phrase_bounds"),
             find_jobs=_balanced,
@@ -244,7 +222,6 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="phrase_counts",
-            unit="pairs",
             summary="How many pairs of a few shards each have a phrase.",
             parents=("balanced",),
             find_jobs=_phrase_counts,
@@ -257,13 +234,11 @@ ASSETS: dict[str, Asset] = {
             summary="How often each phrase and head noun occurs: phrases.parquet and heads.parquet.",
             parents=("phrase_counts",),
             find_jobs=_statistics,
-            where="here",
             is_global=True,
             rate=Rate(rows_per_s=200_000, bytes_per_row=20),
         ),
         Asset(
             name="image_text_shards",
-            unit="pairs",
             summary="Training shards of images with captions and phrases.",
             parents=("balanced", "images"),
             find_jobs=_image_text_shards,
@@ -289,7 +264,6 @@ ASSETS: dict[str, Asset] = {
             summary="The held-out images in LVIS v1 format; how rare a category is follows from the training boxes.",
             parents=("detection_shards", "grounding_shards"),
             find_jobs=_validation,
-            where="here",
             is_global=True,
             is_absent=lambda dataset: dataset.validation is None,
             rows_per_job=1,

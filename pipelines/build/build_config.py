@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipelines.build.checks import Limits
 from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
-from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, web_sources
+from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, Sources, web_sources
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.emoji_scenes import EmojiScenes
@@ -163,26 +163,20 @@ class BuildConfig:
         if self.sources is None or not self.sources.is_dir():
             raise ValueError(f"--sources {self.sources}: --scale {self.scale} needs the folder of its files")
         found = web_sources(self.scale, self.sources, max_side_px=self.max_side)
-        return self._dataset(
-            self.name or self.scale,
-            pairs=found.pairs,
-            pairs_per_shard=WEB_PAIRS_PER_SHARD,
-            detection=found.detection,
-            grounding=found.grounding,
-            held_out=found.held_out,
-        )
+        return self._dataset(self.scale, found, pairs_per_shard=WEB_PAIRS_PER_SHARD)
 
-    def _dataset(self, name: str, **sources: Any) -> DatasetConfig:
+    def _dataset(self, default_name: str, sources: Sources, **options: Any) -> DatasetConfig:
         """Of sources that are not embedded, with the stages that the options describe."""
         http = HttpConfig(allow_loopback=self.allow_loopback, robots=self.robots, contact_url=self.contact_url)
         return DatasetConfig(
-            name=name,
+            name=self.name or default_name,
             download=Download(image_size_px=self.image_size, http=http),
             filters=PRESETS[self.filters].filters,
             dedup=PRESETS[self.filters].dedup,
             noun_phrases=self._noun_phrases,
             limits=self.limits,
-            **sources,
+            **vars(sources),
+            **options,
         )
 
     @property
@@ -191,14 +185,11 @@ class BuildConfig:
         return NounPhrases(cache=local_folder(data_root(self.root), "phrase_cache"))
 
     def _own_data(self) -> DatasetConfig:
-        for option in ("urls", "detection", "grounding"):
-            path = getattr(self, option)
-            if path is not None and not path.exists():
-                raise ValueError(f"--{option} {path}: there is no such file or folder")
-        for option in ("validation", "held_out"):
-            path = getattr(self, option)
-            if path is not None and not path.is_file():
-                raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such file")
+        for option in ("urls", "detection", "grounding", "validation", "held_out"):
+            path, is_file = getattr(self, option), option in ("validation", "held_out")
+            if path is not None and not (path.is_file() if is_file else path.exists()):
+                what = "file" if is_file else "file or folder"
+                raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such {what}")
         own = self.urls or self.detection or self.grounding
         assert own is not None
         held_out = None if self.held_out is None else own_held_out(self.held_out)
@@ -210,11 +201,5 @@ class BuildConfig:
             max_side_px=self.max_side,
             held_out=held_out,
         )
-        return self._dataset(
-            self.name or slug(own),
-            pairs=() if self.urls is None else (own_pairs(self.urls),),
-            detection=boxes.detection,
-            grounding=boxes.grounding,
-            held_out=held_out,
-            validation=boxes.validation,
-        )
+        pairs = () if self.urls is None else (own_pairs(self.urls),)
+        return self._dataset(slug(own), replace(boxes, pairs=pairs, held_out=held_out))

@@ -17,7 +17,7 @@ from pipelines.build.build_config import BuildConfig
 from pipelines.build.checks import CHECKS, Check
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.retries import reasons_of, request_retry
-from pipelines.build.runner import AssetRun, Runner
+from pipelines.build.runner import Runner
 from pipelines.storage import Location, data_root, format_counts, local_folder, write_text_atomically
 
 SHARDS_RUN = "shards run"
@@ -78,25 +78,23 @@ def _asset_definition(asset: Asset) -> dg.AssetsDefinition:
     def run_asset(build_options: BuildOptions) -> dg.MaterializeResult:
         inputs, runner = open_build(build_options.config)
         context = {"around": inputs.connected} if asset.needs_web else {}
-        return _result(runner.run(asset.name, asset.jobs(inputs), where=asset.where, **context))
+        where = "here" if asset.is_global else asset.where
+        run = runner.run(asset.name, asset.jobs(inputs), where=where, **context)
+        metadata: dict[str, dg.RawMetadataValue] = {
+            "what ran": run.line,
+            "rows in": run.rows_in,
+            "rows kept": run.rows_kept,
+            "dropped": dg.MetadataValue.json(run.dropped),
+            "shards": len(run.tables),
+            SHARDS_RUN: len(run.reasons),
+        }
+        return dg.MaterializeResult(metadata=metadata)
 
     return run_asset
 
 
 def _ancestors(asset: Asset) -> set[str]:
     return {asset.name}.union(*(_ancestors(ASSETS[parent]) for parent in asset.parents))
-
-
-def _result(run: AssetRun) -> dg.MaterializeResult:
-    metadata: dict[str, dg.RawMetadataValue] = {
-        "what ran": run.line,
-        "rows in": run.rows_in,
-        "rows kept": run.rows_kept,
-        "dropped": dg.MetadataValue.json(run.dropped),
-        "shards": len(run.tables),
-        SHARDS_RUN: len(run.reasons),
-    }
-    return dg.MaterializeResult(metadata=metadata)
 
 
 def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
@@ -132,7 +130,6 @@ def _check_definition(check: Check) -> dg.AssetChecksDefinition:
             passed=finding.passed,
             description=finding.message,
             metadata=finding.figures,
-            severity=dg.AssetCheckSeverity.ERROR,
         )
 
     return run_check
@@ -156,16 +153,11 @@ def dagster_home(root: Location) -> Location:
 
 
 def build(config: BuildConfig, *, retry: str | None = None, keep_history: bool = False) -> int:
-    """Bring a whole dataset up to date in this process.
+    """Bring a whole dataset up to date in this process; return the number of tables that had to be computed.
 
-    Args:
-        config: what to build.
-        retry: classes of failures, with commas between, of which the downloads are tried again first; see
-            `pipelines.fetch.download.RETRY_CLASSES`. Later builds go on with what that gave.
-        keep_history: the Dagster UI shows this build and its checks; it takes one or two seconds.
-
-    Returns:
-        The number of tables that had to be computed.
+    ``retry`` names classes of failures, with commas between, of which the downloads are tried again first: see
+    `pipelines.fetch.download.RETRY_CLASSES`. Later builds go on with what that gave. With ``keep_history`` the Dagster UI shows
+    this build and its checks; that takes one or two seconds.
 
     Raises:
         ValueError: the options or the data are at fault, or a check failed; what was finished stays.

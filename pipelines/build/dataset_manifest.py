@@ -9,14 +9,7 @@ import pyarrow.parquet as pq
 from pipelines.build.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.storage import Location, PublishedTable, table_name, write_text_atomically
-from schemas.manifest import (
-    MANIFEST_NAME,
-    DatasetManifest,
-    FileEntry,
-    SupervisionSplit,
-    canonical_json,
-    sha256_hex,
-)
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, SupervisionSplit, canonical_json, sha256_hex
 from schemas.shard_index import index_name
 
 Tables = Mapping[str, PublishedTable]
@@ -30,13 +23,10 @@ MIN_MENTIONS = 2
 def assemble_dataset(
     name: str, *, assets: Mapping[str, Tables], categories: Sequence[str], units: Mapping[str, str]
 ) -> DatasetManifest:
-    """The manifest of what the assets hold now.
+    """The manifest of what the assets hold now: tables by shard, by asset, in the order of the build.
 
-    Args:
-        name: of the dataset.
-        assets: tables by shard, by asset, in the order of the build; the phrases of captions are read from "statistics".
-        categories: all category names of the detection data.
-        units: what a row of each asset is ("pairs", "boxes", "images"), for the funnel.
+    ``categories`` are all category names of the detection data; ``units`` say what a row of each asset is ("pairs", "boxes",
+    "images"), for the funnel.
     """
     boxed = {kind: _concepts(assets[f"{kind}_shards"].values()) for kind in ("detection", "grounding")}
     vocabularies = {
@@ -44,20 +34,20 @@ def assemble_dataset(
         "grounding": sorted(boxed["grounding"]),
         "image_text": common_phrases(assets["statistics"]),
     }
-    supervisions = {}
-    for kind, vocabulary in vocabularies.items():
-        split = _split(assets[f"{kind}_shards"], vocabulary)
-        if split.shards:
-            supervisions[kind] = split
+    splits = {kind: _split(assets[f"{kind}_shards"], vocabulary) for kind, vocabulary in vocabularies.items()}
     annotations, images = _validation(assets["validation"])
     return DatasetManifest(
         name=name,
-        supervisions=supervisions,
+        supervisions={kind: split for kind, split in splits.items() if split.shards},
         boxed_concepts=sorted(boxed["detection"] | boxed["grounding"]),
         validation_annotations=annotations,
         validation_images=images,
         funnel=[_funnel_row(asset, tables, unit=units[asset]) for asset, tables in assets.items() if tables],
-        parents={asset: _digest(tables) for asset, tables in assets.items() if tables},
+        parents={
+            asset: sha256_hex(canonical_json({shard: table.manifest.digest for shard, table in tables.items()}))
+            for asset, tables in assets.items()
+            if tables
+        },
     )
 
 
@@ -87,10 +77,7 @@ def common_phrases(
 ) -> list[str]:
     """The noun phrases of most pairs, the most frequent first and equally frequent ones in alphabetical order.
 
-    Args:
-        tables: of "statistics"; none where there is no pair.
-        max_phrases: how many at most.
-        min_mentions: pairs that mention a phrase at least.
+    ``tables`` are those of "statistics", none where there is no pair; ``min_mentions`` counts pairs.
     """
     phrases: list[str] = []
     for table in tables.values():  # one over all shards, which has them in this order
@@ -140,7 +127,3 @@ def _funnel_row(asset: str, tables: Tables, *, unit: str) -> dict[str, object]:
         "rows_kept": sum(manifest.rows_kept for manifest in manifests),
         "dropped": {reason: sum(manifest.dropped.get(reason, 0) for manifest in manifests) for reason in reasons},
     }
-
-
-def _digest(tables: Tables) -> str:
-    return sha256_hex(canonical_json({shard: table.manifest.digest for shard, table in tables.items()}))

@@ -43,12 +43,8 @@ def run_here(jobs: Sequence[Job], *, root: Location, lease: str) -> Iterator[Job
 def run_on_ray(jobs: Sequence[Job], *, root: Location, lease: str, in_actors: bool = False) -> Iterator[JobResult]:
     """Run jobs through Ray Data, yielding each result as it comes; a job whose worker keeps dying is an error too.
 
-    Args:
-        jobs: what to run.
-        root: the data root.
-        lease: see `pipelines.build.publish`.
-        in_actors: run them in actors, one a core, where what a job has loaded (a model, say) is there for those that follow;
-            a few jobs run as tasks nevertheless, in processes that are there already.
+    ``in_actors`` runs them in actors, one a core, where what a job has loaded (a model, say) is there for those that follow;
+    a few jobs run as tasks nevertheless, in processes that are there already.
     """
     import ray
 

@@ -67,9 +67,7 @@ class AssetForecast:
 def forecast(config: BuildConfig, *, retry: str | None = None) -> list[AssetForecast]:
     """One entry an asset, in the order of the build; assets of which the dataset has nothing are left out.
 
-    Args:
-        config: what would be built.
-        retry: as of `pipelines.build.dagster_assets.build`.
+    ``retry`` is as of `pipelines.build.dagster_assets.build`.
 
     Raises:
         ValueError: the options are at fault.

@@ -3,31 +3,25 @@
 from collections.abc import Sequence
 
 from humanize import naturalsize
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipelines.build.forecast import AssetForecast
 
 
 def forecast_table(entries: Sequence[AssetForecast]) -> Table:
     """For a person: one row an asset, and the sums."""
-    table = Table(title="plan: nothing has run", title_justify="left")
-    table.add_column("asset", no_wrap=True)
-    for column in ("runs", "up to date", "rows"):
-        table.add_column(column, justify="right")
-    table.add_column("why", ratio=1)
-    for column in ("time", "egress", "storage"):
-        table.add_column(column, justify="right")
+    counts = (Column(name, justify="right") for name in ("runs", "up to date", "rows"))
+    costs = (Column(name, justify="right") for name in ("time", "egress", "storage"))
+    columns = (Column("asset", no_wrap=True), *counts, Column("why", ratio=1), *costs)
+    table = Table(*columns, title="plan: nothing has run", title_justify="left")
     for entry in entries:
         about = "" if entry.is_measured else "~"
         runs = f"{entry.num_jobs:,}" if entry.num_jobs else "-"
-        cells = [entry.asset, runs, f"{len(entry.up_to_date):,}", "", entry.why]
+        rows = f"{entry.num_rows:,}" if entry.num_jobs else ""
+        cells = [entry.asset, runs, f"{len(entry.up_to_date):,}", rows, entry.why]
         if entry.num_jobs:
-            cells[3] = f"{entry.num_rows:,}"
-            cells += [
-                about + _duration(entry.seconds),
-                _size(entry.egress_bytes) if entry.egress_bytes else "",
-                about + _size(entry.storage_bytes),
-            ]
+            egress = _size(entry.egress_bytes) if entry.egress_bytes else ""
+            cells += [about + _duration(entry.seconds), egress, about + _size(entry.storage_bytes)]
         table.add_row(*cells)
     table.add_section()
     sums = [sum(getattr(entry, name) for entry in entries) for name in ("seconds", "egress_bytes", "storage_bytes")]

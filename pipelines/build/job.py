@@ -1,11 +1,13 @@
 """Job: one table to compute, with all that identifies it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.stages.stage import StageIdentity
 from pipelines.storage import TableFile, Written
 from schemas.manifest import fingerprint
+from schemas.versions import schema_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,12 @@ class Job:
         """A job that reads all rows of some files; ``options`` are the other attributes."""
         inputs = tuple(files)
         return cls(inputs=inputs, num_rows=sum(file.num_rows for file in inputs), **options)
+
+    @classmethod
+    def of(cls, asset: str, stage: StageIdentity, *, config: Mapping[str, Any] | None = None, **options: Any) -> "Job":
+        """A job of a stage: its settings, those of ``config`` and its output schema identify the table."""
+        whole = {**stage.config, **(config or {}), "schema": schema_id(stage.output_schema)}
+        return cls(stage=asset, version=stage.version, config=whole, **options)
 
     @property
     def parents(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Jobs of stages on their files; the functions that do the work run inside a worker process."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from pipelines.stages.stage import GlobalStage, Stage
 from pipelines.stages.training_shards import write_image_text_shard, write_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform
-from schemas.shard_index import index_name
+from schemas.shard_index import index_name, source_of
 from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
-from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET, schema_id
+from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET
 
 CONCEPTS = "concepts.parquet"
 ANNOTATIONS = "annotations.json"
@@ -41,31 +41,22 @@ CONCEPTS_SCHEMA = pa.schema(
 
 def shard_job(asset: str, stage: Stage, file: TableFile, *, shard: str) -> Job:
     """A stage on one shard."""
-    return Job.over(
-        [file],
-        stage=asset,
-        version=stage.version,
-        shard=shard,
-        config={**stage.config, "schema": schema_id(stage.output_schema)},
-        work=partial(_write_stage, stage, file),
-    )
+    work = partial(_write_stage, stage, file)
+    return Job.of(asset, stage, shard=shard, inputs=(file,), num_rows=file.num_rows, work=work)
 
 
-def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile], *, sources: Sequence[str]) -> Job:
+def global_job(asset: str, stage: GlobalStage, files: Mapping[str, TableFile]) -> Job:
     """A stage on all shards; it publishes one kept and one dropped file a shard, so that what is unchanged stays valid.
 
-    Args:
-        asset: its name.
-        stage: what runs.
-        files: by shard, the oldest first.
-        sources: their sources, the oldest first: a verdict may depend on who was there before.
+    ``files`` have those of the oldest source first: a verdict may depend on who was there before.
     """
-    return Job.over(
-        files.values(),
-        stage=asset,
-        version=stage.version,
+    return Job.of(
+        asset,
+        stage,
         shard=WHOLE,
-        config={**stage.config, "sources": list(sources), "schema": schema_id(stage.output_schema)},
+        config={"sources": list(dict.fromkeys(source_of(shard) for shard in files))},
+        inputs=tuple(files.values()),
+        num_rows=sum(file.num_rows for file in files.values()),
         work=partial(_write_global, stage, dict(files)),
     )
 
@@ -85,21 +76,19 @@ def image_text_job(asset: str, file: TableFile, images_tar: TableFile, *, shard:
 
 def boxed_jobs(asset: str, source: BoxedSource, *, images_per_shard: int) -> list[Job]:
     """The training shards of a source with boxes, each a range of its images."""
-    jobs = []
     config = {**source.config, "schema": TRAINING_SAMPLE}  # once: a source looks at every image for it
-    for i, start in enumerate(range(0, len(source), images_per_shard)):
-        stop = min(start + images_per_shard, len(source))
-        shard = f"{source.name}-{i:05d}"
-        job = Job(
+    starts = range(0, len(source), images_per_shard)
+    return [
+        Job(
             stage=asset,
             version=BOXED_SHARDS_VERSION,
-            shard=shard,
-            config={**config, "start": start, "stop": stop},
+            shard=(shard := f"{source.name}-{i:05d}"),
+            config={**config, "start": start, "stop": (stop := min(start + images_per_shard, len(source)))},
             num_rows=stop - start,
             work=partial(_write_boxed, source, start, stop, f"{shard}.tar"),
         )
-        jobs.append(job)
-    return jobs
+        for i, start in enumerate(starts)
+    ]
 
 
 def validation_job(asset: str, source: ValidationSource, *, concepts: tuple[TableFile, ...]) -> Job:
@@ -119,8 +108,7 @@ def train_image_counts(concepts: tuple[TableFile, ...]) -> dict[str, int]:
     """Training images with a box of each text."""
     counts: Counter[str] = Counter()
     for file in concepts:
-        table = pq.read_table(file.local())
-        counts.update(dict(zip(table["concept"].to_pylist(), table["num_images"].to_pylist(), strict=True)))
+        counts.update({row["concept"]: row["num_images"] for row in pq.read_table(file.local()).to_pylist()})
     return dict(counts)
 
 
@@ -172,12 +160,10 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
             yield image
 
     entry = write_shard(folder / name, counted())
-    concepts = sorted(num_boxes)
-    counts = {
-        "num_images": [num_images[text] for text in concepts],
-        "num_boxes": [num_boxes[text] for text in concepts],
-    }
-    write_parquet(pa.table({"concept": concepts, **counts}, schema=CONCEPTS_SCHEMA), folder / CONCEPTS)
+    concepts = [
+        {"concept": text, "num_images": num_images[text], "num_boxes": num_boxes[text]} for text in sorted(num_boxes)
+    ]
+    write_parquet(pa.Table.from_pylist(concepts, schema=CONCEPTS_SCHEMA), folder / CONCEPTS)
     return Written(
         rows_in=num_boxes.total() + dropped.total(),
         rows_kept=num_boxes.total(),

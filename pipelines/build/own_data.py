@@ -1,11 +1,11 @@
 """Source detection for a user's own data: which source reads a file or folder, told by what is in it."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.build.scales import Pairs
+from pipelines.build.scales import Pairs, Sources
 from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
 from pipelines.sources.boxes.coco_json import read_coco
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
@@ -36,53 +36,42 @@ def own_pairs(path: Path) -> Pairs:
     Raises:
         ValueError: a folder that holds neither.
     """
-    location = str(path.resolve())
+    suffix = path.suffix.lower()
     if path.is_dir():
-        if any(path.rglob("*.parquet")):
-            return LaionParquet(path=location, name=slug(path))
-        if any(path.rglob("*.tar")):
-            return WebDatasetMirror(path=location, name=slug(path))
-        raise ValueError(f"--urls {path}: the folder has neither .parquet nor .tar files")
-    if path.suffix.lower() == ".parquet":
-        return LaionParquet(path=location, name=slug(path))
-    if path.suffix.lower() == ".tar":
-        return WebDatasetMirror(path=location, name=slug(path))
-    if path.suffix.lower() == ".tsv" and not _has_header(path):
-        return ConceptualCaptions(path=location, name=slug(path))
+        suffix = next((found for found in (".parquet", ".tar") if any(path.rglob(f"*{found}"))), "")
+        if not suffix:
+            raise ValueError(f"--urls {path}: the folder has neither .parquet nor .tar files")
+    options: dict[str, Any] = {"path": str(path.resolve()), "name": slug(path)}
+    if suffix == ".parquet":
+        return LaionParquet(**options)
+    if suffix == ".tar":
+        return WebDatasetMirror(**options)
+    if suffix == ".tsv" and not _has_header(path):
+        return ConceptualCaptions(**options)
     return PairsFile(path=path)
 
 
 def own_detection(path: Path, *, images: Path, **options: Any) -> BoxedSource:
-    """The source of a Pascal-VOC folder, an ODVG file, or COCO, LVIS or Objects365 JSON.
+    """The source of annotations: a Pascal-VOC folder, an ODVG file, or COCO, LVIS or Objects365 JSON.
 
-    Args:
-        path: the annotations.
-        images: folder of the images.
-        options: of `pipelines.sources.boxes.annotated_images.AnnotatedImages`.
+    ``options`` are those of `pipelines.sources.boxes.annotated_images.AnnotatedImages`.
     """
     # Absolute, since workers have working directories of their own.
-    annotations, images = path.resolve(), images.resolve()
+    options |= {"annotations": path.resolve(), "images": images.resolve()}
     if path.is_dir():
-        return PascalVoc(annotations=annotations, images=images, **options)
+        return PascalVoc(**options)
     if path.suffix.lower() == ".jsonl":
-        return OdvgDetection(annotations=annotations, images=images, **options)
-    coco = read_coco(annotations, "all")
-    names = {category.name.lower() for category in coco.categories.values()}
-    if names >= _OBJECTS365:
-        return Objects365(annotations=annotations, images=images, **options)
+        return OdvgDetection(**options)
+    coco = read_coco(path.resolve(), "all")
+    if {category.name.lower() for category in coco.categories.values()} >= _OBJECTS365:
+        return Objects365(**options)
     if coco.images and all(image.absent is not None for image in coco.images):
-        return Lvis(annotations=annotations, images=images, **options)
-    return Coco(annotations=annotations, images=images, **options)
+        return Lvis(**options)
+    return Coco(**options)
 
 
 def own_grounding(path: Path, *, images: Path, **options: Any) -> BoxedSource:
-    """The source of a folder of Flickr30k Entities, an ODVG file, or MDETR's JSON.
-
-    Args:
-        path: the annotations.
-        images: folder of the images.
-        options: of `pipelines.sources.boxes.annotated_images.AnnotatedImages`.
-    """
+    """The source of a folder of Flickr30k Entities, an ODVG file, or MDETR's JSON; ``options`` as in `own_detection`."""
     annotations, images = path.resolve(), images.resolve()
     if path.is_dir():
         return Flickr30kEntities(entities=annotations, images=images, **options)
@@ -98,49 +87,31 @@ def own_held_out(path: Path) -> HeldOutImages:
     return held_out_images(ids=[path])
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnBoxes:
-    """Sources of images with boxes, and the validation set."""
-
-    detection: tuple[BoxedSource, ...] = ()
-    grounding: tuple[BoxedSource, ...] = ()
-    validation: CocoValidation | None = None
-
-
 def own_boxes(
-    *,
-    detection: Path | None,
-    grounding: Path | None,
-    validation: Path | None,
-    images: Path | None,
-    max_side_px: int,
-    held_out: HeldOutImages | None,
-) -> OwnBoxes:
-    """What the options of that name describe.
+    *, detection: Path | None, grounding: Path | None, validation: Path | None, images: Path | None, **options: Any
+) -> Sources:
+    """Sources with boxes and the validation set, as the options of that name say; ``options`` as in `own_detection`.
 
     Raises:
         ValueError: there is no folder of images.
     """
     if not (detection or grounding or validation):
-        return OwnBoxes()
+        return Sources()
     if images is None or not images.is_dir():
         raise ValueError(
             f"--images {images}: --detection, --grounding and --validation need the folder of their images"
         )
-    options: dict[str, Any] = {"images": images, "max_side_px": max_side_px, "held_out": held_out}
-    boxes = OwnBoxes(
-        detection=() if detection is None else (own_detection(detection, **options),),
-        grounding=() if grounding is None else (own_grounding(grounding, **options),),
+    boxes = Sources(
+        detection=() if detection is None else (own_detection(detection, images=images, **options),),
+        grounding=() if grounding is None else (own_grounding(grounding, images=images, **options),),
     )
     if validation is not None:
-        validation_source = Coco(annotations=validation.resolve(), images=images.resolve(), max_side_px=max_side_px)
-        return replace(boxes, validation=CocoValidation(source=validation_source))
+        source = Coco(annotations=validation.resolve(), images=images.resolve(), **{**options, "held_out": None})
+        return replace(boxes, validation=CocoValidation(source=source))
     match boxes.detection:
         case (Coco() as source,):
-            validation_source = replace(source, split="held_out", held_out=None)
-            return replace(
-                boxes, detection=(replace(source, split="train"),), validation=CocoValidation(source=validation_source)
-            )
+            held_out = CocoValidation(source=replace(source, split="held_out", held_out=None))
+            return replace(boxes, detection=(replace(source, split="train"),), validation=held_out)
     return boxes
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipelines.sources.captions.webdataset_mirror import MirrorShard
 from pipelines.sources.source import PairBlock, PairSource
 from pipelines.stages.urls import SeenPairs, Urls
 from pipelines.storage import DROPPED, KEPT, TableFile, Written, format_counts, write_split
-from pipelines.storage.tars import TarSample, read_tar, write_tar
+from pipelines.storage.tars import read_tar, write_tar
 from schemas.conform import conform
 from schemas.tables import DROP_REASON, with_drop_reason
 from schemas.versions import schema_id
@@ -35,32 +36,18 @@ RETRIED = "retried"  # and what it tried again
 def urls_job(asset: str, source: PairSource, block: PairBlock) -> Job:
     """The URLs of a block of a source, cut into shards."""
     stage = Urls(source=source.name)
-    return Job(
-        stage=asset,
-        version=stage.version,
-        shard=block.name,
-        config={
-            **stage.config,
-            **block.config,
-            "first_shard": block.first_shard,
-            "schema": schema_id(stage.output_schema),
-        },
-        num_rows=block.num_rows,
-        work=partial(_write_urls, stage, block),
-    )
+    config = {**block.config, "first_shard": block.first_shard}
+    work = partial(_write_urls, stage, block)
+    return Job.of(asset, stage, shard=block.name, config=config, num_rows=block.num_rows, work=work)
 
 
 def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) -> Job:
     """The images of one shard of URLs; being allowed more addresses is a reason to ask again."""
-    return Job(
-        stage=asset,
-        version=stage.version,
+    return Job.of(
+        asset,
+        stage,
         shard=shard,
-        config={
-            **stage.config,
-            "allow_loopback": stage.http.allow_loopback,
-            "schema": schema_id(stage.output_schema),
-        },
+        config={"allow_loopback": stage.http.allow_loopback},
         inputs=(file,),
         num_rows=file.num_rows,
         work=partial(_write_download, stage, file),
@@ -69,14 +56,9 @@ def download_job(asset: str, stage: Download, file: TableFile, *, shard: str) ->
 
 
 def retry_job(job: Job, stage: Download, previous: dict[str, TableFile], *, reasons: list[str], num_rows: int) -> Job:
-    """Try again what a download dropped for one of ``reasons``, and only that.
+    """Try again what a download, or an earlier retry, dropped for one of ``reasons``, and only that: ``num_rows`` rows.
 
-    Args:
-        job: the download, or an earlier retry of it.
-        stage: what downloads.
-        previous: the files of its table, by file name.
-        reasons: drop reasons.
-        num_rows: rows that will be tried.
+    ``previous`` are the files of its table, by file name.
     """
     return replace(
         job,
@@ -145,15 +127,11 @@ def _write_retry(
         due = dropped.filter(pa.array(is_due)).select(stage.input_schema.names)
         tried = stage.run(due.cast(stage.input_schema), folder=Path(scratch), spool=spool)
         images = (read_tar(previous[IMAGES_TAR_NAME].local()), read_tar(Path(scratch) / IMAGES_TAR_NAME))
-        write_tar(folder / IMAGES_TAR_NAME, heapq.merge(*images, key=_key))
+        write_tar(folder / IMAGES_TAR_NAME, heapq.merge(*images, key=attrgetter("key")))
     nothing = pa.nulls(kept.num_rows, DROP_REASON.type)
     parts = [kept.append_column(DROP_REASON, nothing), dropped.filter(pa.array(~is_due)), tried]
     table = pa.concat_tables([part.cast(schema) for part in parts]).sort_by("key")
     return _with_images(write_split(table, folder, schema=stage.output_schema, where=previous[KEPT].name))
-
-
-def _key(sample: TarSample) -> str:
-    return sample.key
 
 
 def _write_ingest(stage: Ingest, shard: MirrorShard, folder: Path) -> Written:

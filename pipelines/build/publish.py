@@ -33,11 +33,8 @@ from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
 def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
     """Run a job and publish its table.
 
-    Args:
-        job: what to run.
-        root: the data root.
-        lease: what `locked` gave to the build that wants the table. A worker may outlive a killed build for some seconds, in
-            which what the job needs (a web server, say) is already gone: what it makes then must not be published.
+    ``lease`` is what `locked` gave to the build that wants the table. A worker may outlive a killed build for some seconds, in
+    which what the job needs (a web server, say) is already gone: what it makes then must not be published.
 
     Raises:
         ValueError: a file cannot be written (a full disk, say); nothing is published then.
@@ -67,7 +64,7 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        path = Path(error.filename or _newest_file(temporary))
+        path = Path(error.filename or max(_files(temporary), key=lambda file: file.stat().st_mtime, default=temporary))
         reason = error.strerror or os.strerror(error.errno)
         raise ValueError(f"{job.stage} {job.shard}: cannot write {path.name} in {final.parent}: {reason}") from error
     finally:
@@ -89,7 +86,15 @@ def _work(job: Job, folder: Path, spool: Path) -> Manifest:
         rows_in=written.rows_in,
         rows_kept=written.rows_kept,
         dropped=dict(sorted(written.dropped.items())),
-        files=_file_entries(folder, written.num_rows),
+        files=[
+            FileEntry(
+                path=(name := path.relative_to(folder).as_posix()),
+                sha256=sha256_file(path),
+                num_bytes=path.stat().st_size,
+                num_rows=written.num_rows.get(name, 1),
+            )
+            for path in _files(folder)
+        ],
     )
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
     return manifest
@@ -108,20 +113,5 @@ def _upload(folder: Path, final: UPath, manifest: Manifest) -> None:
     (final / TAGS_NAME).write_text(json.dumps(tags, indent=2, sort_keys=True) + "\n")
 
 
-def _file_entries(folder: Path, num_rows: dict[str, int]) -> list[FileEntry]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        FileEntry(
-            path=(name := path.relative_to(folder).as_posix()),
-            sha256=sha256_file(path),
-            num_bytes=path.stat().st_size,
-            num_rows=num_rows.get(name, 1),
-        )
-        for path in paths
-    ]
-
-
-def _newest_file(folder: Path) -> Path:
-    return max(
-        (path for path in folder.rglob("*") if not path.is_dir()), key=lambda path: path.stat().st_mtime, default=folder
-    )
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())

@@ -79,10 +79,7 @@ class Retries:
 
     def latest(self, job: Job, stage: Download) -> Job:
         """The last retry of a download whose table is published or can be made; the download itself where there is none."""
-        chain = [job]
-        for attempt in self.attempts.get(job.fingerprint, ()):
-            chain.append(_job_of(attempt, chain[-1], stage, root=self.root))
-        for later, earlier in pairwise(reversed(chain)):
+        for later, earlier in pairwise(reversed(self._chain(job, stage))):
             if self.has(later) or self.has(earlier):
                 return later
         return job
@@ -104,7 +101,9 @@ class Retries:
                 num_rows=sum(counts[reason] for reason in reasons),
                 previous={name: table.file(name).sha256 for name in _FILES},
             )
-            attempts[job.fingerprint] = [*self._published(job, last, stage), attempt]
+            # Attempts after the last one have lost what they started from.
+            num_published = [one.fingerprint for one in self._chain(job, stage)].index(last.fingerprint)
+            attempts[job.fingerprint] = [*self.attempts.get(job.fingerprint, ())[:num_published], attempt]
         return Retries(root=self.root, attempts=attempts)
 
     def has(self, job: Job) -> bool:
@@ -116,16 +115,12 @@ class Retries:
         content = json.dumps(_RECORD.dump_python(dict(self.attempts)), indent=1, sort_keys=True)  # type: ignore[arg-type]
         write_text_atomically(self.root / RETRIES_NAME, content + "\n")
 
-    def _published(self, job: Job, last: Job, stage: Download) -> list[Attempt]:
-        """The attempts that lead to ``last``; later ones have lost what they started from."""
-        published: list[Attempt] = []
-        current = job
+    def _chain(self, job: Job, stage: Download) -> list[Job]:
+        """A download and its retries, in their order."""
+        chain = [job]
         for attempt in self.attempts.get(job.fingerprint, ()):
-            if current.fingerprint == last.fingerprint:
-                break
-            published.append(attempt)
-            current = _job_of(attempt, current, stage, root=self.root)
-        return published
+            chain.append(_job_of(attempt, chain[-1], stage, root=self.root))
+        return chain
 
 
 def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reasons: frozenset[str]) -> Retries:

@@ -52,7 +52,7 @@ class AssetRun:
     @property
     def dropped(self) -> dict[str, int]:
         """Rows by drop reason, the most frequent first."""
-        counts: Counter[str] = Counter()
+        counts = Counter[str]()
         for table in self.tables.values():
             counts.update(table.manifest.dropped)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
@@ -83,13 +83,9 @@ class Runner:
         self.console = console or Console()
 
     def run(self, asset: str, jobs: Sequence[Job], *, where: Where, around: Around = nullcontext) -> AssetRun:
-        """Bring an asset up to date.
+        """Bring an asset, the stage of all ``jobs``, up to date.
 
-        Args:
-            asset: its name; every job has it as its stage.
-            jobs: one a shard.
-            where: see `Where`.
-            around: a context that what runs needs (a web server, say); it gets the jobs that are due and yields them ready.
+        ``around`` is a context that what runs needs (a web server, say); it gets the jobs that are due and yields them ready.
 
         Raises:
             ValueError: a job could not do its work for a reason that a person can fix.
@@ -106,7 +102,8 @@ class Runner:
             failed = self._run_due(asset, due, lease=lease, where=where, around=around) if due else []
             run_seconds = time.monotonic() - run_started
             self._index.finish(asset, {job.shard: job.fingerprint for job in jobs})
-            self._record_rate(asset, due, failed, seconds=run_seconds)
+            if due and not failed:  # the time of a failure is no measure
+                self._record_rate(asset, due, seconds=run_seconds)
         if failed:
             raise _failure(asset, failed, total=len(jobs))
         run = AssetRun(
@@ -150,7 +147,6 @@ class Runner:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        failed = []
         progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with progress, around(due) as ready:
             num_rows = sum(job.num_rows for job in ready)
@@ -159,16 +155,13 @@ class Runner:
                 results = run_here(ready, root=self.root, lease=lease)
             else:
                 results = run_on_ray(ready, root=self.root, lease=lease, in_actors=where == "actors")
-            for num_shards, result in enumerate(results, start=1):
-                progress.update(task, advance=result.job.num_rows, num_shards=num_shards)
-                if result.error:
-                    failed.append(result)
-        return failed
+            finished = []
+            for result in results:
+                finished.append(result)
+                progress.update(task, advance=result.job.num_rows, num_shards=len(finished))
+        return [result for result in finished if result.error]
 
-    def _record_rate(self, asset: str, due: list[Job], failed: list[JobResult], *, seconds: float) -> None:
-        """Where all went well, since the time of a failure is no measure."""
-        if not due or failed:
-            return
+    def _record_rate(self, asset: str, due: list[Job], *, seconds: float) -> None:
         made = read_tables(self.root, asset, {job.shard: job.fingerprint for job in due}).values()
         num_bytes = sum(entry.num_bytes for table in made if table is not None for entry in table.manifest.files)
         record(self.root, asset, num_rows=sum(job.num_rows for job in due), seconds=seconds, num_bytes=num_bytes)

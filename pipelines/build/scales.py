@@ -1,6 +1,7 @@
 """Scales: named sets of sources. Where the files of one lie below a folder of the user's, and where people get them."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
-from pipelines.sources.source import BoxedSource, PairSource
+from pipelines.sources.source import BoxedSource, PairSource, ValidationSource
 
 Pairs = PairSource | WebDatasetMirror
 
@@ -59,12 +60,13 @@ WEB_PAIRS_PER_SHARD = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a dataset is made of; the order is that of age."""
+    """What a dataset is made of: images kept for evaluation, a validation set, and the rest in the order of age."""
 
     pairs: tuple[Pairs, ...] = ()
     detection: tuple[BoxedSource, ...] = ()
     grounding: tuple[BoxedSource, ...] = ()
     held_out: HeldOutImages | None = None
+    validation: ValidationSource | None = None
 
 
 _CONCEPTUAL = {"cc3m": "cc3m/Train_GCC-training.tsv", "cc12m": "cc12m/cc12m.tsv"}
@@ -87,8 +89,6 @@ _FILES: dict[str, tuple[str, str]] = {
         "MDETR: evaluation on LVIS (minival image ids)",
     ),
 }
-# Optional: what `pipelines.sources.held_out_images.hash_images` gave for the same images, to find copies under other names.
-_MINIVAL_HASHES = "lvis/minival_hashes.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +106,7 @@ class GoldgMixed(Mdetr):
 
 
 def web_sources(scale: str, folder: Path, *, max_side_px: int) -> Sources:
-    """The sources of one of `WEB_SCALES`.
-
-    Args:
-        scale: its name.
-        folder: with the files below the names above.
-        max_side_px: of images with boxes.
+    """The sources of one of `WEB_SCALES`, from a folder with the files below the names above.
 
     Raises:
         ValueError: a file is missing; the message says what it is and where people get it.
@@ -120,26 +115,17 @@ def web_sources(scale: str, folder: Path, *, max_side_px: int) -> Sources:
     pairs = tuple(_conceptual(name, folder) for name in names if name in _CONCEPTUAL)
     if "objects365" not in names:
         return Sources(pairs=pairs)
-    hashes = folder / _MINIVAL_HASHES
-    held_out = held_out_images(
-        ids=[_find(folder, "lvis/minival.txt")], hashes=read_hashes(hashes) if hashes.is_file() else None
-    )
+    find = partial(_find, folder)
+    # Optional: what `pipelines.sources.held_out_images.hash_images` gave for the same images, to find copies under other names.
+    hashes = folder / "lvis/minival_hashes.parquet"
+    held_out = held_out_images(ids=[find("lvis/minival.txt")], hashes=read_hashes(hashes) if hashes.is_file() else None)
     options: dict[str, Any] = {"max_side_px": max_side_px, "held_out": held_out}
-    objects365 = Objects365(
-        annotations=_find(folder, "objects365/zhiyuan_objv2_train.json"),
-        images=_find(folder, "objects365/images"),
-        **options,
-    )
-    flickr30k = GoldgFlickr30k(
-        annotations=_find(folder, "goldg/final_flickr_separateGT_train.json"),
-        images=(_find(folder, "goldg/flickr30k-images"),),
-        **options,
-    )
-    mixed = GoldgMixed(
-        annotations=_find(folder, "goldg/final_mixed_train.json"),
-        images=(_find(folder, "goldg/vg"), _find(folder, "goldg/train2014")),
-        **options,
-    )
+    annotations, images = find("objects365/zhiyuan_objv2_train.json"), find("objects365/images")
+    objects365 = Objects365(annotations=annotations, images=images, **options)
+    annotations, images = find("goldg/final_flickr_separateGT_train.json"), find("goldg/flickr30k-images")
+    flickr30k = GoldgFlickr30k(annotations=annotations, images=(images,), **options)
+    annotations, folders = find("goldg/final_mixed_train.json"), (find("goldg/vg"), find("goldg/train2014"))
+    mixed = GoldgMixed(annotations=annotations, images=folders, **options)
     return Sources(pairs=pairs, detection=(objects365,), grounding=(flickr30k, mixed), held_out=held_out)
 
 

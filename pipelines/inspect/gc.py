@@ -1,7 +1,7 @@
 """Garbage collection of a data root: tables that no dataset refers to, and leftovers of killed builds."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +39,11 @@ def referenced_tables(root: Location) -> set[str]:
             manifest = DatasetManifest.model_validate_json(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {error}") from error
-        names |= {"/".join(file.split("/")[:2]) for file in _files(manifest)}
+        files = [entry for split in manifest.supervisions.values() for entry in (*split.shards, *split.indexes)]
+        if manifest.validation_annotations is not None:
+            files.append(manifest.validation_annotations)
+        names |= {"/".join(file.path.split("/")[:2]) for file in files}
     return names
-
-
-def _files(manifest: DatasetManifest) -> Iterator[str]:
-    for split in manifest.supervisions.values():
-        yield from (entry.path for entry in (*split.shards, *split.indexes))
-    if manifest.validation_annotations is not None:
-        yield manifest.validation_annotations.path
 
 
 def collect(root: Location, *, delete: bool) -> list[Garbage]:
@@ -71,26 +67,15 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
 
 
 def find_garbage(root: Location, stage: str, *, referenced: Iterable[str]) -> list[Garbage]:
-    """What may go in a stage's folder.
-
-    Args:
-        root: the data root.
-        stage: name of the folder.
-        referenced: what may not, as `referenced_tables` gives it.
-    """
+    """What may go in a stage's folder: all but what is ``referenced``, as `referenced_tables` gives it."""
     keep = set(referenced)
     found = []
     for name, files in _tables(root / stage).items():
-        if name.startswith(SPOOL):
-            if f"{stage}/{name.removeprefix(SPOOL)}" in keep:
-                continue  # the next build goes on from it, or sweeps it
-            why = "a killed build left it"
-        elif MANIFEST_NAME not in files or name.startswith(TEMPORARY):
-            why = "a killed build left it"
-        elif f"{stage}/{name}" not in keep:
-            why = "no dataset refers to it"
-        else:
+        is_spool = name.startswith(SPOOL)  # that of a table to come: the next build goes on from it, or sweeps it
+        is_complete = MANIFEST_NAME in files and not name.startswith(TEMPORARY)
+        if f"{stage}/{name.removeprefix(SPOOL)}" in keep and (is_spool or is_complete):
             continue
+        why = "no dataset refers to it" if is_complete and not is_spool else "a killed build left it"
         found.append(Garbage(folder=root / stage / name, num_bytes=sum(files.values()), why=why))
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 from humanize import naturalsize
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipelines.inspect.stats import DatasetStats, SplitStats
 from pipelines.storage import format_counts
@@ -19,10 +19,9 @@ def funnel_tables(stats: DatasetStats) -> list[Table]:
     """One table a source: rows in and kept by asset, and the most frequent reasons."""
     tables = []
     for source, steps in stats.funnels.items():
-        table = Table("asset", "unit", title=f"source {source}", title_justify="left")
-        for column in ("in", "kept", "%"):
-            table.add_column(column, justify="right")
-        table.add_column("dropped, by reason")
+        numbers = (Column(name, justify="right") for name in ("in", "kept", "%"))
+        title = f"source {source}"
+        table = Table("asset", "unit", *numbers, "dropped, by reason", title=title, title_justify="left")
         for step in steps:
             shown = dict(list(step.dropped.items())[:NUM_REASONS_SHOWN])
             others = sum(step.dropped.values()) - sum(shown.values())
@@ -36,10 +35,9 @@ def funnel_tables(stats: DatasetStats) -> list[Table]:
 def split_table(stats: DatasetStats) -> Table:
     """One row a supervision type: samples, shards, bytes, boxes and concepts per image."""
     title = f"dataset {stats.name}, version {stats.digest[:16]}; means of an image"
-    table = Table(title=title, title_justify="left")
-    table.add_column("supervision", no_wrap=True)
-    for column in ("samples", "shards", "bytes", "image", "boxes", "concepts"):
-        table.add_column(column, justify="right", no_wrap=True)
+    names = ("samples", "shards", "bytes", "image", "boxes", "concepts")
+    numbers = (Column(name, justify="right", no_wrap=True) for name in names)
+    table = Table(Column("supervision", no_wrap=True), *numbers, title=title, title_justify="left")
     for split in stats.splits:
         table.add_row(
             split.supervision,
@@ -76,14 +74,15 @@ def size(num_bytes: float) -> str:
 
 
 def _shown(split: SplitStats) -> dict[str, Any]:
-    has_boxes = split.supervision != "image_text"
-    histograms = [("phrases a caption" if not has_boxes else "concepts per image", split.concepts_per_image)]
-    if has_boxes:
-        histograms.append(("boxes per image", split.boxes_per_image))
+    if split.supervision == "image_text":
+        counted, histograms = "pairs", {"phrases a caption": split.concepts_per_image}
+    else:
+        counted = "boxes"
+        histograms = {"concepts per image": split.concepts_per_image, "boxes per image": split.boxes_per_image}
     return {
         "split": split,
-        "counted": "boxes" if has_boxes else "pairs",
-        "histograms": [(title, _mean(counts), _bars(counts)) for title, counts in histograms],
+        "counted": counted,
+        "histograms": [(title, _mean(counts), _bars(counts)) for title, counts in histograms.items()],
         "most": max((count for _, count in split.top_concepts), default=1),
     }
 
@@ -95,10 +94,9 @@ def _bars(counts: Mapping[int, int]) -> list[tuple[str, int, float]]:
     last = min(max(counts), MAX_BARS - 1)
     by_bar = {number: counts.get(number, 0) for number in range(last)}
     by_bar[last] = sum(count for number, count in counts.items() if number >= last)
-    highest = max(by_bar.values())
-    is_open = max(counts) > last
+    highest, open_bar = max(by_bar.values()), last if max(counts) > last else None
     return [
-        (f"{number}+" if is_open and number == last else str(number), count, count / highest)
+        (f"{number}+" if number == open_bar else str(number), count, count / highest)
         for number, count in by_bar.items()
     ]
 

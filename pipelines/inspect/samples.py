@@ -86,13 +86,7 @@ def draw_dropped(dataset: BuiltDataset, reason: str, *, num: int, seed: int) -> 
     shown = random.Random(seed).sample(found, min(num, len(found)))
     images = _images(dataset.tables("images"), {(shard, row["key"]) for shard, _, row in shown})
     rows = [
-        DroppedRow(
-            key=row["key"],
-            url=row["url"],
-            caption=row["caption"],
-            asset=asset,
-            jpeg=images.get((shard, row["key"])),
-        )
+        DroppedRow(**row, asset=asset, jpeg=images.get((shard, row["key"])))
         for shard, asset, row in sorted(shown, key=lambda item: (item[0], item[2]["key"]))
     ]
     return DrawnRows(rows=rows, total=len(found))
@@ -106,7 +100,7 @@ def _dropped(dataset: BuiltDataset, reason: str) -> Iterator[tuple[str, str, dic
             continue
         for shard, file in files_by_shard(dataset.tables(asset), DROPPED).items():
             table = pq.read_table(file.local(), columns=["key", "url", "caption", "drop_reason"])
-            for row in table.filter(pc.field("drop_reason") == reason).to_pylist():
+            for row in table.filter(pc.field("drop_reason") == reason).drop_columns("drop_reason").to_pylist():
                 yield shard, asset, row
 
 

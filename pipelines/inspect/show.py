@@ -3,11 +3,16 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipelines.inspect.samples import DroppedRow, ShownSample
-from pipelines.inspect.text_drawing import Colour, draw_tag, font, wrapped
+from schemas.training import TrainingSample
+
+Colour = tuple[int, int, int]
 
 CELL_WIDTH_PX, IMAGE_HEIGHT_PX, MARGIN_PX = 320, 240, 16
 MIN_COLUMNS = 3  # so that a title fits
@@ -32,7 +37,7 @@ def sample_cell(sample: ShownSample) -> Cell:
     image, scale = _fitted(sample.jpeg)
     texts = [] if annotation.caption is None else [(annotation.caption, INK)]
     if annotation.labels:
-        _draw_boxes(image, annotation.boxes_xyxy, annotation.labels, annotation.concepts, scale=scale)
+        _draw_boxes(image, annotation, scale=scale)
     without_box = [text for i, text in enumerate(annotation.concepts) if i not in annotation.labels]
     if without_box:
         texts.append((" · ".join(without_box), BLUE))
@@ -66,9 +71,42 @@ def contact_sheet(cells: Sequence[Cell], *, title: str, num_columns: int = 6) ->
             left = MARGIN_PX + column * (CELL_WIDTH_PX + MARGIN_PX)
             if image_height:
                 _paste(sheet, draw, cell.image, left=left, top=top)
-            _write(draw, cell, left=left, top=top + image_height + MARGIN_PX // 2)
+            y = top + image_height + MARGIN_PX // 2
+            for text, colour, size_px in _lines(cell):
+                draw.text((left, y), text, font=font(size_px), fill=colour)
+                y += _line_height(size_px)
         top += height + MARGIN_PX
     return sheet
+
+
+@cache
+def font(size_px: int, *, weight: str = "regular") -> ImageFont.FreeTypeFont:
+    """A font with the letters of most alphabets, which matplotlib carries."""
+    name = {"regular": "DejaVuSans.ttf", "bold": "DejaVuSans-Bold.ttf"}[weight]
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size_px)
+
+
+def wrapped(text: str, *, font: ImageFont.FreeTypeFont, width_px: int, max_lines: int) -> list[str]:
+    """The text in lines that fit, broken between words where it can be; the last line tells by an ellipsis that more follows."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width_px:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        while font.getlength(word) > width_px:
+            fitting = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width_px)
+            lines[-1], word = word[:fitting], word[fitting:]
+            lines.append("")
+        lines[-1] = word
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(f"{last}…") > width_px:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], f"{last.rstrip()}…"]
 
 
 def _fitted(jpeg: bytes) -> tuple[Image.Image, float]:
@@ -78,29 +116,29 @@ def _fitted(jpeg: bytes) -> tuple[Image.Image, float]:
     return fitted, fitted.width / image.width
 
 
-def _draw_boxes(
-    image: Image.Image,
-    boxes_xyxy: Sequence[tuple[float, float, float, float]],
-    labels: Sequence[int],
-    concepts: Sequence[str],
-    *,
-    scale: float,
-) -> None:
+def _draw_boxes(image: Image.Image, annotation: TrainingSample, *, scale: float) -> None:
     draw = ImageDraw.Draw(image)
-    boxes = [tuple(round(value * scale) for value in box) for box in boxes_xyxy]
-    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
-        colour = PALETTE[label % len(PALETTE)]
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline="white", width=3)
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
-    for (x1, y1, _, _), label in zip(boxes, labels, strict=True):
-        draw_tag(
-            draw,
-            concepts[label],
-            at=(x1, y1),
-            font=font(SMALL_PX),
-            colour=PALETTE[label % len(PALETTE)],
-            within=image.size,
-        )
+    boxes = [tuple(round(value * scale) for value in box) for box in annotation.boxes_xyxy]
+    colours = [PALETTE[label % len(PALETTE)] for label in annotation.labels]
+    for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
+        extent = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
+        draw.rectangle(extent, outline="white", width=3)
+        draw.rectangle(extent, outline=colour, width=2)
+    for (x1, y1, _, _), label, colour in zip(boxes, annotation.labels, colours, strict=True):
+        _draw_tag(draw, annotation.concepts[label], at=(x1, y1), colour=colour, within=image.size)
+
+
+def _draw_tag(
+    draw: ImageDraw.ImageDraw, text: str, *, at: tuple[float, float], colour: Colour, within: tuple[int, int]
+) -> None:
+    """White text on a coloured ground whose lower left corner is ``at``, moved so that all lies within (width, height)."""
+    pad = 3
+    left, top, right, bottom = font(SMALL_PX).getbbox(text)
+    width, height = right - left + 2 * pad, bottom - top + 2 * pad
+    x = max(0.0, min(at[0], within[0] - width))
+    y = max(0.0, min(at[1] - height, within[1] - height))
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + pad - left, y + pad - top), text, font=font(SMALL_PX), fill="white")
 
 
 def _lines(cell: Cell) -> list[tuple[str, Colour, int]]:
@@ -130,9 +168,3 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | N
     else:
         x, y = left + (CELL_WIDTH_PX - image.width) // 2, top + (IMAGE_HEIGHT_PX - image.height) // 2
         sheet.paste(image, (x, y))
-
-
-def _write(draw: ImageDraw.ImageDraw, cell: Cell, *, left: int, top: int) -> None:
-    for text, colour, size_px in _lines(cell):
-        draw.text((left, top), text, font=font(size_px), fill=colour)
-        top += _line_height(size_px)

@@ -1,7 +1,6 @@
 """Figures of a dataset: the funnel of every source, and what its shards hold."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,13 +8,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.build.jobs import CONCEPTS
+from pipelines.build.pair_jobs import rows_by_reason
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.inspect.built_dataset import BuiltDataset
-from pipelines.storage import DROPPED, PublishedTable, TableFile, kept_files
+from pipelines.storage import DROPPED, PublishedTable, kept_files
 from pipelines.storage.table_store import files_by_shard
 from schemas.shard_index import SHARD_INDEX, source_of
 
 NUM_TOP_CONCEPTS = 20
+_COUNTS = pa.schema([("concept", pa.string()), ("count", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +83,18 @@ def _funnels(dataset: BuiltDataset) -> dict[str, list[FunnelStep]]:
 def _counts_by_source(tables: dict[str, PublishedTable]) -> dict[str, Counter[str]]:
     """Rows by reason, kept ones under the empty one. A shard's name is that of its source and a number."""
     counts: dict[str, Counter[str]] = {}
-    kept, dropped = kept_files(tables), files_by_shard(tables, DROPPED)
+    kept = kept_files(tables)
     for shard, file in kept.items():
         counts.setdefault(source_of(shard), Counter())[""] += file.num_rows
-    for shard, file in dropped.items():
+    for shard, file in files_by_shard(tables, DROPPED).items():
         if file.num_rows:
-            counts.setdefault(source_of(shard), Counter()).update(_reasons(file))
+            counts.setdefault(source_of(shard), Counter()).update(rows_by_reason(file))
     if not kept:  # its rows are not kept as tables: boxes, validation images
         for shard, table in tables.items():
             source = counts.setdefault(source_of(shard), Counter())
             source[""] += table.manifest.rows_kept
             source.update(table.manifest.dropped)
     return counts
-
-
-def _reasons(file: TableFile) -> dict[str, int]:
-    counts = pc.value_counts(pq.read_table(file.local(), columns=["drop_reason"])["drop_reason"])
-    return {count["values"].as_py(): count["counts"].as_py() for count in counts}
 
 
 def _split_stats(dataset: BuiltDataset, supervision: str) -> SplitStats:
@@ -119,29 +115,15 @@ def _split_stats(dataset: BuiltDataset, supervision: str) -> SplitStats:
 
 
 def _histogram(column: pa.ChunkedArray) -> dict[int, int]:
-    counts = pc.value_counts(column)
-    return dict(sorted((count["values"].as_py(), count["counts"].as_py()) for count in counts))
+    return dict(sorted((count["values"], count["counts"]) for count in pc.value_counts(column).to_pylist()))
 
 
 def _top_concepts(dataset: BuiltDataset, supervision: str) -> list[tuple[str, int]]:
-    tables = list(_concept_counts(dataset, supervision))
-    if not tables:
-        return []
-    total = pa.concat_tables(tables).group_by("concept").aggregate([("count", "sum")])
+    asset, name, columns = f"{supervision}_shards", CONCEPTS, ["concept", "num_boxes"]
+    if supervision == "image_text":
+        asset, name, columns = "statistics", PHRASE_COUNTS_FILE, ["phrase", "num_pairs"]
+    files = [table.file(name).local() for table in dataset.tables(asset).values()]
+    tables = [pq.read_table(file, columns=columns).rename_columns(_COUNTS.names).cast(_COUNTS) for file in files]
+    total = pa.concat_tables([_COUNTS.empty_table(), *tables]).group_by("concept").aggregate([("count", "sum")])
     total = total.sort_by([("count_sum", "descending"), ("concept", "ascending")]).slice(0, NUM_TOP_CONCEPTS)
     return list(zip(total["concept"].to_pylist(), total["count_sum"].to_pylist(), strict=True))
-
-
-def _concept_counts(dataset: BuiltDataset, supervision: str) -> Iterator[pa.Table]:
-    """Columns ``concept`` and ``count``."""
-    if supervision == "image_text":
-        for table in dataset.tables("statistics").values():
-            counts = pq.read_table(table.file(PHRASE_COUNTS_FILE).local(), columns=["phrase", "num_pairs"])
-            yield counts.rename_columns(["concept", "count"]).cast(_COUNTS)
-    else:
-        for table in dataset.tables(f"{supervision}_shards").values():
-            counts = pq.read_table(table.file(CONCEPTS).local(), columns=["concept", "num_boxes"])
-            yield counts.rename_columns(["concept", "count"]).cast(_COUNTS)
-
-
-_COUNTS = pa.schema([("concept", pa.string()), ("count", pa.int64())])

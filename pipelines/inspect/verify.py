@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,16 +42,15 @@ class ShardCheck:
         """What is wrong with the shard: bytes, tar structure, every sample, and the index."""
         try:
             with _on_this_machine(self.root / self.shard.path) as path:
-                content = _Content(path, supervision=self.supervision)
-                found = [*_byte_problems(path, self.shard), *content.problems]
-                if content.num_samples != self.shard.num_rows:
-                    found.append(f"{content.num_samples} samples, the manifest says {self.shard.num_rows}")
-                found += self._index_problems(path, content)
+                problems, figures = _read_shard(path, supervision=self.supervision)
+                found = [*_byte_problems(path, self.shard), *problems]
+                if len(figures) != self.shard.num_rows:
+                    found.append(f"{len(figures)} samples, the manifest says {self.shard.num_rows}")
+                return found + self._index_problems(path, figures)
         except FileNotFoundError:
             return ["is missing"]
-        return found
 
-    def _index_problems(self, shard: Path, content: "_Content") -> list[str]:
+    def _index_problems(self, shard: Path, figures: list[dict[str, int]]) -> list[str]:
         if self.index is None:
             return ["has no index: it was built by an older version"]
         try:
@@ -59,44 +59,33 @@ class ShardCheck:
                 if damage:
                     return [f"its index {problem}" for problem in damage]
                 rows = conform(pq.read_table(path), SHARD_INDEX, where="its index").to_pylist()
-            return [] if rows == content.index_rows(shard) else ["its index does not tell what lies where"]
+            wanted = [
+                {"key": extent.key, "offset": extent.offset, "num_bytes": extent.num_bytes} | of_sample
+                for extent, of_sample in zip(tar_extents(shard), figures, strict=True)
+            ]
+            return [] if rows == wanted else ["its index does not tell what lies where"]
         except FileNotFoundError:
             return ["its index is missing"]
         except (ValueError, pa.ArrowException) as error:
             return [f"its index cannot be read: {error}"]
 
 
-class _Content:
-    """What reading a shard once tells."""
-
-    def __init__(self, path: Path, *, supervision: str) -> None:
-        self.problems: list[str] = []
-        self._figures: list[dict[str, int]] = []
-        previous = ""
-        try:
-            for sample in read_tar(path):
-                if sample.key <= previous:
-                    self.problems.append(f"sample {sample.key} after {previous}: keys are not unique and ascending")
-                previous = sample.key
-                self._read(sample, supervision)
-        except ValueError as error:
-            self.problems.append(str(error).replace(str(path), "the tar"))
-
-    @property
-    def num_samples(self) -> int:
-        return len(self._figures)
-
-    def index_rows(self, path: Path) -> list[dict[str, object]]:
-        """What the index should hold."""
-        return [
-            {"key": extent.key, "offset": extent.offset, "num_bytes": extent.num_bytes} | figures
-            for extent, figures in zip(tar_extents(path), self._figures, strict=True)
-        ]
-
-    def _read(self, sample: TarSample, supervision: str) -> None:
-        annotation, problems = read_sample(sample, supervision=supervision)
-        self.problems += [f"sample {sample.key}: {problem}" for problem in problems]
-        self._figures.append({} if annotation is None else index_figures(annotation))
+def _read_shard(path: Path, *, supervision: str) -> tuple[list[str], list[dict[str, int]]]:
+    """What is wrong with the samples, and the figures of each that the index should have."""
+    problems: list[str] = []
+    figures: list[dict[str, int]] = []
+    previous = ""
+    try:
+        for sample in read_tar(path):
+            if sample.key <= previous:
+                problems.append(f"sample {sample.key} after {previous}: keys are not unique and ascending")
+            previous = sample.key
+            annotation, found = read_sample(sample, supervision=supervision)
+            problems += [f"sample {sample.key}: {problem}" for problem in found]
+            figures.append({} if annotation is None else index_figures(annotation))
+    except ValueError as error:
+        problems.append(str(error).replace(str(path), "the tar"))
+    return problems, figures
 
 
 def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample | None, list[str]]:
@@ -122,12 +111,7 @@ def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample 
 
 
 def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) -> dict[str, list[str]]:
-    """Read all shards and the validation set.
-
-    Args:
-        dataset: what to read.
-        num_workers: threads that read.
-        console: where the progress is shown.
+    """Read all shards and the validation set in ``num_workers`` threads; the console shows the progress.
 
     Returns:
         What is wrong, by path relative to the data root; empty where all is well.
@@ -140,14 +124,8 @@ def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) 
     # Hashing, decoding and the network leave other threads at work.
     with ThreadPoolExecutor(num_workers) as pool:
         results = pool.map(ShardCheck.problems, checks)
-        shown = track(
-            results,
-            description="reading shards",
-            total=len(checks),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
+        shown = track(results, description="reading shards", total=len(checks), **options)
         found = {check.shard.path: problems for check, problems in zip(checks, shown, strict=True)}
     found |= _validation_problems(dataset)
     return {path: problems for path, problems in found.items() if problems}

@@ -16,9 +16,10 @@ from pipelines.inspect.show import (
     PALETTE,
     contact_sheet,
     dropped_cell,
+    font,
     sample_cell,
+    wrapped,
 )
-from pipelines.inspect.text_drawing import font, wrapped
 
 
 def count(image: Image.Image, colour: tuple[int, int, int]) -> int:

@@ -161,7 +161,7 @@ def build(config: BuildConfig, *, retry: str | None = None, keep_history: bool =
     Args:
         config: what to build.
         retry: classes of failures, with commas between, of which the downloads are tried again first; see
-            `pipelines.fetch.download.RETRY_CLASSES`. Later builds go on with what that gave.
+            `pipelines.fetch.drop_reasons.RETRY_CLASSES`. Later builds go on with what that gave.
         keep_history: the Dagster UI shows this build and its checks; it takes one or two seconds.
 
     Returns:

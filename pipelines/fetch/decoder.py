@@ -185,7 +185,7 @@ class DecoderProcess:
 
 
 class _Channel:
-    """Messages of a JSON value and some bytes over a socket; no pickle, since an untrusted image may own the process."""
+    """Messages of a JSON value and some bytes over a socket; the process sends no pickle: an image may have taken it over."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

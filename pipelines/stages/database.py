@@ -25,8 +25,9 @@ _BYTES_PER_THREAD = 125 * 2**20  # DuckDB's manual asks for as much, else a sort
 def connected(
     *, num_threads: int | None, memory_bytes: int | None = None, scratch: Path | None = None
 ) -> Iterator["DuckDBPyConnection"]:
-    """An empty database: in memory, or in a file in ``scratch`` with ``memory_bytes`` of memory, which goes with the connection.
+    """An empty database, which goes with the connection.
 
+    It is in memory or, given ``memory_bytes``, puts what does not fit into so much in ``scratch`` (None: the system's folder).
     With more than one thread rows come in any order: queries number them first and order by that number last. Without
     ``num_threads`` there is one a core that this process may use; fewer where the memory is too little for so many.
     """

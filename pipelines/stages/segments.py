@@ -62,8 +62,9 @@ def _keywords(caption: str, start: int, stop: int) -> list[tuple[int, int]]:
     for item in caption[start:stop].split(","):
         items.append((position, position + len(item)))
         position += len(item) + 1
+    sentence_words = set(_SENTENCE_WORDS.split())
     words = [caption[item_start:item_stop].split() for item_start, item_stop in items]
-    is_list = len(items) >= 3 and all(len(item) <= 3 and not set(item) & set(_SENTENCE_WORDS.split()) for item in words)
+    is_list = len(items) >= 3 and all(len(item) <= 3 and sentence_words.isdisjoint(item) for item in words)
     return items if is_list else []
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.fs
 
 from detclipv2.training.checkpoint import CHECKPOINT_NAME, TrainState, load_state
-from pipelines.storage import Location, is_local, write_text_atomically
+from pipelines.storage import Location, write_text_atomically
 
 FINISHED_NAME = "FINISHED"
 RAY_RECORD_NAME = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
@@ -37,10 +37,10 @@ class RunStorage:
 
     def ray_arguments(self) -> dict[str, Any]:
         """What tells Ray Train where to write: it takes the same client as everything else that we read and write."""
-        if is_local(self.root):
+        if isinstance(self.root, Path):
             return {"name": self.name, "storage_path": str(self.root)}
-        filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.root.fs))  # type: ignore[union-attr]
-        return {"name": self.name, "storage_path": self.root.path, "storage_filesystem": filesystem}  # type: ignore[union-attr]
+        filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.root.fs))
+        return {"name": self.name, "storage_path": self.root.path, "storage_filesystem": filesystem}
 
     @staticmethod
     def checkpoint_name(step: int) -> str:

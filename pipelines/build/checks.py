@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.fetch.download import TRANSIENT_REASONS
+from pipelines.fetch.drop_reasons import TRANSIENT_REASONS
 from pipelines.storage import PublishedTable, format_counts, kept_files
 
 Tables = Mapping[str, PublishedTable]

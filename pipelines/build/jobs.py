@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.build.job import Job
 from pipelines.sources.source import BoxedSource, ValidationSource
-from pipelines.stages.lazy_tables import LazyTables
-from pipelines.stages.stage import GlobalStage, Stage
+from pipelines.stages.stage import GlobalStage, LazyTables, Stage
 from pipelines.stages.training_shards import write_image_text_shard, write_shard
 from pipelines.storage import WHOLE, TableFile, Written, write_parquet, write_split
 from schemas.conform import conform

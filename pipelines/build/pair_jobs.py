@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from pipelines.build.job import Job
 from pipelines.build.jobs import write_parts
-from pipelines.fetch.download import IMAGES_TAR_NAME, TRANSIENT_REASONS, Download
+from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.fetch.drop_reasons import TRANSIENT_REASONS
 from pipelines.fetch.ingest import Ingest
 from pipelines.sources.captions.webdataset_mirror import MirrorShard
 from pipelines.sources.source import PairBlock, PairSource

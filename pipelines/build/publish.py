@@ -24,7 +24,7 @@ from pipelines.storage.table_store import (
     listing,
     read_table,
     remove_table,
-    table_folder,
+    table_name,
     verify,
 )
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
@@ -40,7 +40,7 @@ def publish(job: Job, *, root: Location, lease: str) -> PublishedTable:
         ValueError: a file cannot be written (a full disk, say); nothing is published then.
         RuntimeError: the build has ended.
     """
-    final = table_folder(root, job.stage, job.fingerprint)
+    final = root / table_name(job.stage, job.fingerprint)
     parent = final.parent if isinstance(final, Path) else scratch_folder()
     temporary = parent / f"{TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
     spool = parent / f"{SPOOL}{final.name}"

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from pipelines.build.job import Job
 from pipelines.build.pair_jobs import retry_job, rows_by_reason
-from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, Download
+from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.fetch.drop_reasons import RETRY_CLASSES
 from pipelines.storage import (
     DROPPED,
     KEPT,
@@ -21,7 +22,7 @@ from pipelines.storage import (
     TableFile,
     locked,
     read_table,
-    table_folder,
+    table_name,
     write_text_atomically,
 )
 
@@ -139,7 +140,7 @@ def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reaso
 
 
 def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Location) -> Job:
-    folder = table_folder(root, before.stage, before.fingerprint)
+    folder = root / table_name(before.stage, before.fingerprint)
     previous = {
         name: TableFile(name=f"{before.stage}/{before.shard}/{name}", path=folder / name, sha256=sha256, num_rows=0)
         for name, sha256 in attempt.previous.items()

@@ -14,8 +14,8 @@ from pipelines.fetch.drop_reasons import FetchError
 
 MAX_URL_LENGTH = 8192
 # The system's resolver does not tell how long an answer is valid. Crawls overload resolvers, and then lose rows to them.
-DNS_TTL_S = 300.0
-DNS_FAILURE_TTL_S = 120.0
+TTL_S = 300.0
+FAILURE_TTL_S = 120.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out for hosts
 # Global by the registry, or by some versions of the ``ipaddress`` module, and yet not public.

@@ -36,7 +36,6 @@ _MESSAGE_LIMIT_BYTES = 1 << 30
 _LENGTHS = struct.Struct(">II")
 # glibc would give the memory of every image back and ask for it again, a fifth of the time of decoding.
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(kw_only=True)
@@ -132,7 +131,7 @@ class DecoderProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             code = "import sys; from pipelines.fetch.decoder import serve; serve(int(sys.argv[1]))"
-            paths = filter(None, [str(_REPOSITORY), *sys.path])
+            paths = filter(None, [str(Path(__file__).resolve().parents[2]), *sys.path])
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -186,10 +185,7 @@ class DecoderProcess:
 
 
 class _Channel:
-    """Messages of a JSON value and some bytes, over a socket.
-
-    The process sends no pickle: an untrusted image may have taken it over.
-    """
+    """Messages of a JSON value and some bytes over a socket; the process sends no pickle: an image may have taken it over."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -225,11 +221,7 @@ _shared: DecoderProcess | None = None
 
 
 def decoder_for(resizer: Resizer) -> DecoderProcess:
-    """The decoding process of this process: it starts in a second, which not every shard needs to pay.
-
-    Args:
-        resizer: is pickled, and compared by ``==`` with the one at work.
-    """
+    """The decoding process of this process, which starts in a second; kept for later shards whose ``resizer`` is equal."""
     global _shared
     if _shared is None or _shared.resizer != resizer or _shared.error is not None:
         close_decoder()
@@ -257,7 +249,15 @@ def serve(fd: int) -> None:
     resizer: Resizer = pickle.loads(channel.receive()[1])
     channel.send(b"", "ready")
     contents: Queue[bytes | None] = Queue(_NUM_IN_FLIGHT)
-    threading.Thread(target=_receive_all, args=(channel, contents), daemon=True).start()
+
+    def receive_all() -> None:
+        """Take what the parent sends, also while an image is at work or its answer waits to be taken; None at the end."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                contents.put(channel.receive()[1])
+        contents.put(None)
+
+    threading.Thread(target=receive_all, daemon=True).start()
     with contextlib.suppress(ConnectionError):  # the parent is gone
         while (content := contents.get()) is not None:
             try:
@@ -266,12 +266,3 @@ def serve(fd: int) -> None:
                 channel.send(b"", {"error": (error.slug, error.detail)})
             else:
                 channel.send(image.jpeg, image.columns)
-
-
-def _receive_all(channel: _Channel, contents: "Queue[bytes | None]") -> None:
-    """Take what the parent sends, also while an image is at work or its answer waits to be taken; None at the end."""
-    try:
-        while True:
-            contents.put(channel.receive()[1])
-    except (EOFError, OSError):
-        contents.put(None)

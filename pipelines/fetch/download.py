@@ -20,20 +20,16 @@ from typing import ClassVar, TypeVar
 import pyarrow as pa
 
 from pipelines.fetch.decoder import DecoderProcess, Decoding, decoder_for
-from pipelines.fetch.drop_reasons import DROP_REASONS, RETRY_CLASSES, TRANSIENT_REASONS, FetchError, ImageError
+from pipelines.fetch.drop_reasons import TRANSIENT_REASONS, FetchError, ImageError
 from pipelines.fetch.http_client import HttpClient, HttpConfig, Response, client_for
 from pipelines.fetch.image_resizer import ImageSettings
 from pipelines.fetch.spool import Spool, locked_spool
 from pipelines.storage.tars import clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
 
-__all__ = ["DROP_REASONS", "IMAGES_TAR_NAME", "RETRY_CLASSES", "TRANSIENT_REASONS", "Download"]
-
 IMAGES_TAR_NAME = "images.tar"
 # What a killed download tries again when it goes on. Not "truncated": half an image behind a whole answer is the rule there.
 _UNSETTLED_REASONS = TRANSIENT_REASONS - {"truncated"}
-_SCHEMA = with_drop_reason(IMAGES)
-_RESULT_COLUMNS = ("width", "height", "original_width", "original_height", "sha256", "phash", "drop_reason")
 
 Item = TypeVar("Item")
 
@@ -59,16 +55,10 @@ class Download(ImageSettings):
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     def run(self, table: pa.Table, *, folder: Path, spool: Path | None = None) -> pa.Table:
-        """Fetch a shard and write ``folder/images.tar``, its images sorted by key.
+        """IMAGES with ``drop_reason`` of URLS with distinct keys, and the images in ``folder/images.tar``; both sorted by key.
 
-        Args:
-            table: URLS, keys distinct.
-            folder: exists; nothing but ``images.tar`` stays in it.
-            spool: folder of this table with these settings alone, where another run goes on if this process is killed. It is
-                made where there is none, and left to the caller to remove. None: nothing outlives the process.
-
-        Returns:
-            IMAGES with ``drop_reason``, one row a row of ``table``, sorted by key.
+        ``spool`` is a folder for this table with these settings alone, where another run goes on if this process is killed. It
+        is made where there is none, and left to the caller to remove. None: nothing outlives the process.
 
         Raises:
             OSError: the images could not be stored, such as on a full disk.
@@ -89,10 +79,11 @@ class Download(ImageSettings):
                     decoder.wait_until_ready()
                     self._fetch_all(missing, results, client=client, decoder=decoder)
                 write_tar(folder / IMAGES_TAR_NAME, results.samples())
-        for name in _RESULT_COLUMNS:
+        schema = with_drop_reason(IMAGES)
+        for name in ("width", "height", "original_width", "original_height", "sha256", "phash", "drop_reason"):
             values = [results.rows[key].get(name) for key in keys]
-            table = table.append_column(name, pa.array(values, _SCHEMA.field(name).type))
-        return table.cast(_SCHEMA)
+            table = table.append_column(name, pa.array(values, schema.field(name).type))
+        return table.cast(schema)
 
     def _fetch_all(self, urls: dict[str, str], spool: Spool, *, client: HttpClient, decoder: DecoderProcess) -> None:
         """Put a row into the spool for every key of ``urls``.

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 from pipelines.fetch.drop_reasons import FetchError
 
@@ -111,18 +112,9 @@ class Hosts:
     """The hosts of this process; the least recently used are forgotten first."""
 
     def __init__(self, limits: HostLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._hosts: LRUCache[str, Host] = LRUCache(_CAPACITY)
-
-    def get(self, name: str) -> Host:
-        """The host called ``host:port``."""
-        with self._lock:
-            host = self._hosts.get(name)
-            if host is None:
-                host = self._hosts[name] = Host(name, limits=self._limits, clock=self._clock)
-            return host
+        hosts: LRUCache[str, Host] = LRUCache(_CAPACITY)
+        # By ``host:port``; with a lock, `cached` gives all threads the same host.
+        self.get = cached(hosts, lock=threading.Lock())(partial(Host, limits=limits, clock=clock))
 
 
 def retry_after_s(header: str | None) -> float | None:
@@ -138,7 +130,7 @@ def retry_after_s(header: str | None) -> float | None:
         return None
     if at.tzinfo is None:  # "-0000": UTC, says RFC 5322
         at = at.replace(tzinfo=datetime.UTC)
-    return min(_LONGEST_PAUSE_S, max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds()))
+    return min(_LONGEST_PAUSE_S, max(0.0, at.timestamp() - time.time()))
 
 
 def backoff_s(url: str, *, num_tries: int, base_s: float) -> float:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
-from pipelines.fetch import addresses, opt_out, robots
+from pipelines.fetch import addresses, robots
 from pipelines.fetch.addresses import Target, is_allowed, parse_target, redirect_url
 from pipelines.fetch.deadline import Budget, DeadlineSocket, remaining_s
 from pipelines.fetch.drop_reasons import FetchError
@@ -103,30 +103,21 @@ Keep = Callable[[Response], None]
 
 
 class HttpClient:
-    """GET requests; used by many threads at once.
-
-    What it learns about hosts it remembers: addresses, robots.txt, Retry-After, and which do not answer.
-    """
+    """GET requests for many threads at once; remembers hosts' addresses, robots.txt, Retry-After, and which do not answer."""
 
     def __init__(self, config: HttpConfig) -> None:
         self.config = config
-        self._is_opted_out = opt_out.load_rule(product=config.product)
+        self._is_opted_out = robots.load_opt_out_rule(product=config.product)
         self._ssl_context = ssl.create_default_context()
         self._hosts = Hosts(config.limits)
-        self._dns: SingleFlightCache[tuple[str, ...]] = SingleFlightCache(
-            ttl_s=addresses.DNS_TTL_S, failure_ttl_s=addresses.DNS_FAILURE_TTL_S
-        )
-        self._robots: SingleFlightCache[robots.Robots] = SingleFlightCache(
-            ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S
-        )
+        self._dns = SingleFlightCache[tuple[str, ...]](ttl_s=addresses.TTL_S, failure_ttl_s=addresses.FAILURE_TTL_S)
+        self._robots = SingleFlightCache[robots.Robots](ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S)
 
     def get(self, url: str, *, keep: Keep | None = None) -> Response:
         """Fetch a URL, its body included.
 
-        Args:
-            url: any string.
-            keep: called with the whole response before its connection is closed, so that a body that the server has sent need
-                not be requested again.
+        ``keep`` is called with the whole response before its connection is closed, so that a body that the server has sent need
+        not be requested again.
 
         Raises:
             FetchError: it could not be fetched, or must not be used.
@@ -202,11 +193,7 @@ class HttpClient:
         return connection.getresponse()
 
     def _receive(self, answer: http.client.HTTPResponse, host: Host, *, is_robots: bool, keep: Keep | None) -> Response:
-        """The response, with its body unless it redirects.
-
-        Raises:
-            FetchError: the status, the headers or the length say that it cannot be used.
-        """
+        """The response, with its body unless it redirects; FetchError where status, headers or length forbid its use."""
         location = answer.headers["Location"]
         if answer.status in _REDIRECTS and location is not None:
             # http.client reads headers as Latin-1, whatever their bytes meant: percent-encode those bytes.
@@ -236,8 +223,7 @@ class HttpClient:
             raise FetchError("forbidden_address", f"{host} is {', '.join(found)}")
         for num_left in range(len(allowed), 0, -1):
             try:
-                # An address that does not answer leaves the others their share of the time.
-                timeout_s = remaining_s(deadline) / num_left
+                timeout_s = remaining_s(deadline) / num_left  # a silent address leaves the others their share
                 return socket.create_connection((allowed[-num_left], port), timeout=timeout_s)
             except OSError as error:
                 last_error = error

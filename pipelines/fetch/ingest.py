@@ -30,15 +30,9 @@ class Ingest(ImageSettings):
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     def run(self, pairs: Iterable[ImagePair], *, source: str, folder: Path) -> pa.Table:
-        """Store the images of a shard in ``folder/images.tar``, sorted by key.
+        """IMAGES with ``drop_reason``, one row a pair, and the images in ``folder/images.tar``; both are sorted by key.
 
-        Args:
-            pairs: in any order; one is in memory at a time.
-            source: its name, written to every row.
-            folder: exists; nothing but ``images.tar`` stays in it.
-
-        Returns:
-            IMAGES with ``drop_reason``, one row a pair, sorted by key; ``sha256`` is that of the image as it came.
+        The pairs come in any order; one is in memory at a time. ``sha256`` is that of the image as it came.
 
         Raises:
             OSError: the images could not be stored, such as on a full disk.
@@ -46,10 +40,10 @@ class Ingest(ImageSettings):
         resizer = self.resizer
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
+        seen: set[str] = set()
         with clear_disk_errors(folder), tempfile.TemporaryFile(dir=folder) as spool:
-            seen: set[str] = set()
             for pair in pairs:
-                row, jpeg = self._row(pair, resizer, seen)
+                row, jpeg = _row(pair, resizer, seen)
                 rows.append({"source": source, **row})
                 if jpeg is not None:
                     extents[row["key"]] = (spool.tell(), len(jpeg))
@@ -58,32 +52,27 @@ class Ingest(ImageSettings):
         rows.sort(key=lambda row: row["key"])
         return pa.Table.from_pylist(rows, schema=with_drop_reason(IMAGES))
 
-    def _row(self, pair: ImagePair, resizer: Resizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
-        """A row without its source, and the stored image if the row is kept."""
-        row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or "", **pair.scores}
-        row["key"] = pair_key(row["url"], row["caption"])
-        row["drop_reason"] = self._reason_before(pair, is_repeat=row["key"] in seen)
-        if row["drop_reason"] is not None:
-            return row, None
-        seen.add(row["key"])
-        assert pair.image is not None  # else there was a reason
-        try:
-            image = resizer(pair.image)
-        except ImageError as error:
-            return row | {"drop_reason": error.slug}, None
-        return row | image.columns | {"sha256": hashlib.sha256(pair.image).hexdigest()}, image.jpeg
 
-    def _reason_before(self, pair: ImagePair, *, is_repeat: bool) -> str | None:
-        """What is wrong before the image is looked at."""
-        if pair.drop_reason is not None:
-            return pair.drop_reason
-        if pair.image is None:
-            return "image_missing"
-        if pair.caption is None:
-            return "caption_not_text"
-        if not pair.caption.strip():
-            return "caption_empty"
-        return "duplicate_pair" if is_repeat else None
+def _row(pair: ImagePair, resizer: Resizer, seen: set[str]) -> tuple[dict[str, Any], bytes | None]:
+    """A row without its source, and the stored image if the row is kept."""
+    row: dict[str, Any] = {"url": pair.url, "caption": pair.caption or "", **pair.scores}
+    row["key"] = pair_key(row["url"], row["caption"])
+    if pair.drop_reason is not None:
+        return row | {"drop_reason": pair.drop_reason}, None
+    if pair.image is None:
+        return row | {"drop_reason": "image_missing"}, None
+    if pair.caption is None:
+        return row | {"drop_reason": "caption_not_text"}, None
+    if not pair.caption.strip():
+        return row | {"drop_reason": "caption_empty"}, None
+    if row["key"] in seen:
+        return row | {"drop_reason": "duplicate_pair"}, None
+    seen.add(row["key"])
+    try:
+        image = resizer(pair.image)
+    except ImageError as error:
+        return row | {"drop_reason": error.slug}, None
+    return row | image.columns | {"sha256": hashlib.sha256(pair.image).hexdigest()}, image.jpeg
 
 
 def _samples(spool: IO[bytes], extents: dict[str, tuple[int, int]]) -> Iterator[TarSample]:

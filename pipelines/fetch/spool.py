@@ -38,23 +38,12 @@ CREATE TABLE IF NOT EXISTS answers
 (key BLOB PRIMARY KEY NOT NULL, robots_tags BLOB NOT NULL, body BLOB NOT NULL, crc32 INT NOT NULL) STRICT;
 """
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-_DISK_FULL = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR_WRITE,
-}  # the latter for a quota, and for a limit on a file's size
+_DISK_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}  # the latter: a quota, a limit on a file's size
 
 
 @contextmanager
 def locked_spool(folder: Path, *, or_else: Path) -> Iterator[Path]:
-    """Lock a spool's folder against other processes; where one keeps it for long, use another folder.
-
-    Args:
-        folder: is made where there is none.
-        or_else: an empty folder.
-
-    Yields:
-        ``folder``, or ``or_else``.
-    """
+    """Lock a spool's folder, made if need be, against other processes; the empty ``or_else`` where one keeps it for long."""
     deadline = time.monotonic() + WAIT_S
     while (lock := _lock(folder)) is None and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -100,10 +89,7 @@ class Spool:
         """
         try:
             self._database = self._open()
-        except (
-            sqlite3.DatabaseError,
-            UnicodeDecodeError,
-        ) as error:  # the latter: in SQLite's words about damaged tables
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite's words about damaged tables
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGED:
                 raise
             print(f"{self._path} is damaged ({error}): its downloads are fetched anew", file=sys.stderr)

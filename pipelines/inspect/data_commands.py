@@ -19,7 +19,7 @@ from pipelines.inspect.samples import draw_dropped, draw_samples
 from pipelines.inspect.show import contact_sheet, dropped_cell, sample_cell
 from pipelines.inspect.stats import dataset_stats
 from pipelines.inspect.verify import FIX, MAX_PROBLEMS_PER_SHARD, check_dataset
-from pipelines.storage import DataRoot, data_root, is_local
+from pipelines.storage import DataRoot, data_root
 from pipelines.storage.file_cache import abandoned_work, remove_oldest, unused_bytes
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -142,7 +142,7 @@ def gc(config: Annotated[Gc, tyro.conf.arg(name="")]) -> None:
     for item in found:
         print(f"{size(item.num_bytes):>10}  {item.folder}  {item.why}")
     num_bytes = sum(item.num_bytes for item in found)
-    if not is_local(root):
+    if not isinstance(root, Path):
         cached, abandoned = unused_bytes(), abandoned_work()
         work_bytes = sum(work.num_bytes for work in abandoned)
         print(f"{size(cached):>10}  copies of remote files on this machine, unused for an hour")

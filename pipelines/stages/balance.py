@@ -51,11 +51,7 @@ class Balance:
         return self.max_count is not None or self.min_count > 1
 
     def out_of_bounds(self, tables: Iterable[pa.Table]) -> pa.Table:
-        """OUT_OF_BOUNDS of all shards, in order of the phrases.
-
-        Args:
-            tables: MENTIONS, one a shard.
-        """
+        """OUT_OF_BOUNDS of the MENTIONS of all shards, in order of the phrases."""
         pairs = pa.concat_tables([MENTIONS.empty_table(), *(table.select(MENTIONS.names) for table in tables)])
         with connected(num_threads=self.num_threads) as database:
             database.register("pairs", pairs)
@@ -63,12 +59,7 @@ class Balance:
         return conform(found, OUT_OF_BOUNDS, where="phrases out of bounds")
 
     def __call__(self, table: pa.Table, *, out_of_bounds: pa.Table | None = None) -> pa.Table:
-        """A shard with the phrases that are left and ``drop_reason``, in the order of its rows.
-
-        Args:
-            table: PHRASES.
-            out_of_bounds: of all shards; None: of none.
-        """
+        """PHRASES of a shard with the phrases that are left, given what is ``out_of_bounds`` over all, and ``drop_reason``."""
         pairs = table.append_column("row", pa.array(np.arange(len(table))))
         with connected(num_threads=1) as database:
             database.register("pairs", pairs)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.stages.lazy_tables import LazyTables
+from pipelines.stages.stage import LazyTables
 from schemas.tables import with_drop_reason
 
 if TYPE_CHECKING:
@@ -25,15 +25,11 @@ _BYTES_PER_THREAD = 125 * 2**20  # DuckDB's manual asks for as much, else a sort
 def connected(
     *, num_threads: int | None, memory_bytes: int | None = None, scratch: Path | None = None
 ) -> Iterator["DuckDBPyConnection"]:
-    """An empty database: in memory, or in a file with a limit on the memory, which goes with the connection.
+    """An empty database, which goes with the connection.
 
-    With more than one thread rows come in any order: queries number them first and order by that number last.
-
-    Args:
-        num_threads: None: one a core that this process may use, for a stage that has the machine to itself; fewer where the
-            memory is too little for so many.
-        memory_bytes: what does not fit into so much is put on the disk. None: everything stays in memory.
-        scratch: an existing folder for that; None: the system's for temporary files.
+    It is in memory or, given ``memory_bytes``, puts what does not fit into so much in ``scratch`` (None: the system's folder).
+    With more than one thread rows come in any order: queries number them first and order by that number last. Without
+    ``num_threads`` there is one a core that this process may use; fewer where the memory is too little for so many.
     """
     import duckdb  # only where it computes: each process that imports it prints its leaks at exit
 
@@ -53,25 +49,19 @@ def connected(
 def split_by_table(
     columns: pa.Table, tables: Mapping[str, pa.Table], schema: pa.Schema, *, num_rows: Sequence[int]
 ) -> Mapping[str, pa.Table]:
-    """What a global stage returns: each table with its rows of ``columns``, which replace those of the same names.
+    """What a global stage with output ``schema`` returns: each table with its rows of ``columns``, made when it is asked for.
 
-    Args:
-        columns: a row for every row of ``tables``, one table after the other; ``drop_reason`` is one of its columns.
-        tables: as the stage got them; each is asked for when its result is.
-        schema: the stage's output schema.
-        num_rows: of each table.
+    ``columns`` has a row for every row of ``tables``, one table after the other, and ``drop_reason``; its columns replace those
+    of the same names.
     """
-    starts = accumulate(num_rows, initial=0)
-    parts = [columns.slice(start, length) for start, length in zip(starts, num_rows, strict=False)]
-    return LazyTables(
-        {name: partial(_replaced, tables, name, part, schema) for name, part in zip(tables, parts, strict=True)}
-    )
-
-
-def _replaced(tables: Mapping[str, pa.Table], name: str, columns: pa.Table, schema: pa.Schema) -> pa.Table:
-    table = tables[name]
-    rest = table.drop_columns([column for column in columns.column_names if column in table.column_names])
-    for column in columns.column_names:
-        rest = rest.append_column(column, columns.column(column))
     wanted = with_drop_reason(schema)
-    return rest.select(wanted.names).cast(wanted)
+
+    def replaced(name: str, start: int, length: int) -> pa.Table:
+        part, table = columns.slice(start, length), tables[name]
+        given = [part[column] if column in part.column_names else table[column] for column in wanted.names]
+        return pa.table(given, names=wanted.names).cast(wanted)
+
+    starts = accumulate(num_rows, initial=0)
+    return LazyTables(
+        {name: partial(replaced, name, *place) for name, *place in zip(tables, starts, num_rows, strict=False)}
+    )

@@ -3,8 +3,10 @@
 import dataclasses
 import html
 import re
+import tomllib
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,23 +15,7 @@ import pyarrow as pa
 from pipelines.stages.database import connected
 from schemas.tables import IMAGES, with_drop_reason
 
-# Frequent words that hardly occur in English captions, brands and place names.
-_FOREIGN_WORDS = (
-    "und der das mit für von auf ein eine einem einen ist im zum zur nicht oder aus dem bei sind vom auch",  # German
-    "les des et une dans avec pour sur est du au aux ou qui pas ce cette plus sans chez sous votre vos nous",  # French
-    "el los las una con para por del en es su que más como sin sobre desde esta este al lo muy",  # Spanish
-    "os uma para não dos das em na ao é seu sua mais como são você pela pelo",  # Portuguese
-    "il gli della del di che per con una è nel nella sono dei delle alla al più come dal lo",  # Italian
-    "het een van en met voor op bij zijn niet naar dit uit ook aan te je wij deze onze",  # Dutch
-    "na się jest nie dla od po jak za przez oraz ze",  # Polish
-    "och att det som en på är av för med den till har inte ett om från",  # Swedish
-    "ve bir için ile bu da çok en olan gibi",  # Turkish
-    "dan yang di untuk dengan ini dari pada adalah dalam tidak akan",  # Indonesian
-)
-_ENGLISH_WORDS = (
-    "the a an i of in on at with and for to from by is are was as his her its their this that these your you my our it "
-    "be do over under near into up down out new or not all how what who when where why has have had will can no one two"
-)
+_WORDS = tomllib.loads(Path(__file__).with_name("word_lists.toml").read_text(encoding="utf-8"))
 _FILE_NAME = (
     r"(?i)\S*\.(jpe?g|png|gif|webp|bmp|tiff?|svg)"
     r"|(img|dsc[nf]?|pict?|mvi|p|image|photo|screenshot|untitled)?[-_ ]*[\d_-]{3,}(\s*\(?\d+\)?)?"
@@ -66,7 +52,7 @@ class Filters:
         max_words, max_chars: ``caption_too_long`` above.
         min_letter_share: ``caption_low_alpha`` below, of letters among the characters that are not space.
         min_latin_share, min_ascii_share: ``caption_not_english`` below, of Latin and of plain ASCII letters among the
-            letters. The same slug is given where the words of another language (``_FOREIGN_WORDS``; a letter with an
+            letters. The same slug is given where the words of another language (``word_lists.toml``; a letter with an
             accent counts as one) outnumber the English ones: a cheap test, with no model, that lets short captions pass.
 
     ``caption_file_name`` has no threshold: the whole caption is a file name, or the name a camera gave.
@@ -114,12 +100,13 @@ class Filters:
         pairs = pairs.append_column("row", pa.array(np.arange(len(table))))
         with connected(num_threads=1) as database:
             database.register("pairs", pairs)
+            foreign = [words.split() for words in _WORDS["foreign"].values()]
             patterns = {
                 "file_name": _FILE_NAME,
                 "blocked": _any_word(self.blocked_words),
-                "foreign_word": rf"\b(?:{'|'.join(sorted(set(' '.join(_FOREIGN_WORDS).split())))})\b",
-                "foreign": [words.split() for words in _FOREIGN_WORDS],
-                "english": _ENGLISH_WORDS.split(),
+                "foreign_word": rf"\b(?:{'|'.join(sorted(set().union(*foreign)))})\b",
+                "foreign": foreign,
+                "english": _WORDS["english"].split(),
             }
             thresholds = {name: value for name, value in self.config.items() if name != "blocked_words"}
             reason = database.sql(_REASONS, params=thresholds | patterns).to_arrow_table().column("drop_reason")

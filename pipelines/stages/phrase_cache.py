@@ -8,10 +8,10 @@ parsed before; the cache remembers them one by one.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 _CAPTIONS_PER_QUERY = 500
@@ -42,25 +42,18 @@ class PhraseCache:
     """
 
     def __init__(self, folder: Path, *, identity: str) -> None:
-        """Open or make the file.
-
-        Args:
-            folder: made if need be.
-            identity: fingerprint of all that phrases depend on besides the caption: code, model and settings. Each has
-                a file of its own.
+        """Open or make the file of an ``identity``: the fingerprint of code, model and settings, which phrases depend on.
 
         Raises:
             ValueError: the file cannot be made or is damaged.
         """
         self.path = folder / f"{identity[:16]}.sqlite"
-        try:
+        with self._clear_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=_WAIT_FOR_OTHERS_S)
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS captions (sha256 BLOB PRIMARY KEY, parsed TEXT NOT NULL) WITHOUT ROWID"
             )
-        except (OSError, sqlite3.Error) as error:
-            raise self._error(error) from error
 
     def recall(self, captions: Sequence[str]) -> dict[str, ParsedCaption]:
         """Those of the captions that are known.
@@ -69,14 +62,12 @@ class PhraseCache:
             ValueError: the file is damaged.
         """
         known: dict[str, ParsedCaption] = {}
-        try:
+        with self._clear_errors():
             for start in range(0, len(captions), _CAPTIONS_PER_QUERY):
                 by_digest = {_digest(caption): caption for caption in captions[start : start + _CAPTIONS_PER_QUERY]}
                 marks = ",".join("?" * len(by_digest))
                 rows = self._database.execute(f"SELECT * FROM captions WHERE sha256 IN ({marks})", list(by_digest))
                 known |= {by_digest[digest]: _decode(parsed) for digest, parsed in rows}
-        except sqlite3.Error as error:
-            raise self._error(error) from error
         return known
 
     def keep(self, parsed: Mapping[str, ParsedCaption]) -> None:
@@ -86,25 +77,22 @@ class PhraseCache:
             ValueError: the file is damaged, or the disk is full.
         """
         rows = sorted((_digest(caption), _encode(result)) for caption, result in parsed.items())
-        try:
-            with self._database:
-                self._database.executemany("INSERT OR IGNORE INTO captions VALUES (?, ?)", rows)
-        except sqlite3.Error as error:
-            raise self._error(error) from error
+        with self._clear_errors(), self._database:
+            self._database.executemany("INSERT OR IGNORE INTO captions VALUES (?, ?)", rows)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def _error(self, error: Exception) -> ValueError:
-        return ValueError(
-            f"the cache of phrases {self.path} cannot be used ({error}): delete it, which costs parsing anew,"
-            " or build without one"
-        )
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            how_to_fix = "delete it, which costs parsing anew, or build without one"
+            raise ValueError(f"the cache of phrases {self.path} cannot be used ({error}): {how_to_fix}") from error
 
 
 def _digest(caption: str) -> bytes:
@@ -116,8 +104,6 @@ def _encode(parsed: ParsedCaption) -> str:
     return json.dumps([parsed.caption, phrases], ensure_ascii=False, separators=(",", ":"))
 
 
-def _decode(text: str) -> ParsedCaption:
-    caption, phrases = json.loads(text)
-    return ParsedCaption(
-        caption=caption, phrases=tuple(Phrase(text=text, start=start, end=end) for text, start, end in phrases)
-    )
+def _decode(parsed: str) -> ParsedCaption:
+    caption, phrases = json.loads(parsed)
+    return ParsedCaption(caption=caption, phrases=tuple(Phrase(text=t, start=s, end=e) for t, s, e in phrases))

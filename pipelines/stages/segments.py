@@ -69,15 +69,11 @@ def _keywords(caption: str, start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _joined(words: list[Segment]) -> Segment:
-    text: list[str] = []
     offsets: list[int] = []
     for word in words:
-        if text:
-            text.append(" ")
-            offsets.append(offsets[-1] + 1)
-        text.append(word.text)
+        offsets += [offsets[-1] + 1] if offsets else []
         offsets += word.offsets
-    return Segment(text="".join(text), offsets=offsets)
+    return Segment(text=" ".join(word.text for word in words), offsets=offsets)
 
 
 def _spelled_out(caption: str, start: int, stop: int) -> Segment:
@@ -94,7 +90,6 @@ def _spelled_out(caption: str, start: int, stop: int) -> Segment:
     humps = [match.start() for match in _HUMP.finditer(text)] if is_hashtag else []
     if not humps:
         return Segment(text=text, offsets=offsets)
-    edges = [0, *humps, len(text)]
-    parts = list(itertools.pairwise(edges))
+    parts = list(itertools.pairwise([0, *humps, len(text)]))
     spaced = [offset for a, b in parts for offset in (*offsets[a:b], *offsets[b : b + 1])]
     return Segment(text=" ".join(text[a:b] for a, b in parts), offsets=spaced)

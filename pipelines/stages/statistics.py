@@ -16,30 +16,26 @@ STATISTICS_VERSION = 2
 
 
 def count_phrases(tables: Iterable[pa.Table], *, num_threads: int | None = None) -> pa.Table:
-    """PHRASE_COUNTS of pairs, those of most pairs first, then in order of text.
-
-    Args:
-        tables: MENTIONS, one a shard.
-        num_threads: of DuckDB; None: one a core. The counts do not depend on it.
-    """
-    parts = [conform(table, MENTIONS, where="phrase counts") for table in tables]
-    return _counted(_MENTIONS, pa.concat_tables([MENTIONS.empty_table(), *parts]), PHRASE_COUNTS, num_threads)
+    """PHRASE_COUNTS of MENTIONS, those of most pairs first, then in order of text; they do not depend on ``num_threads``."""
+    return _counted(_MENTIONS, tables, MENTIONS, PHRASE_COUNTS, num_threads)
 
 
 def add_counts(counts: Iterable[pa.Table], *, num_threads: int | None = None) -> pa.Table:
     """PHRASE_COUNTS of all pairs from those of distinct shards, in the order of `count_phrases`."""
-    parts = [conform(table, PHRASE_COUNTS, where="phrase counts") for table in counts]
-    return _counted(_SUMS, pa.concat_tables([PHRASE_COUNTS.empty_table(), *parts]), PHRASE_COUNTS, num_threads)
+    return _counted(_SUMS, counts, PHRASE_COUNTS, PHRASE_COUNTS, num_threads)
 
 
 def count_heads(phrases: pa.Table, *, num_threads: int | None = None) -> pa.Table:
     """HEAD_COUNTS of PHRASE_COUNTS, the most frequent heads first, then in order of text."""
-    return _counted(_HEADS, conform(phrases, PHRASE_COUNTS, where="phrase counts"), HEAD_COUNTS, num_threads)
+    return _counted(_HEADS, [phrases], PHRASE_COUNTS, HEAD_COUNTS, num_threads)
 
 
-def _counted(query: str, rows: pa.Table, schema: pa.Schema, num_threads: int | None) -> pa.Table:
+def _counted(
+    query: str, tables: Iterable[pa.Table], given: pa.Schema, schema: pa.Schema, num_threads: int | None
+) -> pa.Table:
+    parts = [conform(table, given, where="phrase counts") for table in tables]
     with connected(num_threads=num_threads) as database:
-        database.register("rows", rows)
+        database.register("rows", pa.concat_tables([given.empty_table(), *parts]))
         return conform(database.sql(query).to_arrow_table(), schema, where="phrase counts")
 
 

@@ -17,13 +17,8 @@ from schemas.training import TrainingSample
 def write_image_text_shard(path: Path, table: pa.Table, *, images_tar: Path) -> FileEntry:
     """Write the shard of a PHRASES table, and its index beside it.
 
-    Args:
-        path: the tar to make.
-        table: PHRASES, in any order.
-        images_tar: ``<key>.jpg`` of at least the table's rows, as the download stage wrote it.
-
-    Returns:
-        The tar's entry, ``path`` being the bare file name and ``num_rows`` the number of samples.
+    The rows are in any order; ``images_tar`` has ``<key>.jpg`` of at least these, as the download stage wrote it. In the tar's
+    entry ``path`` is the bare file name and ``num_rows`` the number of samples.
 
     Raises:
         ValueError: ``images_tar`` is damaged or lacks an image of the table.
@@ -59,16 +54,12 @@ def index_figures(sample: TrainingSample) -> dict[str, int]:
 
 
 def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[ShardImage]:
-    """Both sides ascend by key, so one pass over the tar meets every row."""
-    rows = iter(table.select(["key", "caption", "width", "height", "phrases"]).sort_by("key").to_pylist())
-    row = next(rows, None)
+    columns = table.select(["key", "caption", "width", "height", "phrases"])
+    rows = {row["key"]: row for row in columns.to_pylist()}
     for image in read_tar(images_tar):
+        row = rows.pop(image.key, None)
         if row is None:
-            return
-        if image.key < row["key"]:
             continue
-        if image.key > row["key"]:
-            break
         sample = TrainingSample(
             supervision="image_text",
             width=row["width"],
@@ -76,7 +67,6 @@ def _image_text_images(table: pa.Table, images_tar: Path) -> Iterator[ShardImage
             concepts=row["phrases"],
             caption=row["caption"],
         )
-        yield ShardImage(key=row["key"], jpeg=image.members["jpg"], sample=sample)
-        row = next(rows, None)
-    if row is not None:
-        raise ValueError(f"{images_tar} has no image for key {row['key']}: it is not the tar of this table")
+        yield ShardImage(key=image.key, jpeg=image.members["jpg"], sample=sample)
+    if rows:
+        raise ValueError(f"{images_tar} has no image for key {min(rows)}: it is not the tar of this table")

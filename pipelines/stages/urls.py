@@ -1,5 +1,6 @@
 """Source table to URLS: the distinct, well-formed image-text pairs of whatever a source or a file holds."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,11 +83,7 @@ class SeenPairs:
         self._runs: list[np.ndarray] = []
 
     def drop_repeats(self, table: pa.Table) -> pa.Table:
-        """The table with ``duplicate_pair`` where an earlier one kept the pair.
-
-        Args:
-            table: URLS with ``drop_reason``, which keeps no pair twice.
-        """
+        """URLS with ``drop_reason``, which keep no pair twice, with ``duplicate_pair`` where an earlier table kept the pair."""
         keys = np.array([int(key, 16) for key in table["key"].to_pylist()], np.uint64)
         is_kept = table[DROP_REASON.name].is_null().to_numpy()
         is_repeat = np.zeros(len(keys), bool)
@@ -106,11 +103,8 @@ class SeenPairs:
 
 def _pair_keys(url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
     batches = pa.table([url, caption], names=["url", "caption"]).to_batches(max_chunksize=_ROWS_PER_BATCH)
-    chunks = []
-    for batch in batches:
-        pairs = zip(batch["url"].to_pylist(), batch["caption"].to_pylist(), strict=True)
-        chunks.append(pa.array([pair_key(*pair) for pair in pairs], pa.string()))
-    return pa.chunked_array(chunks, pa.string())
+    pairs = (zip(batch["url"].to_pylist(), batch["caption"].to_pylist(), strict=True) for batch in batches)
+    return pa.chunked_array([pa.array(itertools.starmap(pair_key, batch), pa.string()) for batch in pairs], pa.string())
 
 
 def _is_repeat(key: pa.ChunkedArray) -> pa.Array:

@@ -16,12 +16,7 @@ DATASETS = "datasets"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetTables:
-    """The index of one dataset.
-
-    Attributes:
-        root: the data root.
-        folder: ``<root>/datasets/<name>``.
-    """
+    """The index of one dataset, whose folder is ``<root>/datasets/<name>``."""
 
     root: Location
     folder: Location
@@ -41,18 +36,15 @@ class DatasetTables:
     def start(self, asset: str, due: Mapping[str, str]) -> None:
         """Name the fingerprints that a run makes, by shard, before it starts."""
         if due:
-            self._write("due", asset, due)
+            _write(self._path("due", asset), due)
 
     def finish(self, asset: str, fingerprints: Mapping[str, str]) -> None:
         """Name the tables that the dataset has after a run."""
-        self._write("tables", asset, fingerprints)
+        _write(self._path("tables", asset), fingerprints)
         self._path("due", asset).unlink(missing_ok=True)
 
     def _path(self, kind: str, asset: str) -> Location:
         return self.folder / kind / f"{asset}.json"
-
-    def _write(self, kind: str, asset: str, fingerprints: Mapping[str, str]) -> None:
-        write_text_atomically(self._path(kind, asset), json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
 
 
 def indexed_tables(root: Location) -> Iterator[tuple[str, dict[str, str]]]:
@@ -60,6 +52,10 @@ def indexed_tables(root: Location) -> Iterator[tuple[str, dict[str, str]]]:
     for kind in ("tables", "due"):
         for path in (root / DATASETS).glob(f"*/{kind}/*.json"):
             yield path.stem, _read(path)
+
+
+def _write(path: Location, fingerprints: Mapping[str, str]) -> None:
+    write_text_atomically(path, json.dumps(fingerprints, indent=2, sort_keys=True) + "\n")
 
 
 def _read(path: Location) -> dict[str, str]:

@@ -36,11 +36,12 @@ def fetch(source: Location, *, sha256: str) -> Path:
     """
     if isinstance(source, Path):
         return source
-    target = _files() / sha256 / source.name
+    files = cache_folder() / "files"
+    target = files / sha256 / source.name
     if target.is_file():
         os.utime(target)
         return target
-    temporary = _files() / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = files / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
         source.fs.get_file(source.path, str(temporary / source.name))
@@ -65,13 +66,12 @@ def _remove_old_copies(num_bytes: int) -> None:
 
 def cached_files() -> list[CachedFile]:
     """All copies, the one that was used last at the end."""
-    return sorted(_scan(_files()), key=lambda file: file.used_s)
+    return sorted(_scan(cache_folder() / "files"), key=lambda file: file.used_s)
 
 
 def unused_bytes(*, min_age_s: float = MIN_AGE_S) -> int:
     """Bytes of the copies that were not used for so long."""
-    now = time.time()
-    return sum(file.num_bytes for file in cached_files() if now - file.used_s >= min_age_s)
+    return sum(file.num_bytes for file in cached_files() if time.time() - file.used_s >= min_age_s)
 
 
 def remove_oldest(*, max_bytes: int, min_age_s: float = MIN_AGE_S) -> int:
@@ -96,16 +96,9 @@ def scratch_folder() -> Path:
     return cache_folder() / "scratch"
 
 
-def _files() -> Path:
-    return cache_folder() / "files"
-
-
 def _scan(parent: Path) -> Iterator[CachedFile]:
     for folder in parent.glob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process removes too
             stats = [path.stat() for path in folder.rglob("*") if path.is_file()] or [folder.stat()]
-            yield CachedFile(
-                folder=folder,
-                num_bytes=sum(stat.st_size for stat in stats),
-                used_s=max(stat.st_mtime for stat in stats),
-            )
+            num_bytes = sum(stat.st_size for stat in stats)
+            yield CachedFile(folder=folder, num_bytes=num_bytes, used_s=max(stat.st_mtime for stat in stats))

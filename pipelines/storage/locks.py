@@ -17,8 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from upath import UPath
@@ -31,29 +30,22 @@ HEARTBEAT_S = 1.0
 EXPIRY_S = 20.0  # a lease without a heartbeat for so long is free
 _LOCK = ".lock"
 _POLL_S = 0.25
+_WAITING = "waiting for another build that works on {}"
 
 
-@contextmanager
-def locked(root: Location, stage: str, *, sweep: bool = True) -> Iterator[str]:
+def locked(root: Location, stage: str, *, sweep: bool = True) -> AbstractContextManager[str]:
     """Lock a stage's folder against other builds in the same data root, and sweep what a killed build left there.
 
     What an upload left on an object store stays until the same table is published, or ``detclip data gc`` finds it. On a store
     without conditional writes nothing is locked, which a warning says: run one build at a time there.
 
-    Args:
-        root: the data root.
-        stage: name of the folder.
-        sweep: whether to remove what a killed build left; a dry run keeps it.
-
-    Yields:
-        The token of the lease, that `publish` asks for.
+    The context gives the token of the lease, which `publish` asks for. A dry run does not ``sweep``.
 
     Raises:
         ValueError: the data root cannot be written.
     """
     folder = root / stage
-    with _flock(folder, sweep=sweep) if isinstance(folder, Path) else _leased(folder) as token:
-        yield token
+    return _flock(folder, sweep=sweep) if isinstance(folder, Path) else _leased(folder)
 
 
 class Lease:
@@ -70,9 +62,8 @@ class Lease:
         if isinstance(self._folder, Path):
             is_ours = _is_locked_by(self._folder, self._token)
         else:
-            newest = _newest(self._folder)
-            is_ours = newest is not None and newest.token == self._token
-            self._heartbeat = newest.text if newest else ""
+            _, self._heartbeat = _newest(self._folder)
+            is_ours = self._heartbeat.startswith(self._token)
         if not is_ours:
             raise RuntimeError(self._error)
 
@@ -97,7 +88,7 @@ def _flock(folder: Path, *, sweep: bool) -> Iterator[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _print_waiting(folder)
+            print(_WAITING.format(folder), file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         if sweep:
             _sweep(folder)
@@ -112,32 +103,18 @@ def _sweep(folder: Path) -> None:
     for leftover in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for spool in folder.glob(f"{SPOOL}*"):
-        if (
-            folder / spool.name.removeprefix(SPOOL) / MANIFEST_NAME
-        ).is_file():  # killed between publishing and removing
+        table = folder / spool.name.removeprefix(SPOOL)
+        if (table / MANIFEST_NAME).is_file():  # killed between publishing and removing
             shutil.rmtree(spool, ignore_errors=True)
 
 
 def _is_locked_by(folder: Path, token: str) -> bool:
-    """Whether the build that got this token still runs: the file is locked, and by that build."""
     with (folder / _LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return file.read() == token
         return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LeaseObject:
-    """Its number, and its text ``<token> <number of heartbeats>``."""
-
-    number: int
-    text: str
-
-    @property
-    def token(self) -> str:
-        return self.text.partition(" ")[0]
 
 
 @contextmanager
@@ -155,22 +132,19 @@ def _leased(folder: UPath) -> Iterator[str]:
     finally:
         done.set()
         heart.join()
-        newest = _newest(folder)
-        if newest is not None and newest.token == token:
+        if _newest(folder)[1].startswith(token):
             folder.fs.rm_file(_lease_path(folder, number).path)
 
 
 def _acquire(folder: UPath, token: str) -> int:
     """Wait until the folder is free; return the number of the lease that is ours."""
-    seen: _LeaseObject | None = None
-    since = time.monotonic()
-    is_told = False
+    seen, since, is_told = (0, ""), time.monotonic(), False
     while True:
         newest = _newest(folder)
         if newest != seen:
             seen, since = newest, time.monotonic()
-        if newest is None or time.monotonic() - since > EXPIRY_S:
-            number = newest.number + 1 if newest else 1
+        number = newest[0] + 1
+        if number == 1 or time.monotonic() - since > EXPIRY_S:
             if _create(_lease_path(folder, number), f"{token} 0"):
                 for older in range(1, number):
                     with suppress(FileNotFoundError):
@@ -178,7 +152,7 @@ def _acquire(folder: UPath, token: str) -> int:
                 return number
             continue
         if not is_told:
-            _print_waiting(folder)
+            print(_WAITING.format(folder), file=sys.stderr)
             is_told = True
         time.sleep(_POLL_S)
 
@@ -189,19 +163,18 @@ def _send_heartbeats(folder: UPath, number: int, token: str, done: threading.Eve
         if done.wait(HEARTBEAT_S):
             return
         with suppress(Exception):  # the store may fail for a moment; workers stop when no heartbeat comes for long
-            newest = _newest(folder)
-            if newest is None or newest.token != token:
+            if not _newest(folder)[1].startswith(token):
                 return
             _lease_path(folder, number).write_text(f"{token} {count}")
 
 
-def _newest(folder: UPath) -> _LeaseObject | None:
-    """The lease object of the highest number."""
+def _newest(folder: UPath) -> tuple[int, str]:
+    """Number and text (``<token> <number of heartbeats>``) of the lease object of the highest number; 0 and "" without one."""
     try:
         number = max(int(path.rsplit("/", 1)[-1]) for path in folder.fs.ls((folder / LEASES).path, detail=False))
-        return _LeaseObject(number=number, text=folder.fs.cat_file(_lease_path(folder, number).path).decode())
+        return number, folder.fs.cat_file(_lease_path(folder, number).path).decode()
     except (FileNotFoundError, ValueError):  # none, or it went meanwhile
-        return None
+        return 0, ""
 
 
 def _create(path: UPath, text: str) -> bool:
@@ -218,7 +191,3 @@ def _create(path: UPath, text: str) -> bool:
 
 def _lease_path(folder: UPath, number: int) -> UPath:
     return folder / LEASES / f"{number:06d}"
-
-
-def _print_waiting(folder: Location) -> None:
-    print(f"waiting for another build that works on {folder}", file=sys.stderr)

@@ -13,14 +13,7 @@ from schemas.tables import DROP_REASON, with_drop_reason
 
 
 def write_split(table: pa.Table, folder: Path, *, schema: pa.Schema, where: str) -> Written:
-    """Write a stage's output as kept.parquet and dropped.parquet.
-
-    Args:
-        table: rows with ``schema`` and ``drop_reason``.
-        folder: where to.
-        schema: the stage's output schema.
-        where: stage and shard, for errors.
-    """
+    """Write rows of a stage's ``schema`` with ``drop_reason`` as kept.parquet and dropped.parquet; errors name ``where``."""
     kept, dropped = split(table, schema=schema, where=where)
     write_parquet(kept, folder / KEPT)
     write_parquet(dropped, folder / DROPPED)
@@ -35,9 +28,8 @@ def write_split(table: pa.Table, folder: Path, *, schema: pa.Schema, where: str)
 def split(table: pa.Table, *, schema: pa.Schema, where: str) -> tuple[pa.Table, pa.Table]:
     """(rows without a drop reason, with exactly ``schema``; rows with one, with the reason last)."""
     is_kept = pc.is_null(table.column(DROP_REASON.name))
-    kept = conform(table.filter(is_kept), schema, where=where)
     dropped = conform(table.filter(pc.invert(is_kept)), with_drop_reason(schema), where=where)
-    return kept, dropped
+    return conform(table.filter(is_kept), schema, where=where), dropped
 
 
 def count_reasons(dropped: pa.Table) -> dict[str, int]:

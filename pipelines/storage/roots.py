@@ -1,4 +1,7 @@
-"""Data root: a path on this machine, or a URL of an object store that is used like one."""
+"""Data root: a local folder, or a prefix of an object store that fsspec knows (``s3://bucket/prefix``, ``gs://...``).
+
+Jobs always write into a local folder; publishing moves it to its final name, or uploads it with the manifest last.
+"""
 
 import hashlib
 import os
@@ -13,9 +16,7 @@ from upath import UPath
 
 TEMPORARY = ".tmp-"
 SPOOL = ".spool-"  # what a job has so far, of the table whose name follows
-
-# What is read and written below a data root. Both have the methods of ``pathlib``.
-Location = Path | UPath
+Location = Path | UPath  # a Path is on this machine, where renaming is atomic; both have the methods of ``pathlib``
 
 
 def data_root(location: str | Location) -> Location:
@@ -28,8 +29,7 @@ def data_root(location: str | Location) -> Location:
         path = _parsed(location)
         if isinstance(path, Path):
             return path.resolve()
-        # Without the client's cache of listings: other machines write here too.
-        remote = UPath(path, use_listings_cache=False)
+        remote = UPath(path, use_listings_cache=False)  # other machines write here too
         _ = remote.fs  # makes the client, which may not be installed
     except (ImportError, ValueError) as error:
         raise ValueError(f"{location}: {error}; s3:// needs the package s3fs, gs:// gcsfs, az:// adlfs") from error
@@ -37,18 +37,12 @@ def data_root(location: str | Location) -> Location:
 
 
 def _parsed(value: str | Location) -> Location:
-    """A location as it was given."""
     path = value if isinstance(value, Path) else UPath(value)
     return Path(path) if isinstance(path, Path) else path
 
 
 # A field of a configuration: parsed from a command line by tyro, and from and to JSON by pydantic.
 DataRoot = Annotated[UPath | Path, PlainValidator(_parsed), PlainSerializer(str)]
-
-
-def is_local(location: Location) -> bool:
-    """Whether it lies in a file system of this machine, where renaming is atomic."""
-    return isinstance(location, Path)
 
 
 def cache_folder() -> Path:
@@ -64,10 +58,7 @@ def local_folder(root: Location, name: str) -> Path:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to, which then replaces ``path``: a reader sees the old or the new file.
-
-    Where the context fails, the old file stays and the temporary one is removed.
-    """
+    """A temporary path beside ``path``, which then replaces it: readers see the old or the new file; on an error the old one."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
         yield temporary

@@ -62,12 +62,7 @@ class PublishedTable:
     manifest: Manifest
 
     def file(self, path: str, *, name: str | None = None) -> TableFile:
-        """One of its files, as the input of another job.
-
-        Args:
-            path: relative to the table's folder.
-            name: what children call it; ``<stage>/<shard>/<path>`` unless given.
-        """
+        """The file at ``path`` in the folder as the input of another job; its name is ``<stage>/<shard>/<path>`` unless given."""
         entry = next(entry for entry in self.manifest.files if entry.path == path)
         return TableFile(
             name=name or f"{self.manifest.stage}/{self.manifest.shard}/{path}",
@@ -99,14 +94,9 @@ def table_name(stage: str, fingerprint: str) -> str:
     return f"{stage}/{fingerprint[:16]}"
 
 
-def table_folder(root: Location, stage: str, fingerprint: str) -> Location:
-    """Where the table of a fingerprint lies."""
-    return root / table_name(stage, fingerprint)
-
-
 def read_table(root: Location, stage: str, fingerprint: str) -> PublishedTable | None:
     """The table of this fingerprint, or None where none was published. Its files are not looked at: see `verify`."""
-    folder = table_folder(root, stage, fingerprint)
+    folder = root / table_name(stage, fingerprint)
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
     except (FileNotFoundError, ValueError):
@@ -139,9 +129,8 @@ def verify(table: PublishedTable) -> str | None:
 def verify_content(table: PublishedTable) -> str | None:
     """Compare presence, size and sha256 of every file with the manifest, wherever it lies; say what is wrong, or None."""
     paths = {entry.path: table.folder / entry.path for entry in table.manifest.files}
-    return _problem(
-        table, {name: path.stat().st_size for name, path in paths.items() if path.is_file()}, unchanged=set()
-    )
+    num_bytes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+    return _problem(table, num_bytes, unchanged=set())
 
 
 def _problem(table: PublishedTable, num_bytes: Mapping[str, int], *, unchanged: set[str]) -> str | None:
@@ -182,6 +171,5 @@ def remove_table(folder: Location) -> None:
     names = listing(folder)
     if MANIFEST_NAME in names:
         folder.fs.rm_file((folder / MANIFEST_NAME).path)
-    others = [(folder / name).path for name in names if name != MANIFEST_NAME]
-    if others:
+    if others := [(folder / name).path for name in names if name != MANIFEST_NAME]:
         folder.fs.rm(others)

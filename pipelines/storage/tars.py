@@ -42,11 +42,7 @@ class TarExtent:
 
 
 def write_tar(path: Path, samples: Iterable[TarSample]) -> FileEntry:
-    """Write a WebDataset tar under a temporary name, then rename it to ``path``.
-
-    Args:
-        path: the tar to make; an existing one is replaced.
-        samples: in ascending order of their keys.
+    """Write samples in ascending order of their keys to a tar under a temporary name, then rename it to ``path``.
 
     Raises:
         ValueError: the keys do not ascend, or hold a dot or slash (a dot ends the key of a WebDataset member).
@@ -75,11 +71,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 def read_tar(path: Path | UPath, *, offset: int = 0) -> Iterator[TarSample]:
-    """The samples of a WebDataset tar, in its order.
-
-    Args:
-        path: the tar.
-        offset: where a sample begins, in bytes (see `tar_extents`); what lies before is not read.
+    """The samples of a WebDataset tar, in its order, from the one at ``offset`` bytes on (see `tar_extents`).
 
     Raises:
         ValueError: the file is not a whole tar; the message says how to fix it.

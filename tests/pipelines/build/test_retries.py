@@ -18,7 +18,8 @@ from pipelines.build.build_config import BuildConfig, DatasetConfig
 from pipelines.build.forecast import forecast
 from pipelines.build.retries import RETRIES_NAME, Retries, reasons_of, request_retry
 from pipelines.build.runner import AssetRun, Runner
-from pipelines.fetch.download import IMAGES_TAR_NAME, RETRY_CLASSES, TRANSIENT_REASONS, Download
+from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.fetch.drop_reasons import RETRY_CLASSES, TRANSIENT_REASONS
 from pipelines.fetch.http_client import HttpConfig
 from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.storage import KEPT

@@ -1,4 +1,3 @@
-from pipelines.fetch import download
 from pipelines.fetch.drop_reasons import (
     DROP_REASONS,
     RETRY_CLASSES,
@@ -12,7 +11,6 @@ from pipelines.fetch.drop_reasons import (
 def test_every_slug_is_declared():
     assert TRANSIENT_REASONS < DROP_REASONS
     assert all(reasons <= DROP_REASONS for reasons in RETRY_CLASSES.values())
-    assert download.DROP_REASONS is DROP_REASONS
 
 
 def test_an_error_carries_its_slug():

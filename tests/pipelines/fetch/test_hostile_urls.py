@@ -20,7 +20,8 @@ from rich.console import Console
 
 from pipelines.build.pair_jobs import download_job
 from pipelines.build.runner import Runner
-from pipelines.fetch.download import DROP_REASONS, Download
+from pipelines.fetch.download import Download
+from pipelines.fetch.drop_reasons import DROP_REASONS
 from pipelines.fetch.http_client import HttpConfig
 from pipelines.storage import TableFile
 from schemas.tables import URLS

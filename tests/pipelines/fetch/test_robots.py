@@ -2,7 +2,9 @@ import time
 
 import pytest
 
-from pipelines.fetch.robots import MAX_BYTES, Robots
+from pipelines.fetch.robots import MAX_BYTES, Robots, load_opt_out_rule
+
+IS_OPTED_OUT = load_opt_out_rule(product="ExampleBot")
 
 # The example of RFC 9309, section 5.1.
 RFC_EXAMPLE = """\
@@ -147,3 +149,29 @@ def test_paths_that_look_like_addresses_are_paths():
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_opted_out"),
+    [
+        ([], False),
+        (["noai"], True),
+        (["nofollow", "NOINDEX"], True),
+        (["noaix, no ai"], False),
+        (["examplebot: noai"], True),
+        ([" ExampleBot : nofollow, noimageai "], True),
+        (["otherbot: noai", "nofollow"], False),
+        (["otherbot: noai", "examplebot: noindex"], True),
+        (["example: noai"], False),
+        (["examplebot: unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
+        # img2dataset alone takes what is before a colon for the name of a robot, and these for another's.
+        (["max-image-preview: large, noai"], True),
+        (["max-snippet: -1, max-video-preview: 5, noindex"], True),
+        (["nofollow, unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
+        (["max-snippet: noai"], False),
+        (["", ":", ",:,", "examplebot:"], False),
+    ],
+)
+def test_values_of_the_x_robots_tag_header(values, is_opted_out):
+    assert IS_OPTED_OUT(values) is is_opted_out

@@ -4,7 +4,7 @@ from functools import partial
 import pyarrow as pa
 
 from pipelines.stages.dedup import Dedup
-from pipelines.stages.lazy_tables import LazyTables
+from pipelines.stages.stage import LazyTables
 
 
 def test_a_table_is_made_whenever_it_is_asked_for():

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -58,15 +58,8 @@ class EncodedSample(_Annotated):
             raise _undecodable(self.where, error) from error
         height, width = image.shape[-2:]
         scale = torch.tensor([width / self.size_hw[1], height / self.size_hw[0]]).repeat(2)
-        return Sample(
-            key=self.key,
-            supervision=self.supervision,
-            image=image,
-            boxes_xyxy=self.boxes_xyxy * scale,
-            labels=self.labels,
-            concepts=self.concepts,
-            caption=self.caption,
-        )
+        shared: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(_Annotated)}
+        return Sample(**shared | {"boxes_xyxy": self.boxes_xyxy * scale}, image=image)
 
 
 def parse_sample(record: dict[str, Any]) -> EncodedSample:

@@ -4,7 +4,7 @@ Shapes: B images, K anchors, P positive anchors over the images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,14 +31,13 @@ class BoxTargets:
     def of_images(self, images: range) -> "BoxTargets":
         """Those of consecutive images, counted from the first of them; the normalisers stay."""
         kept = (self.images >= images.start) & (self.images < images.stop)
-        return BoxTargets(
+        return replace(
+            self,
             images=self.images[kept] - images.start,
             anchors=self.anchors[kept],
             concepts=self.concepts[kept],
             boxes_xyxy=self.boxes_xyxy[kept],
-            num_positives=self.num_positives,
             centerness=None if self.centerness is None else self.centerness[kept],
-            centerness_sum=self.centerness_sum,
         )
 
 

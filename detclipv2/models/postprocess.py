@@ -133,6 +133,4 @@ def _suppress(
 def one_name_each(detections: Detections, *, nms_iou: float = 0.5) -> Detections:
     """The same detections with the best name alone for every object: what a person wants to see, not what AP measures."""
     keep = nms(detections.boxes_xyxy, detections.scores, nms_iou)
-    return Detections(
-        boxes_xyxy=detections.boxes_xyxy[keep], scores=detections.scores[keep], labels=detections.labels[keep]
-    )
+    return Detections(**{name: value[keep] for name, value in vars(detections).items()})

@@ -44,10 +44,7 @@ class EncodedSample(_Annotated):
         """Decode the image, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
 
         libjpeg computes the smaller image from the coefficients of the larger one, which takes less time than to decode and
-        resize it; boxes are scaled with it.
-
-        Args:
-            least_hw: the size that is needed at least; None: that of the stored image.
+        resize it; boxes are scaled with it. ``least_hw`` is the size that is needed, that of the stored image unless given.
 
         Raises:
             ValueError: the image cannot be read; the message names the shard and the key.

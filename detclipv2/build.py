@@ -59,9 +59,7 @@ def _clip(config: ModelConfig, architecture: ClipTextArchitecture) -> ClipTextEn
 def build_detector(config: ModelConfig, *, text_encoder: TextEncoder | None = None) -> DetCLIPv2:
     """A detector with the pre-trained backbone and text encoder that the configuration names, the rest fresh.
 
-    Args:
-        config: the network.
-        text_encoder: taken instead of the one that ``config.text_weights`` names.
+    A given ``text_encoder`` is taken instead of the one that ``config.text_weights`` names.
 
     Raises:
         ValueError: the configuration names weights or a backbone that are not there.

@@ -87,15 +87,12 @@ class SupervisionConfig:
     # (detclipv2/training/accumulation.py). None: batch_size of each worker.
     global_batch_size: int | None = None
     image_size: int  # the longer side is at most this, in pixels
-    shorter_size: int | None = (
-        None  # the shorter side is at most this; None: as image_size, which gives a square canvas
-    )
+    shorter_size: int | None = None  # the shorter side is at most this; None: as image_size, a square canvas
     num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
     # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other images.
     dictionary_share: float = 1.0
-    flip: float = (
-        0.5  # probability of a horizontal flip; left and right change places in texts, or else there is no flip
-    )
+    # Probability of a horizontal flip; left and right change places in texts, or else there is no flip.
+    flip: float = 0.5
     # Both sides of an image with boxes are a factor from this range times what they may be at most; of one that becomes larger
     # than that a random part is taken (0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter).
     scale_jitter: tuple[float, float] = (1.0, 1.0)

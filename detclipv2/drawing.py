@@ -88,9 +88,8 @@ def _draw_label(
     ]
     clamped = (max(0, min(x1, image_width - width)), max(0, min(y1 - height, image_height - height)))
     rectangles = [(x, y, x + width, y + height) for x, y in [*inside, clamped]]
-    label = next(
-        (rectangle for rectangle in rectangles if not any(_overlap(rectangle, other) for other in taken)), rectangles[0]
-    )
+    free = [rectangle for rectangle in rectangles if not any(_overlap(rectangle, other) for other in taken)]
+    label = (free or rectangles)[0]
     draw.rectangle(label, fill=HIGHLIGHTED if marked else ORDINARY)
     left, top = label[0] + pad, label[1] + height / 2
     if marked:

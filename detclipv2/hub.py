@@ -63,16 +63,8 @@ def save_pretrained(
 ) -> None:
     """Write a model folder; it appears under its name only when it is whole.
 
-    Args:
-        folder: where to; a model there is replaced.
-        detector: what to save.
-        config: that it was built with.
-        image_size: longer side of an image at inference at most, in pixels.
-        shorter_size: shorter side at most; as ``image_size`` unless given.
-        data_digest: of the dataset manifest that it was trained on.
-        vocabulary: what it detects when no names are given.
-        dictionary: the concept dictionary, which goes along if ``config.definitions`` is on.
-        metrics: for the model card.
+    A model that is there already is replaced. `Pretrained` explains what goes along; the concept dictionary does so if
+    ``config.definitions`` is on. The metrics are for the model card.
 
     Raises:
         ValueError: the folder exists already and holds something else than a model, or the concept dictionary is missing.

@@ -83,10 +83,7 @@ class Predictor:
     ) -> "Predictor":
         """A predictor from what ``save_pretrained`` wrote, with the vocabulary that came with it.
 
-        Args:
-            source: a model folder, or the id of a model on the Hugging Face Hub.
-            device: where to compute.
-            cache: of text embeddings on disk.
+        ``source`` is a model folder, or the id of a model on the Hugging Face Hub.
 
         Raises:
             ValueError: there is no such model, it is damaged, or of another layout.
@@ -166,7 +163,7 @@ class Predictor:
             image: any mode and size; turned upright first where its EXIF data say so. Or a list of images.
             names: what to look for, or the embeddings [M, D] of it from ``encode_names``; the vocabulary unless given.
             **options: ``score_threshold`` (0), ``nms_iou`` (0.6), ``max_detections`` (300) and ``pre_nms_topk`` (1000), as
-                ``postprocess`` explains them.
+                ``DetectionOptions`` explains them.
 
         Raises:
             ValueError: there is nothing to look for, or an image has no pixels or cannot be read.

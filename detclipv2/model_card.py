@@ -37,13 +37,9 @@ detections = predictor(image, names=["red apple", "guitar"])  # a PIL image; box
 def model_card(
     name: str, description: Mapping, *, num_names: int, metrics: Mapping[str, float] | None = None
 ) -> ModelCard:
-    """A model card.
+    """A model card, from what ``config.json`` of the model folder says, and the number of names of its vocabulary.
 
-    Args:
-        name: of the model.
-        description: what ``config.json`` of the model folder says.
-        num_names: of its vocabulary.
-        metrics: as measured on the validation set of the data that the model was trained on; "not measured" without them.
+    The metrics were measured on the validation set of the data that the model was trained on; "not measured" without them.
     """
     metrics = metrics or {}
     model, digest = description["model"], description["data_digest"]

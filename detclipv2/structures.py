@@ -61,15 +61,7 @@ class Batch:
         """Parts of ``size`` images each, the last of which may have fewer; all keep the canvas of the whole."""
         parts = [slice(start, start + size) for start in range(0, len(self.keys), size)]
         return [
-            replace(
-                self,
-                keys=self.keys[part],
-                pixels=self.pixels[part],
-                image_sizes_hw=self.image_sizes_hw[part],
-                boxes_xyxy=self.boxes_xyxy[part],
-                labels=self.labels[part],
-                concepts=self.concepts[part],
-            )
+            Batch(**{name: value if name == "supervision" else value[part] for name, value in vars(self).items()})
             for part in parts
         ]
 

@@ -29,15 +29,6 @@ def center_margins(points: Tensor, boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([points - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points], dim=-1)
 
 
-@dataclass(frozen=True)
-class _Claims:
-    """Anchors that are positive for a box, whoever else claims them."""
-
-    anchors: Tensor  # [Q]
-    boxes: Tensor  # [Q]
-    ious: Tensor  # [Q]
-
-
 def _candidates(points: Tensor, boxes_xyxy: Tensor, num_anchors: list[int], topk: int) -> Tensor:
     """Indices [N, C] of the ``topk`` anchors of each level whose centres [K, 2] are nearest to each box's centre."""
     centers = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
@@ -49,14 +40,17 @@ def _candidates(points: Tensor, boxes_xyxy: Tensor, num_anchors: list[int], topk
     return torch.cat(picked, dim=1)
 
 
-def _claims(boxes_xyxy: Tensor, anchors_xyxy: Tensor, num_anchors: list[int], topk: int) -> _Claims:
+def _claims(
+    boxes_xyxy: Tensor, anchors_xyxy: Tensor, num_anchors: list[int], topk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors [Q] that are positive for a box, whoever else claims them, those boxes [Q], and the IoUs [Q] of the two."""
     points = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2]
     candidates = _candidates(points, boxes_xyxy, num_anchors, topk)  # [N, C]
     ious = box_iou(boxes_xyxy[:, None], anchors_xyxy[candidates]).squeeze(1)  # [N, C]
     threshold = ious.mean(1) + ious.std(1)  # [N]
     inside = center_margins(points[candidates], boxes_xyxy[:, None]).amin(-1) > MIN_CENTER_MARGIN_PX
     boxes, columns = ((ious >= threshold[:, None]) & inside).nonzero(as_tuple=True)
-    return _Claims(candidates[boxes, columns], boxes, ious[boxes, columns])
+    return candidates[boxes, columns], boxes, ious[boxes, columns]
 
 
 def assign(
@@ -86,9 +80,10 @@ def assign(
     if len(boxes_xyxy) == 0 or len(kept) == 0:
         return Assignment(anchors=kept[:0], boxes=kept[:0])
     chunk = max(1, MAX_DISTANCES // len(kept))
-    claims = [_claims(boxes, anchors_xyxy, num_anchors, topk) for boxes in boxes_xyxy.split(chunk)]
-    anchors, ious = torch.cat([claim.anchors for claim in claims]), torch.cat([claim.ious for claim in claims])
-    boxes = torch.cat([claim.boxes + index * chunk for index, claim in enumerate(claims)])
+    claims = (_claims(boxes, anchors_xyxy, num_anchors, topk) for boxes in boxes_xyxy.split(chunk))
+    anchors_of, boxes_of, ious_of = zip(*claims, strict=True)
+    anchors, ious = torch.cat(anchors_of), torch.cat(ious_of)
+    boxes = torch.cat([claimants + index * chunk for index, claimants in enumerate(boxes_of)])
     best_iou = ious.new_zeros(len(kept)).scatter_reduce_(0, anchors, ious, "amax")
     winning = ious == best_iou[anchors]
     best_box = torch.full_like(kept, len(boxes_xyxy)).scatter_reduce_(0, anchors[winning], boxes[winning], "amin")

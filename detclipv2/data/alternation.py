@@ -22,9 +22,9 @@ def alternation(
     as probable as its share of the batches (method U11). Epochs follow each other until ``num_steps``.
 
     Args:
-        num_samples: samples of each type; types without any are left out.
+        num_samples: by type; types without any are left out.
         global_batch_sizes: samples of a step of that type over all ranks.
-        num_steps: length of the schedule.
+        num_steps: of the schedule.
         seed: shuffles.
         image_text_after: steps at the beginning without image-text pairs, while regions say nothing yet. An epoch that falls
             into them has the other types alone. Differs from the paper, whose schedule is long enough not to need it.
@@ -37,14 +37,10 @@ def alternation(
         name for name, count in sorted(num_samples.items()) for _ in range(math.ceil(count / global_batch_sizes[name]))
     ]
     if not tokens or (image_text_after and set(tokens) == {"image_text"}):
-        raise ValueError(
-            "no supervision type has any sample"
-            + (
-                ": image_text_after must be 0 without boxed data"
-                if tokens
-                else "; build a dataset with ray_jobs/build_dataset.py"
-            )
-        )
+        remedy = ": image_text_after must be 0 without boxed data"
+        if not tokens:
+            remedy = "; build a dataset with ray_jobs/build_dataset.py"
+        raise ValueError(f"no supervision type has any sample{remedy}")
     schedule: list[Supervision] = []
     epoch, name_of_segment = 0, f"-{segment}" if segment else ""
     while len(schedule) < num_steps:

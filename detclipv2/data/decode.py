@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,7 @@ class EncodedSample(_Annotated):
         """Decode the image, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
 
         libjpeg computes the smaller image from the coefficients of the larger one, which takes less time than to decode and
-        resize it; boxes are scaled with it.
-
-        Args:
-            least_hw: the size that is needed at least; None: that of the stored image.
+        resize it; boxes are scaled with it. ``least_hw`` is the size that is needed, that of the stored image unless given.
 
         Raises:
             ValueError: the image cannot be read; the message names the shard and the key.
@@ -58,15 +55,8 @@ class EncodedSample(_Annotated):
             raise _undecodable(self.where, error) from error
         height, width = image.shape[-2:]
         scale = torch.tensor([width / self.size_hw[1], height / self.size_hw[0]]).repeat(2)
-        return Sample(
-            key=self.key,
-            supervision=self.supervision,
-            image=image,
-            boxes_xyxy=self.boxes_xyxy * scale,
-            labels=self.labels,
-            concepts=self.concepts,
-            caption=self.caption,
-        )
+        shared: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(_Annotated)}
+        return Sample(**shared | {"boxes_xyxy": self.boxes_xyxy * scale}, image=image)
 
 
 def parse_sample(record: dict[str, Any]) -> EncodedSample:

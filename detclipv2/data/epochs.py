@@ -20,24 +20,15 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _EpochOrder:
-    shards: NDArray[np.int64]  # in their order
-    starts: NDArray[np.int64]  # offset of the first sample of each in the epoch
-
-
-@dataclass(frozen=True, kw_only=True)
 class Epochs:
     """Position p is sample p mod N of epoch p div N: shards shuffled anew in every epoch, each from its beginning to its end.
 
     The memory and the time of a look-up grow with the number of shards, not with that of samples or of epochs before.
 
-    Args:
-        num_samples: of each shard; at least one in all.
-        seed: shuffles, with the epoch.
     """
 
-    num_samples: Sequence[int]
-    seed: str
+    num_samples: Sequence[int]  # of each shard; at least one in all
+    seed: str  # shuffles, with the epoch
 
     @cached_property
     def length(self) -> int:
@@ -49,22 +40,25 @@ class Epochs:
         shards, rows = np.empty_like(positions), np.empty_like(positions)
         epochs = positions // self.length
         for epoch in np.unique(epochs):
-            order = self._order(int(epoch))
+            order, starts = self._order(int(epoch))
             here = epochs == epoch
             offsets = positions[here] - epoch * self.length
             # The last of the shards that begin at or before it: empty ones begin where the next one does.
-            slots = np.searchsorted(order.starts, offsets, side="right") - 1
-            shards[here], rows[here] = order.shards[slots], offsets - order.starts[slots]
+            slots = np.searchsorted(starts, offsets, side="right") - 1
+            shards[here], rows[here] = order[slots], offsets - starts[slots]
         return Places(shards=shards, rows=rows)
 
     @cached_property
-    def _order(self) -> Callable[[int], _EpochOrder]:
-        """The last few epochs are remembered: blocks of neighbouring workers ask for the same one."""
+    def _order(self) -> Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The shards of an epoch in order, and the offset of each one's first sample.
 
-        def order(epoch: int) -> _EpochOrder:
+        The last few epochs are remembered: blocks of neighbouring workers ask for the same one.
+        """
+
+        def order(epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             shards = list(range(len(self.num_samples)))
             random.Random(f"shards-{self.seed}-{epoch}").shuffle(shards)
             counts = np.array([self.num_samples[shard] for shard in shards], dtype=np.int64)
-            return _EpochOrder(shards=np.array(shards, dtype=np.int64), starts=np.cumsum(counts) - counts)
+            return np.array(shards, dtype=np.int64), np.cumsum(counts) - counts
 
         return lru_cache(maxsize=8)(order)

@@ -111,12 +111,7 @@ class Stream:
             reader.close()
 
     def _batches_of(self, positions: NDArray[np.int64], read: ReadAhead) -> Iterator[Batch]:
-        """The batches of a block.
-
-        Args:
-            positions: [num_batches, batch_size].
-            read: its samples, in the same order.
-        """
+        """The batches of a block, from its positions [num_batches, batch_size] and its samples, in the same order."""
         for first, batch in zip(range(0, positions.size, positions.shape[1]), positions.tolist(), strict=True):
             records = read.records(first, first + len(batch))
             yield self._batch([self._sample(at, record) for at, record in zip(batch, records, strict=True)])

@@ -10,8 +10,7 @@ from detclipv2.text.dictionary import normalise, singulars, without_qualifier
 class NegativePool:
     """Texts that negatives are drawn from, with what a draw needs of each worked out once.
 
-    Args:
-        texts: texts that differ in case, underscores or blanks alone are one, as they are to a text encoder.
+    Texts that differ in case, underscores or blanks alone are one, as they are to a text encoder.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -26,13 +25,8 @@ class NegativePool:
     def draw(self, count: int, *, positives: Iterable[str], avoid_shared_heads: bool, rng: random.Random) -> list[str]:
         """Distinct texts that are no positives, all such samples being equally likely; fewer only if there are no more.
 
-        Costs time for the texts drawn and rejected, not for the whole pool.
-
-        Args:
-            count: how many.
-            positives: what is not drawn.
-            avoid_shared_heads: whether to leave out what has the head noun of a positive, in singular or plural.
-            rng: the same state gives the same texts.
+        Costs time for the texts drawn and rejected, not for the whole pool. ``avoid_shared_heads`` leaves out what has the
+        head noun of a positive, in singular or plural. The same state of ``rng`` gives the same texts.
         """
         names = {normalise(text) for text in positives}
         heads = {head for name in names for head in _heads(name)} if avoid_shared_heads else set[str]()
@@ -55,21 +49,15 @@ def concept_list(
     caption_as_concept: bool = True,
     rng: random.Random,
 ) -> list[str]:
-    """Positives of a sample first, in order, then negatives up to ``num_concepts``.
+    """Positives of a sample first, in order, then negatives up to ``num_concepts``, which is M.
 
     Negatives of detection are other categories of the same dataset. Those of grounding are concepts of the dictionary, or
     other phrases of the dataset, whose head noun no positive has: "large dog" is no safe negative for an image of a "black
     dog". Image-text pairs take none; their caption may count as one more concept, the last (method U3). An image with more
     positives than M keeps them all and takes no negative: each is the label of a box.
 
-    Args:
-        sample: the image's texts.
-        negatives: categories or phrases of the same dataset.
-        dictionary: concepts that are not among them; for grounding.
-        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other fills up.
-        num_concepts: M, positives and negatives together.
-        caption_as_concept: for image-text pairs.
-        rng: draws the negatives.
+    ``negatives`` are categories or phrases of the same dataset, ``dictionary`` concepts that are not among them. Of the
+    negatives of grounding ``dictionary_share`` come from the dictionary; where one side has too few, the other fills up.
     """
     positives = list(sample.concepts)
     if sample.supervision == "image_text":

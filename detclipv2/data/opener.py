@@ -23,10 +23,7 @@ def is_url(shard: str) -> bool:
 
 
 def open_shard(shard: str) -> IO[bytes]:
-    """Open a shard for reading from its beginning to its end.
-
-    Args:
-        shard: a path, or a URL with ``://``.
+    """Open a shard, a path or a URL with ``://``, for reading from its beginning to its end.
 
     Raises:
         ValueError: it is a command, or a URL that no client is installed for.

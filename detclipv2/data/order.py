@@ -9,7 +9,7 @@ samples.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -53,24 +53,16 @@ class _Unread:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The order of the samples of one supervision type.
-
-    Args:
-        supervision: the type.
-        length: N, samples of an epoch, at least one.
-        seed: shuffles.
-        samples_per_block: about as many samples are read in one go by a worker, and shuffled; fewer where an epoch has no
-            buffer of such blocks.
-        batch_size: samples of a batch of one rank, by the number of ranks.
-        is_portrait: whether the images at some positions are higher than wide. Given, batches are of landscape or of portrait
-            images alone, except for one of each block at most.
-    """
+    """The order of the samples of one supervision type."""
 
     supervision: Supervision
-    length: int
+    length: int  # N, samples of an epoch, at least one
     seed: int
+    # About as many samples are read in one go by a worker, and shuffled; fewer where an epoch has no buffer of such blocks.
     samples_per_block: int
-    batch_size: Callable[[int], int]
+    batch_size: Callable[[int], int]  # samples of a batch of one rank, by the number of ranks
+    # Whether the images at some positions are higher than wide. Given, batches are of landscape or of portrait images alone,
+    # except for one of each block at most.
     is_portrait: Callable[[Positions], NDArray[np.bool_]] | None = None
 
     def blocks(self, segments: Sequence[Segment], *, rank: int, worker: int) -> Iterator[NDArray[np.int64]]:
@@ -85,8 +77,7 @@ class Order:
             worker: which of the rank's ``workers_per_rank``.
         """
         segments = merged_segments(segments, supervision=self.supervision)
-        unread = self._unread(segments[:-1])
-        buffers = self._buffers(segments, unread)
+        buffers = self._buffers(segments, self._unread(segments[:-1]))
         taken, present = buffers.batches_taken(worker), segments[-1]
         for buffer in itertools.count(taken // buffers.batches_per_block):
             batches = buffers.batches(buffer, rank * present.workers_per_rank + worker)
@@ -176,13 +167,7 @@ def merged_segments(segments: Sequence[Segment], *, supervision: Supervision) ->
         workers = (segment.world_size, segment.workers_per_rank)
         if merged and workers == (merged[-1].world_size, merged[-1].workers_per_rank):
             count += merged.pop().num_batches.get(supervision, 0)
-        merged.append(
-            Segment(
-                world_size=segment.world_size,
-                loader_workers=segment.loader_workers,
-                num_batches={supervision: count},
-            )
-        )
+        merged.append(replace(segment, num_batches={supervision: count}))
     return merged
 
 

@@ -37,13 +37,8 @@ def prefetch_in_processes(
 ) -> Generator[Batch, None, None]:
     """The batches of loader workers in turn; each worker is a process of one thread.
 
-    Closing it ends the processes. An error comes up where its batch would have, as it was raised in the process.
-
-    Args:
-        worker: the endless batches of a worker, by its number.
-        num_workers: number of workers.
-        first_worker: which one's turn it is.
-        num_prefetched: batches that each worker prefetches.
+    ``worker`` makes the endless batches of a worker, by its number; it is ``first_worker``'s turn, and each prefetches
+    ``num_prefetched``. Closing it ends the processes. An error comes up where its batch would have, as it was raised there.
     """
     loader = DataLoader(
         _WorkerDataset(worker, num_workers=num_workers, first_worker=first_worker),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detclipv2.config import Supervision
 from detclipv2.data.epochs import Places
 from detclipv2.data.opener import is_url, open_shard, url_client
-from detclipv2.data.tar_shards import REBUILD_HINT, Shard, ShardIndex, parse_record
+from detclipv2.data.tar_shards import REBUILD_HINT, Shard, parse_record
 
 # Of one request to an object store: takes much longer to send than to ask for, and a few fit into memory.
 REQUEST_BYTES = 8 * 2**20
@@ -35,17 +35,11 @@ class _Span:
 
 
 class SampleReader:
-    """Reads the samples of shards; to be closed, since it may have threads.
-
-    Args:
-        shards: where they lie.
-        supervision: their type.
-    """
+    """Reads the samples of shards of one supervision type; to be closed, since it may have threads."""
 
     def __init__(self, shards: Sequence[Shard], *, supervision: Supervision) -> None:
         self._shards = shards
-        self._supervision = supervision
-        self._index = lru_cache(maxsize=_INDEXES_KEPT)(self._read_index)
+        self._index = lru_cache(maxsize=_INDEXES_KEPT)(lambda shard: shards[shard].read_index(supervision))
         self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="shards")  # starts threads when needed
 
     def close(self) -> None:
@@ -76,9 +70,6 @@ class SampleReader:
             offset = int(index.offsets[row])
             spans.append(_Span(shard=shard, offset=offset, end=offset + int(index.num_bytes[row])))
         return ReadAhead(spans, [shard.url for shard in self._shards], self._requests)
-
-    def _read_index(self, shard: int) -> ShardIndex:
-        return self._shards[shard].read_index(self._supervision)
 
 
 class ReadAhead:

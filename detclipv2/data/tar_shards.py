@@ -80,10 +80,7 @@ def scan_shard(url: str, *, supervision: Supervision) -> ShardIndex:
 def parse_record(content: Any, *, url: str, offset: int) -> dict[str, Any]:
     """The members of one sample by suffix, with ``__key__`` and ``__url__``.
 
-    Args:
-        content: a file with the bytes of the sample in a tar.
-        url: of the shard.
-        offset: where the bytes begin in it.
+    ``content`` is a file with the bytes of the sample, which begin at ``offset`` of the tar.
 
     Raises:
         ValueError: there is no whole sample, or more than one; the message names shard and place.

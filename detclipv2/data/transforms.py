@@ -40,12 +40,9 @@ def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple
 
 
 def draw_geometry(size_hw: tuple[int, int], config: SupervisionConfig, *, rng: random.Random) -> Geometry:
-    """Scale and crop of an image with boxes, which keeps its aspect ratio: large-scale jitter (arXiv:2012.07177).
+    """Scale and crop of a stored image with boxes, which keeps its aspect ratio: large-scale jitter (arXiv:2012.07177).
 
-    Args:
-        size_hw: of the stored image.
-        config: with ``scale_jitter``; above 1 the image outgrows its canvas, and a part of it is taken.
-        rng: draws.
+    At a ``scale_jitter`` above 1 the image outgrows its canvas, and a part of it is taken.
     """
     factor = rng.uniform(*config.scale_jitter)
     longer, shorter = config.sides_px
@@ -124,12 +121,7 @@ def pad_to_canvas(images: list[Tensor], canvas_hw: tuple[int, int]) -> Tensor:
 
 
 def _with_boxes(sample: Sample, kept: Tensor) -> Sample:
-    """Less some boxes, and less the concepts that had those alone.
-
-    Args:
-        sample: its boxes are not looked at.
-        kept: [N] bool.
-    """
+    """Less the boxes that ``kept`` [N] is false for, and the concepts that had those alone; boxes are not looked at."""
     labels = sample.labels.tolist()
     lost = set(labels) - set(sample.labels[kept].tolist())
     numbers = [number for number in range(len(sample.concepts)) if number not in lost]

@@ -149,8 +149,7 @@ def _average_precision(ground_truth: hotcoco.COCO, detections: hotcoco.COCO) -> 
     evaluation.evaluate()
     evaluation.accumulate()
     assert evaluation.eval is not None
-    all_areas, only_cap = 0, 0
-    precision = evaluation.eval["precision"][:, :, :, all_areas, only_cap]  # [T, R, C]
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]  # [T, R, C], of all areas and the only cap
     ap: npt.NDArray[np.float64] = precision.mean(axis=1)
     return ap
 

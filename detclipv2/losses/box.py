@@ -10,13 +10,9 @@ from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_lo
 
 
 def box_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, centerness: Tensor, centerness_sum: Tensor) -> Tensor:
-    """GIoU loss of decoded boxes [P, 4], weighted by their centerness targets [P] (ATSS).
+    """GIoU loss of decoded boxes [P, 4] and their targets, weighted by their centerness targets [P] (ATSS).
 
-    Args:
-        boxes_xyxy: decoded predictions, pixels.
-        targets_xyxy: the boxes that the anchors are positive for.
-        centerness: targets.
-        centerness_sum: sum of all centerness targets, averaged over ranks; at least 1 is taken.
+    ``centerness_sum`` is that of all centerness targets, averaged over ranks; at least 1 is taken.
     """
     giou = generalized_box_iou_loss(boxes_xyxy.float(), targets_xyxy, reduction="none")
     return (giou * centerness).sum() / centerness_sum.clamp(min=1.0)

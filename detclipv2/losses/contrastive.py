@@ -4,6 +4,7 @@ Shapes: U distinct texts of the global batch, C captions of the global batch, B 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -29,16 +30,8 @@ def word_region_loss(
 ) -> Tensor:
     """L_cts of this process: Eq. 5, or another row of Table 2c; "both" is the mean of the two directions.
 
-    Args:
-        texts: [U, D].
-        regions: [B, k, D].
-        mask: [B, k] bool, False on padding.
-        captions: index into the texts of each caption's concepts; captions of all ranks in rank order, B of each.
-        matching: of texts to regions, see ``word_region_similarity``; it does not concern "image_to_text".
-        direction: which of the two is looked for.
-        soft_temperature: tau_t of Eq. 4.
-        temperature: tau of Eq. 5.
-        label_smoothing: share of the target spread evenly.
+    Texts, regions and matching are those of ``word_region_similarity``, captions those of all ranks in rank order, B of each; the
+    others are those of ``contrastive_loss``. The matching does not concern "image_to_text".
 
     Raises:
         ValueError: a caption has no concept.
@@ -46,17 +39,15 @@ def word_region_loss(
     wordless = [number for number, caption in enumerate(captions) if not caption]
     if wordless:
         raise ValueError(f"captions {wordless} have no concept: each needs a phrase, or its whole text as one")
-    similarities: dict[Literal["text_to_image", "image_to_text"], Tensor] = {}
+    loss = partial(contrastive_loss, temperature=temperature, label_smoothing=label_smoothing)
+    losses = []
     if direction != "image_to_text":
-        similarities["text_to_image"] = word_region_similarity(
+        similarity = word_region_similarity(
             texts, regions, mask, captions, matching=matching, soft_temperature=soft_temperature
         )
+        losses.append(loss(similarity, direction="text_to_image"))
     if direction != "text_to_image":
-        similarities["image_to_text"] = best_word_similarity(texts, regions, mask, captions)
-    losses = [
-        contrastive_loss(similarity, direction=one, temperature=temperature, label_smoothing=label_smoothing)
-        for one, similarity in similarities.items()
-    ]
+        losses.append(loss(best_word_similarity(texts, regions, mask, captions), direction="image_to_text"))
     return torch.stack(losses).mean()
 
 
@@ -76,8 +67,7 @@ def word_region_similarity(
         regions: [B, k, D].
         mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every caption.
         captions: index into the texts of each caption's concepts.
-        matching: "hard", a concept's similarity to its best region (Eq. 3), or "soft", to the softmax-weighted mean of
-            the regions (Eq. 4).
+        matching: "hard": similarity to the best region (Eq. 3); "soft": to the softmax-weighted mean of regions (Eq. 4).
         soft_temperature: tau_t of Eq. 4.
     """
     if matching == "soft":

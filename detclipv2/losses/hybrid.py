@@ -59,10 +59,8 @@ class HybridObjective(nn.Module):
     def boxed_losses(self, output: HeadOutput, texts: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
         """Detection: alignment, box and centerness losses. Grounding: alignment alone, its boxes being inaccurate.
 
-        Args:
-            output: of the images that the targets are of.
-            texts: [M_B, D].
-            targets: of a whole batch or of some of its images; the losses of the parts of a batch add up to those of the whole.
+        Output and targets are of a whole batch or of some of its images, texts [M_B, D] always of the whole: the losses of the
+        parts of a batch add up to those of the whole.
         """
         losses = {
             "align": alignment_loss(
@@ -104,13 +102,9 @@ class HybridObjective(nn.Module):
     def proposals(
         self, output: HeadOutput, texts: Tensor, pool: ConceptPool, *, images: slice = slice(None)
     ) -> Proposals:
-        """Proposals of image-text pairs.
+        """Proposals of those of the process's image-text pairs that ``output`` is of.
 
-        Args:
-            output: of the images.
-            texts: [M_B, D].
-            pool: concepts of the whole batch: a region is scored against all of the process's pairs.
-            images: which of the process's images ``output`` is of.
+        Texts [M_B, D] and pool are of the whole batch: a region is scored against all of the process's pairs.
         """
         config = self.config
         scores = region_scores(output, texts, pool.own[images], score=config.proposal_score, pool=pool.local)

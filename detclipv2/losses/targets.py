@@ -4,7 +4,7 @@ Shapes: B images, K anchors, P positive anchors over the images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,28 +31,23 @@ class BoxTargets:
     def of_images(self, images: range) -> "BoxTargets":
         """Those of consecutive images, counted from the first of them; the normalisers stay."""
         kept = (self.images >= images.start) & (self.images < images.stop)
-        return BoxTargets(
+        return replace(
+            self,
             images=self.images[kept] - images.start,
             anchors=self.anchors[kept],
             concepts=self.concepts[kept],
             boxes_xyxy=self.boxes_xyxy[kept],
-            num_positives=self.num_positives,
             centerness=None if self.centerness is None else self.centerness[kept],
-            centerness_sum=self.centerness_sum,
         )
 
 
 def box_targets(
     batch: Batch, concepts: Sequence[Sequence[int]], *, anchors_xyxy: Tensor, num_anchors: list[int], topk: int
 ) -> BoxTargets:
-    """Targets of a batch; each process calls it. They do not depend on what the network says, only on its anchors.
+    """Targets of a batch of detection or grounding; each process calls it.
 
-    Args:
-        batch: of detection or grounding.
-        concepts: of each image, as rows of the global batch's concepts.
-        anchors_xyxy: [K, 4], of all levels.
-        num_anchors: of each level.
-        topk: candidates of ATSS a level.
+    They do not depend on what the network says, only on its anchors [K, 4] of all levels, ``num_anchors`` of each. The concepts
+    of each image are rows of the global batch's. ``topk`` are the candidates of ATSS a level.
     """
     device = anchors_xyxy.device
     images, anchors, rows, boxes = [], [], [], []
@@ -66,8 +61,8 @@ def box_targets(
         boxes.append(gt_boxes[found.boxes])
     positive, matched = torch.cat(anchors), torch.cat(boxes)
     num_positives = mean_over_ranks(torch.tensor(float(len(positive)), device=device))
-    exact = batch.supervision == "detection"
-    centerness = centerness_target(anchors_xyxy[positive], matched) if exact else None
+    is_exact = batch.supervision == "detection"
+    centerness = centerness_target(anchors_xyxy[positive], matched) if is_exact else None
     return BoxTargets(
         images=torch.cat(images),
         anchors=positive,

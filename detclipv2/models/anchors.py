@@ -1,7 +1,5 @@
 """Anchors: one square for each cell (section 3.2 of arXiv:2304.04514; ATSS)."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -14,11 +12,8 @@ def make_anchors(
 ) -> Tensor:
     """Anchors [K, 4] (xyxy, pixels), row by row, from the first level to the last.
 
-    Args:
-        level_sizes: height and width of each feature map, in cells.
-        strides: pixels a cell of each.
-        scale: side of an anchor in strides. Its centre is the upper left corner of its cell (centre offset 0, as in ATSS).
-        device: where the anchors are made.
+    A level has height and width in cells, a cell ``stride`` pixels, an anchor sides of ``scale`` strides. Its centre is the upper
+    left corner of its cell (centre offset 0, as in ATSS).
     """
     levels = []
     for (height, width), stride in zip(level_sizes, strides, strict=True):
@@ -39,11 +34,5 @@ def valid_anchors(anchors_xyxy: Tensor, image_sizes_hw: list[tuple[int, int]]) -
     As in mmdetection, an image ends at the next multiple of 32 px: what it is padded to even when it is alone.
     """
     centers = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2  # [K, 2] as x, y
-    ends_wh = torch.tensor(
-        [
-            [math.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR for side in (width, height)]
-            for height, width in image_sizes_hw
-        ],
-        device=anchors_xyxy.device,
-    )
-    return (centers[None] < ends_wh[:, None]).all(-1)
+    ends_wh = [[side + -side % SIZE_DIVISOR for side in (width, height)] for height, width in image_sizes_hw]
+    return (centers[None] < torch.tensor(ends_wh, device=centers.device)[:, None]).all(-1)

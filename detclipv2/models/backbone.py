@@ -25,12 +25,8 @@ class Backbone(nn.Module):
     each level gets a LayerNorm of its own, as in every detector on Swin. Swin takes any size that is a multiple of 32, and
     its windows shift in every stage.
 
-    Args:
-        name: a timm model that supports ``features_only``, with or without timm's tag of its weights.
-        weights: where its ImageNet weights come from.
-        drop_path: stochastic depth of the backbone.
-        frozen_modules: names of submodules of the timm model that are not trained.
-        gradient_checkpointing: keeps the input of each block alone, and computes the block again in the backward pass.
+    ``name`` is a timm model that supports ``features_only``, with or without timm's tag of its weights; the ``frozen_modules`` of
+    it are not trained. Gradient checkpointing keeps the input of each block alone, and computes it again in the backward pass.
 
     Raises:
         ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, no such
@@ -156,13 +152,10 @@ def with_folded_batch_norm(model: nn.Module) -> nn.Module:
 def _compute_the_same(model: nn.Module, folded: nn.Module) -> bool:
     was_training = model.training
     sample = torch.linspace(-1, 1, 3 * 128 * 128).sin().reshape(1, 3, 128, 128)
-    before, after = model.eval()(sample), folded.eval()(sample)
+    pairs = list(zip(model.eval()(sample), folded.eval()(sample), strict=True))
     model.train(was_training)
     folded.train(was_training)
-    return all(
-        torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
-        for one, other in zip(before, after, strict=True)
-    )
+    return all(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max())) for one, other in pairs)
 
 
 def load_packaged_weights(model: nn.Module, name: str) -> None:

@@ -50,14 +50,9 @@ def _byte_pairs_sha256() -> str:
 class ClipTextEncoder(TextEncoder):
     """The text encoder of DetCLIPv2 (section 3.2 of arXiv:2304.04514), with fresh weights.
 
-    ``text.clip_weights`` loads pre-trained ones. The projection has no bias, as in CLIP, so ``centre`` does nothing.
-
-    Args:
-        architecture: shape of the transformer.
-        embed_dim: D.
-        max_tokens: longer texts are cut; [BOS] and [EOS] are counted and always kept.
-        training_mode: whether the transformer itself is trained.
-        gradient_checkpointing: recomputes a trained transformer's activations in the backward pass.
+    ``text.clip_weights`` loads pre-trained ones. The projection has no bias, as in CLIP, so ``centre`` does nothing. Texts longer
+    than ``max_tokens`` are cut; [BOS] and [EOS] are counted and always kept. Gradient checkpointing recomputes a trained
+    transformer's activations in the backward pass.
 
     Raises:
         ValueError: ``max_tokens`` leaves no token between [BOS] and [EOS].
@@ -112,20 +107,17 @@ class ClipTextEncoder(TextEncoder):
         hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
         return tower.ln_final(hidden[torch.arange(len(texts), device=self.device), last])
 
+    def _saved(self) -> dict[str, Any]:
+        return asdict(_Saved(architecture=self.architecture, byte_pairs_sha256=_byte_pairs_sha256()))
+
     def save(self, folder: Path) -> None:
         """Write text_encoder.json: the architecture, and the digest of the byte pairs, which open_clip ships."""
         folder.mkdir(parents=True, exist_ok=True)
-        saved = _Saved(architecture=self.architecture, byte_pairs_sha256=_byte_pairs_sha256())
-        (folder / _FILE).write_text(json.dumps(asdict(saved), indent=2) + "\n")
+        (folder / _FILE).write_text(json.dumps(self._saved(), indent=2) + "\n")
 
     def description(self) -> dict[str, Any]:
         """Class, token limit, architecture and the byte pairs' digest."""
-        return {
-            "class": "ClipTextEncoder",
-            "max_tokens": self.max_tokens,
-            "architecture": asdict(self.architecture),
-            "byte_pairs_sha256": _byte_pairs_sha256(),
-        }
+        return {"class": "ClipTextEncoder", "max_tokens": self.max_tokens, **self._saved()}
 
 
 def saved_architecture(folder: Path) -> ClipTextArchitecture:

@@ -38,16 +38,11 @@ class DetCLIPv2(nn.Module):
         self.head = head
         self.text_encoder = text_encoder
         self.anchor_scale = anchor_scale
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
+        for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor, image_sizes_hw: list[tuple[int, int]]) -> HeadOutput:
-        """What the head says of every anchor.
-
-        Args:
-            pixels: [B, 3, H, W] in 0..1, or uint8, padded.
-            image_sizes_hw: sizes before padding.
-        """
+        """What the head says of every anchor, from padded pixels [B, 3, H, W] in 0..1 or uint8, and the sizes before padding."""
         normalised = _padded((float_pixels(pixels) - self.pixel_mean) / self.pixel_std, self.backbone.size_divisor)
         pyramid = self.neck(self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
         maps = self.head(pyramid)

@@ -78,15 +78,9 @@ class LevelOutput(nn.Module):
 class Head(nn.Module):
     """Two towers with weights shared over levels; the classification tower ends in region embeddings f^P.
 
-    Args:
-        channels: of the feature pyramid.
-        num_convs: convolutions of each tower.
-        norm_groups: groups of the group normalisation.
-        embed_dim: D.
-        num_levels: levels of the pyramid.
-        deformable: whether the guided deformable convolution precedes the classification tower.
-        region_norm: "raw" leaves the length of f^P free; "unit" gives every f^P the same, learnt length (method U1).
-        has_objectness: whether a class-agnostic score is predicted too (rows 1 and 2 of Table 2a).
+    ``deformable``: the guided deformable convolution precedes the classification tower. ``region_norm`` "raw" leaves the length
+    of f^P free; "unit" gives every f^P the same, learnt length (method U1). ``has_objectness``: a class-agnostic score is
+    predicted too (rows 1 and 2 of Table 2a). Each tower has ``num_convs`` convolutions.
     """
 
     def __init__(

@@ -48,16 +48,8 @@ def postprocess(
     the other names as long as neither ``pre_nms_topk`` nor ``max_detections`` binds. Where ``pre_nms_topk`` binds, a float32
     product decides; equal scores go by level, then anchor, then name, the first ones first.
 
-    Args:
-        output: of the detector.
-        texts: text embeddings [M, D].
-        logit_bias: b, one number.
-        image_sizes_hw: boxes are clipped to these.
-        score_threshold: a score must be above it.
-        nms_iou: overlap above which the weaker of two boxes of one name goes.
-        max_detections: kept an image.
-        pre_nms_topk: strongest pairs of a level that enter suppression.
-        max_pairs: scored at one time, which bounds the memory.
+    ``texts`` are text embeddings [M, D], ``logit_bias`` is b; boxes are clipped to ``image_sizes_hw``. ``max_pairs`` are scored
+    at one time, which bounds the memory. `DetectionOptions` explains the others.
     """
     texts = texts.float()
     bias = torch.as_tensor(logit_bias, device=texts.device, dtype=torch.float32)
@@ -133,6 +125,4 @@ def _suppress(
 def one_name_each(detections: Detections, *, nms_iou: float = 0.5) -> Detections:
     """The same detections with the best name alone for every object: what a person wants to see, not what AP measures."""
     keep = nms(detections.boxes_xyxy, detections.scores, nms_iou)
-    return Detections(
-        boxes_xyxy=detections.boxes_xyxy[keep], scores=detections.scores[keep], labels=detections.labels[keep]
-    )
+    return Detections(**{name: value[keep] for name, value in vars(detections).items()})

@@ -57,11 +57,8 @@ def region_scores(
     if score == "centerness":
         return output.centerness.sigmoid()
     if score == "text_sample":
-        best = [
-            _best_similarity(regions, texts[list(own)])
-            for regions, own in zip(output.embeddings, concepts, strict=True)
-        ]
-        return torch.stack(best)
+        images = zip(output.embeddings, concepts, strict=True)
+        return torch.stack([_best_similarity(regions, texts[list(own)]) for regions, own in images])
     rows = {text for own in concepts for text in own} if pool is None else set(pool)
     everyone = torch.tensor(sorted(rows), device=texts.device)
     similarity = _best_similarity(output.embeddings.flatten(0, 1), texts[everyone]).view(output.centerness.shape)
@@ -105,9 +102,4 @@ def largest_proposal(proposals: Proposals) -> Proposals:
     sides = proposals.boxes_xyxy[..., 2:] - proposals.boxes_xyxy[..., :2]
     index = sides.prod(-1).masked_fill(~proposals.mask, -1.0).argmax(-1, keepdim=True)  # [B, 1]
     rows = torch.arange(len(index), device=index.device)[:, None]
-    return Proposals(
-        embeddings=proposals.embeddings[rows, index],
-        boxes_xyxy=proposals.boxes_xyxy[rows, index],
-        mask=proposals.mask[rows, index],
-        anchors=proposals.anchors[rows, index],
-    )
+    return Proposals(**{name: value[rows, index] for name, value in vars(proposals).items()})

@@ -50,13 +50,8 @@ class TextEncoder(nn.Module, ABC):
     All pre-trained parameters are named ``transformer.*``; ``projection`` is always trained. A frozen encoder remembers the
     features of the texts that it has seen: concepts repeat from batch to batch.
 
-    Args:
-        transformer: what ``_encode`` computes features of texts with.
-        width: W.
-        embed_dim: D.
-        projection_bias: whether the projection has a bias, which ``centre`` sets.
-        max_tokens: longer texts are cut.
-        training_mode: whether the transformer itself is trained.
+    ``_encode`` computes features of width W with the transformer; texts longer than ``max_tokens`` are cut. The projection's
+    bias, where it has one, is set by ``centre``.
     """
 
     def __init__(
@@ -90,9 +85,7 @@ class TextEncoder(nn.Module, ABC):
     def _encode(self, texts: list[str], *, num_tokens: int | None = None) -> Tensor:
         """Features [M, W] of at least one text; a row does not depend on the others, but for rounding.
 
-        Args:
-            texts: M texts.
-            num_tokens: all are padded to so many; to the longest unless given.
+        All are padded to ``num_tokens``, to the longest unless given.
         """
 
     @abstractmethod
@@ -181,11 +174,7 @@ def _forget(encoder: TextEncoder, incompatible_keys: Any) -> None:
 class SentenceEncoder(TextEncoder):
     """A transformers encoder with mean pooling over tokens, and a projection with a bias.
 
-    Args:
-        folder: a transformers encoder with its tokenizer; without model.safetensors its weights are random.
-        embed_dim: D.
-        max_tokens: longer texts are cut.
-        training_mode: whether the transformer itself is trained.
+    ``folder`` has a transformers encoder with its tokenizer; without model.safetensors its weights are random.
 
     Raises:
         ValueError: the folder holds no encoder.

@@ -1,5 +1,7 @@
 """Chunking of large matrices by rows, as several operators do it."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -10,19 +12,12 @@ DEVICE_CHUNK_ELEMENTS = 2**24
 
 
 def chunk_rows(row_elements: int, *, device: torch.device) -> int:
-    """Rows of a chunk, at least one.
-
-    Args:
-        row_elements: elements of a row.
-        device: where the chunk lives.
-    """
+    """Rows of ``row_elements`` in a chunk on a device, at least one."""
     chunk_elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
     return max(1, chunk_elements // max(1, row_elements))
 
 
 def common_precision(*tensors: Tensor) -> list[Tensor]:
     """The tensors in the widest of their types, which is at least fp32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
     return [tensor.to(dtype) for tensor in tensors]

@@ -8,7 +8,7 @@ checkpointing, gradient caching): they are those of MFU, all are those of HFU.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -78,14 +78,13 @@ def counted_flops() -> Iterator[FlopCounterMode]:
 
     Attention is taken by way of matrix products, since of the kernels for it PyTorch's counter knows some alone.
     """
-    products = {torch.ops.aten.addmm_: _added_product_flops}  # which it does not know in place
+
+    def product_flops(_: torch.Size, left: torch.Size, right: torch.Size, **options: Any) -> int:
+        return 2 * left[0] * left[1] * right[1]
+
+    products = {torch.ops.aten.addmm_: product_flops}  # which it does not know in place
     with FlopCounterMode(display=False, custom_mapping=products) as counter, sdpa_kernel(SDPBackend.MATH):
         yield counter
-
-
-def _added_product_flops(_: torch.Size, left: torch.Size, right: torch.Size, **options: Any) -> int:
-    """Of ``x.addmm_(left, right)``, from the shapes."""
-    return 2 * left[0] * left[1] * right[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +143,15 @@ def _network_flops(model: ModelConfig, size_hw: tuple[int, int], *, with_boxes: 
     There the deformable convolution is a weighted sum of rows and one matrix product, of the size that a GPU's kernel has too.
     """
     fake = fake_detector(replace(model, gradient_checkpointing=False), device="cpu")
+
+    def head_outputs(pyramid: list[Tensor]) -> list[Tensor]:
+        maps: HeadMaps = fake.detector.head(pyramid)
+        return [maps.embeddings, maps.box_deltas, maps.centerness] if with_boxes else [maps.embeddings]
+
     with fake.mode:
         features, backbone = _counted(fake.detector.backbone, fake.pixels(size_hw, batch_size=1))
         pyramid, neck = _counted(fake.detector.neck, features)
-        outputs, head = _counted(partial(_head_outputs, fake, with_boxes=with_boxes), pyramid)
+        outputs, head = _counted(head_outputs, pyramid)
     recomputed = 0.0
     if model.gradient_checkpointing:
         again = fake_detector(model, device="cpu")
@@ -157,13 +161,6 @@ def _network_flops(model: ModelConfig, size_hw: tuple[int, int], *, with_boxes: 
     return ImageFlops(
         backbone=backbone, neck=neck, head=head, num_anchors=int(outputs[0].shape[1]), recomputed=recomputed
     )
-
-
-def _head_outputs(fake: FakeDetector, pyramid: list[Tensor], *, with_boxes: bool) -> list[Tensor]:
-    """What a loss is computed from: detection's know boxes and centerness too."""
-    maps: HeadMaps = fake.detector.head(pyramid)
-    others = [maps.box_deltas, maps.centerness] if with_boxes else []
-    return [maps.embeddings, *others]
 
 
 def _counted(

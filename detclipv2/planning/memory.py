@@ -17,7 +17,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
-from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.ops.chunked import chunk_rows
 from detclipv2.planning.flops import Device, fake_detector, image_flops, longest_texts, text_encoder
 
@@ -31,8 +30,7 @@ _CHUNK_BUFFERS = 3  # of logits that a chunked loss holds at once
 class SavedTensors:
     """Adds up the memory of the tensors that a forward pass saves for the backward pass.
 
-    Args:
-        but: tensors that are there anyway, such as parameters.
+    Those in ``but`` are there anyway, such as parameters.
     """
 
     def __init__(self, *, but: Iterable[Tensor] = ()) -> None:
@@ -74,17 +72,9 @@ def _autocast(device: str, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """Parameters of a detector, those of the text encoder included."""
-
-    num_parameters: int
-    num_trained: int
-
-
 @cache
-def model_size(model: ModelConfig) -> ModelSize:
-    """Count parameters.
+def model_size(model: ModelConfig) -> tuple[int, int]:
+    """Parameters of a detector, those of the text encoder included, and how many of them are trained.
 
     Raises:
         ValueError: the configuration names weights that are not there.
@@ -92,10 +82,8 @@ def model_size(model: ModelConfig) -> ModelSize:
     with torch.random.fork_rng(devices=[]):
         detector = build_detector(replace(model, backbone_weights="random"), text_encoder=text_encoder(model))
     parameters = list(detector.parameters())
-    return ModelSize(
-        num_parameters=sum(parameter.numel() for parameter in parameters),
-        num_trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-    )
+    trained = (parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in parameters), sum(trained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +104,9 @@ def activation_bytes(
 ) -> SavedBytes:
     """Of images, measured with two and with three: the rest is a straight line, while of one some copies are views."""
     two, three = (image_bytes(model, size_hw, batch_size=n, precision=precision, device=device) for n in (2, 3))
-    has_checkpointing = model.gradient_checkpointing
-    block = largest_block_bytes(model, size_hw, precision=precision, device=device) if has_checkpointing else 0
+    block = 0
+    if model.gradient_checkpointing:
+        block = largest_block_bytes(model, size_hw, precision=precision, device=device)
     return SavedBytes(fixed=3 * two - 2 * three, each=three - two, each_recomputed=block)
 
 
@@ -172,28 +161,12 @@ def text_bytes(model: ModelConfig, *, precision: Precision) -> SavedBytes:
     """
     with torch.random.fork_rng(devices=[]):
         encoder = text_encoder(model)
-        few, more = (_encoder_bytes(encoder, num_texts=count, precision=precision) for count in (4, 8))
-    return SavedBytes(fixed=few - (more - few), each=(more - few) / 4)
-
-
-def _encoder_bytes(encoder: TextEncoder, *, num_texts: int, precision: Precision) -> int:
-    saved = SavedTensors(but=encoder.parameters())
-    with saved.hooks(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        embeddings = encoder(longest_texts(encoder, num_texts))
-    assert embeddings.requires_grad
-    return saved.num_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes on one GPU at the peak of a step of one supervision type."""
-
-    parts: dict[str, float]
-
-    @property
-    def total(self) -> float:
-        """Of all parts."""
-        return sum(self.parts.values())
+        saved = few, more = SavedTensors(but=encoder.parameters()), SavedTensors(but=encoder.parameters())
+        for tensors, num_texts in zip(saved, (4, 8), strict=True):
+            with tensors.hooks(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                encoder(longest_texts(encoder, num_texts))
+    each = (more.num_bytes - few.num_bytes) / 4
+    return SavedBytes(fixed=few.num_bytes - 4 * each, each=each)
 
 
 def step_memory(
@@ -205,8 +178,8 @@ def step_memory(
     world_size: int,
     device: Device = "cuda",
     batch_size: int | None = None,
-) -> Memory:
-    """Memory by part, at the peak of a step.
+) -> dict[str, float]:
+    """Bytes on one GPU by part, at the peak of a step of one supervision type.
 
     Args:
         model: the network.
@@ -220,8 +193,7 @@ def step_memory(
     settings = train.supervisions()[supervision]
     batch_size = batch_size or settings.batch_size
     images = settings.samples_per_worker(world_size)
-    size = model_size(model)
-    text = text_bytes(model, precision=train.precision)
+    num_parameters, num_trained = model_size(model)
     activations = activation_bytes(model, settings.canvas_hw, precision=train.precision, device=device)
     chunk_bytes = _CHUNK_BUFFERS * _FP32_BYTES * chunk_rows(1, device=torch.device(device))
     if supervision == "image_text":
@@ -229,18 +201,17 @@ def step_memory(
     else:  # embeddings of all texts, and the gradients of both sides
         network = image_flops(model, train, supervision, num_texts=num_texts, world_size=world_size)
         losses = (2 * num_texts + batch_size * network.num_anchors) * model.embed_dim * _FP32_BYTES
-    parts = {
-        "weights": size.num_parameters * _FP32_BYTES,
+    return {
+        "weights": num_parameters * _FP32_BYTES,
         # Data parallelism sends them from buckets of its own.
-        "gradients": size.num_trained * _FP32_BYTES * (2 if world_size > 1 else 1),
-        "optimizer": size.num_trained * _FP32_BYTES * 2,
-        "moving average": 0 if train.optim.ema_decay is None else size.num_parameters * _FP32_BYTES,
+        "gradients": num_trained * _FP32_BYTES * (2 if world_size > 1 else 1),
+        "optimizer": num_trained * _FP32_BYTES * 2,
+        "moving average": 0 if train.optim.ema_decay is None else num_parameters * _FP32_BYTES,
         "activations": activations.of(batch_size),
-        "texts": text.of(num_texts / world_size),
+        "texts": text_bytes(model, precision=train.precision).of(num_texts / world_size),
         "losses": losses + chunk_bytes,
         "context": CONTEXT_BYTES if device == "cuda" else 0.0,
     }
-    return Memory(parts=parts)
 
 
 def _contrastive_bytes(

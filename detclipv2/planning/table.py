@@ -29,18 +29,11 @@ def _steps(plan: Plan) -> Table:
     columns = ("images a step", "a process", "at a time", "texts a step", "steps an epoch", "steps")
     table = _table(f"{plan.recipe} on {plan.num_processes} x {hardware}", "steps", columns)
     for kind in plan.types:
-        numbers = (
-            kind.images,
-            kind.images_per_process,
-            kind.images_at_a_time,
-            kind.num_texts,
-            kind.steps_per_epoch,
-            kind.num_steps,
-        )
+        images = (kind.images, kind.images_per_process, kind.images_at_a_time)
+        numbers = (*images, kind.num_texts, kind.steps_per_epoch, kind.num_steps)
         table.add_row(kind.supervision, *(f"{number:,}" for number in numbers))
-    table.add_row(
-        "all", "", "", "", "", f"{sum(kind.steps_per_epoch for kind in plan.types):,}", f"{_num_steps(plan):,}"
-    )
+    an_epoch = sum(kind.steps_per_epoch for kind in plan.types)
+    table.add_row("all", "", "", "", "", f"{an_epoch:,}", f"{_num_steps(plan):,}")
     return table
 
 
@@ -72,11 +65,11 @@ def _flops(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     table = _table("memory of a process at the peak of a step", "GB", [kind.supervision for kind in plan.types])
-    for part in plan.types[0].memory.parts:
-        table.add_row(part, *(f"{kind.memory.parts[part] / 1e9:.2f}" for kind in plan.types))
-    table.add_row("all", *(f"{kind.memory.total / 1e9:.2f}" for kind in plan.types))
+    for part in plan.types[0].memory:
+        table.add_row(part, *(f"{kind.memory[part] / 1e9:.2f}" for kind in plan.types))
+    table.add_row("all", *(f"{kind.memory_bytes / 1e9:.2f}" for kind in plan.types))
     if plan.gpu is not None:
-        share = [kind.memory.total / 1e9 / plan.gpu.memory_gb for kind in plan.types]
+        share = [kind.memory_bytes / 1e9 / plan.gpu.memory_gb for kind in plan.types]
         table.add_row(f"of {plan.gpu.memory_gb:.0f} GB", *(f"{value:.0%}" for value in share))
     return table
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from detclipv2.config import ModelConfig, Supervision, TrainConfig
 from detclipv2.planning.flops import ImageFlops, TextFlops, image_flops, text_flops
-from detclipv2.planning.memory import HEADROOM, Memory, step_memory
+from detclipv2.planning.memory import HEADROOM, step_memory
 from detclipv2.training.schedule import Schedule, global_batch_sizes
 
 
@@ -92,11 +92,7 @@ PAPER_DATA: dict[Supervision, DataSize] = {
 
 
 def distinct_texts(
-    train: TrainConfig,
-    supervision: Supervision,
-    *,
-    sizes: Mapping[Supervision, DataSize],
-    world_size: int,
+    train: TrainConfig, supervision: Supervision, *, sizes: Mapping[Supervision, DataSize], world_size: int
 ) -> int:
     """Distinct texts that a step of a type is expected to have over all processes.
 
@@ -128,11 +124,8 @@ def train_flops(
     Those of the texts are left out (``text_flops``): they belong to a step and not to an image. The losses grow with the texts
     of a step, which are estimated from the ``sizes`` of the datasets.
     """
-    counted: dict[Supervision, float] = {}
-    for name in train.supervisions():
-        num_texts = distinct_texts(train, name, sizes=sizes, world_size=world_size)
-        counted[name] = image_flops(model, train, name, num_texts=num_texts).model
-    return counted
+    texts = {name: distinct_texts(train, name, sizes=sizes, world_size=world_size) for name in train.supervisions()}
+    return {name: image_flops(model, train, name, num_texts=count).model for name, count in texts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +163,13 @@ class TypePlan:
     image: ImageFlops
     text: TextFlops
     num_processes: int
-    memory: Memory
+    memory: Mapping[str, float]  # bytes by part, at the peak of a step
     speed: Speed | None  # None: nothing is known of this hardware
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of one process, at the peak of a step."""
+        return sum(self.memory.values())
 
     @property
     def step_flops(self) -> float:
@@ -208,9 +206,8 @@ class Plan:
     @property
     def hours(self) -> tuple[float, float] | None:
         """Fastest and slowest expected hours of all steps; reading that is waited for, evaluation and restarts come on top."""
-        times = [(kind.num_steps, kind.step_s) for kind in self.types]
-        known = [(count, step_s) for count, step_s in times if step_s is not None]
-        if len(known) < len(times):
+        known = [(kind.num_steps, kind.step_s) for kind in self.types if kind.step_s is not None]
+        if len(known) < len(self.types):
             return None
         fast, slow = (sum(count * step_s[end] for count, step_s in known) / 3600 for end in (0, 1))
         return fast, slow
@@ -248,7 +245,11 @@ def make_plan(
     images = global_batch_sizes(train, world_size=num_processes)
     num_samples = {name: sizes[name].num_samples for name in images}
     steps = Counter(Schedule(config=train, num_samples=num_samples, world_size=num_processes).types)
-    types, advice = [], list(_precision_advice(train, gpu))
+    types, advice = [], []
+    if gpu is not None and not gpu.has_bf16 and train.precision == "bf16":
+        advice.append(
+            f"{gpu.name} has no bf16, which train.precision asks for: train on another GPU, or in fp32 at half the speed"
+        )
     for name, settings in train.supervisions().items():
         num_texts = distinct_texts(train, name, sizes=sizes, world_size=num_processes)
         kind = TypePlan(
@@ -264,17 +265,12 @@ def make_plan(
             text=text_flops(model),
             num_processes=num_processes,
             memory=step_memory(
-                model,
-                train,
-                name,
-                num_texts=num_texts,
-                world_size=num_processes,
-                device="cpu" if gpu is None else "cuda",
+                model, train, name, num_texts=num_texts, world_size=num_processes, device="cuda" if gpu else "cpu"
             ),
             speed=expected_speed(rates, gpu=gpu, recipe=recipe, supervision=name),
         )
         types.append(kind)
-        if gpu is not None and kind.memory.total > gpu.available_bytes:
+        if gpu is not None and kind.memory_bytes > gpu.available_bytes:
             advice.append(_memory_advice(model, train, kind, gpu))
     return Plan(recipe=recipe, gpu=gpu, num_processes=num_processes, types=types, advice=advice)
 
@@ -300,23 +296,16 @@ def expected_speed(rates: Sequence[Rate], *, gpu: Gpu | None, recipe: str, super
     return Speed(slow=slow, fast=fast, source=f"{rate.source}, of {rate.gpu}")
 
 
-def _precision_advice(train: TrainConfig, gpu: Gpu | None) -> Sequence[str]:
-    if gpu is None or gpu.has_bf16 or train.precision != "bf16":
-        return ()
-    return (
-        f"{gpu.name} has no bf16, which train.precision asks for: train on another GPU, or in fp32 at half the speed",
-    )
-
-
 def _memory_advice(model: ModelConfig, train: TrainConfig, kind: TypePlan, gpu: Gpu) -> str:
     """What does not fit, and the changes that make it fit: fewer images at a time, or gradient checkpointing."""
     name, available = kind.supervision, gpu.available_bytes
-    needed, left = f"{kind.memory.total / 1e9:.1f} GB", f"{available / 1e9:.1f} GB ({gpu.name} less {HEADROOM:.0%})"
+    needed, left = f"{kind.memory_bytes / 1e9:.1f} GB", f"{available / 1e9:.1f} GB ({gpu.name} less {HEADROOM:.0%})"
     problem = f"{name}: {needed} do not fit into {left}"
 
     def total(changed: ModelConfig, batch_size: int) -> float:
         texts, processes = kind.num_texts, kind.num_processes
-        return step_memory(changed, train, name, num_texts=texts, world_size=processes, batch_size=batch_size).total
+        parts = step_memory(changed, train, name, num_texts=texts, world_size=processes, batch_size=batch_size)
+        return sum(parts.values())
 
     fixes = []
     for checkpointing in dict.fromkeys((model.gradient_checkpointing, True)):

@@ -52,11 +52,8 @@ def build_dictionary(categories: Sequence[Category], *, wordnet: WordNet | None 
     own = own_definitions(categories)
 
     def define(name: str) -> str | None:
-        for spelling in spellings(name):
-            definition = own.get(spelling) or (wordnet.definition(spelling) if wordnet else None)
-            if definition:
-                return definition
-        return None
+        found = (own.get(text) or (wordnet.definition(text) if wordnet else None) for text in spellings(name))
+        return next(filter(None, found), None)
 
     names = [normalise(text) for category in categories for text in (category.name, *category.synonyms)]
     return ConceptDictionary(definitions={name: define(name) for name in [*names, *own]})

@@ -44,9 +44,8 @@ class ClipTextWeights:
 def read_clip_text_weights(text_weights: str) -> ClipTextWeights:
     """The weights that ``ModelConfig.text_weights`` names.
 
-    Args:
-        text_weights: a checkpoint file; ``quick_gelu:FILE`` for one that was trained with that activation and does not say
-            so, as FILIP's and re-saved ones of OpenAI; or ``open_clip:ARCHITECTURE:TAG``, which open_clip downloads.
+    That is a checkpoint file; ``quick_gelu:FILE`` for one that was trained with that activation and does not say so, as
+    FILIP's and re-saved ones of OpenAI; or ``open_clip:ARCHITECTURE:TAG``, which open_clip downloads.
 
     Raises:
         ValueError: nothing of this kind is there, or it holds no text encoder of CLIP's kind.
@@ -64,12 +63,8 @@ def read_checkpoint(
     """The text tower in a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file.
 
     A plain state dict, one under "state_dict" or "model", with or without "module." before its names, or one of OpenAI's
-    TorchScript archives. Whatever else it holds, an image tower for one, is left out.
-
-    Args:
-        path: the file.
-        activation: of the transformer; None: "quick_gelu" for OpenAI's own files, "gelu" for others.
-        num_heads: None: one for each 64 channels, as CLIP and FILIP have it.
+    TorchScript archives. Whatever else it holds, an image tower for one, is left out. Unless given, the activation is
+    "quick_gelu" for OpenAI's own files and "gelu" for others, and there is a head for each 64 channels, as in CLIP and FILIP.
 
     Raises:
         ValueError: there is no such file, it is damaged, or it holds no text encoder of CLIP's kind.

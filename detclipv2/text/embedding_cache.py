@@ -41,10 +41,8 @@ class TextEmbeddingCache:
 
     ``<folder>/<encoder's digest>/<sha256 of the file>.safetensors``: each call that had something to encode adds one file,
     under a temporary name first, and none is ever changed. A file whose content does not fit its name is not used, and
-    what it held is encoded again. The encoder's digest is taken anew at each call, so it is meant for whole vocabularies.
-
-    Args:
-        folder: created when the first embeddings are written.
+    what it held is encoded again. The encoder's digest is taken anew at each call, so it is meant for whole vocabularies. The
+    folder is created when the first embeddings are written.
     """
 
     def __init__(self, folder: Path) -> None:

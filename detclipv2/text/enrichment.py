@@ -59,9 +59,7 @@ class Enricher:
     def texts(self, names: Sequence[str], *, own_definitions: Mapping[str, str] | None = None) -> list[str]:
         """The text of each category name, in order.
 
-        Args:
-            names: category names.
-            own_definitions: definitions that the categories bring along, by name, as LVIS's do; they take precedence.
+        ``own_definitions`` are those that the categories bring along, by name, as LVIS's do; they take precedence.
 
         Raises:
             ValueError: a name is empty.
@@ -113,10 +111,7 @@ class Enricher:
 def nearest(queries: Tensor, concepts: Tensor, *, max_bytes: int = _SIMILARITY_BYTES) -> Tensor:
     """Index [Q] of the concept with the highest dot product; the lowest index among equals.
 
-    Args:
-        queries: unit-length embeddings [Q, D].
-        concepts: unit-length embeddings [K, D].
-        max_bytes: of the similarities that exist at any time.
+    Queries [Q, D] and concepts [K, D] have unit length; at any time ``max_bytes`` of similarities exist.
     """
     rows = max(1, max_bytes // (len(concepts) * concepts.element_size()))
     # One buffer for all blocks: of a new one each the allocator kept nearly all, which is the whole matrix in the end.

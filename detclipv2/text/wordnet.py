@@ -12,11 +12,8 @@ _PERSONS_AND_PLANTS = {"18", "20"}
 class WordNet:
     """Nouns of a WordNet 3 database and their definitions.
 
-    Args:
-        folder: holds ``index.noun``, ``data.noun`` and ``noun.exc``.
-
     Raises:
-        ValueError: it does not.
+        ValueError: the folder lacks ``index.noun``, ``data.noun`` or ``noun.exc``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,8 +35,7 @@ class WordNet:
     def definition(self, name: str) -> str | None:
         """What a name most often stands for in an image: the first clause of its gloss, or None for no noun of WordNet.
 
-        Args:
-            name: normalised; irregular plurals are known, regular ones are the caller's (`spellings`).
+        The name is normalised; irregular plurals are known, regular ones are the caller's (`spellings`).
 
         Raises:
             ValueError: the database is damaged.
@@ -60,11 +56,8 @@ class WordNet:
             raise ValueError(f"{self.folder}: the senses of {lemma!r} cannot be read: {error}") from error
         # "@i" marks instances: the writer Stephen Crane is no crane.
         kinds = [(head.split()[1], gloss) for head, gloss in synsets if " @i " not in head]
-        for files in (_THINGS, _PERSONS_AND_PLANTS):
-            for file, gloss in kinds:
-                if file in files:
-                    return _first_clause(gloss)
-        return _first_clause(synsets[0][1])
+        likely = [gloss for files in (_THINGS, _PERSONS_AND_PLANTS) for file, gloss in kinds if file in files]
+        return _first_clause([*likely, synsets[0][1]][0])
 
     def _synset(self, place: int) -> tuple[str, str]:
         """The line at a place of data.noun, in front of and behind the bar."""

@@ -23,7 +23,7 @@ Shapes: B images of this process, M_B distinct concepts of the global batch, k p
 import hashlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -51,31 +51,19 @@ def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> Abstra
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@dataclass(frozen=True)
 class Accumulation:
     """One step's gradient of a batch, part by part.
 
     It goes past ``DistributedDataParallel``, whose hooks wait for a forward pass of its own; all parts run without a
     synchronisation of gradients, which are averaged over ranks once, at the end.
-
-    Args:
-        objective: itself, not what wraps it.
-        part_size: images that go through the network together.
-        precision: of the network's forward pass.
-        seed: what the step's random numbers are seeded by; differs between steps and ranks.
     """
 
-    def __init__(
-        self,
-        objective: HybridObjective,
-        *,
-        part_size: int,
-        precision: Literal["fp32", "bf16"],
-        seed: tuple[int | str, ...],
-    ) -> None:
-        self.objective = objective
-        self.part_size = part_size
-        self.precision = precision
-        self.seed = seed
+    objective: HybridObjective  # itself, not what wraps it
+    _: KW_ONLY
+    part_size: int  # images that go through the network together
+    precision: Literal["fp32", "bf16"]  # of the network's forward pass
+    seed: tuple[int | str, ...]  # of the step's random numbers; differs between steps and ranks
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of the batch's summed losses to the parameters; every rank calls it.
@@ -89,11 +77,7 @@ class Accumulation:
         mine.requires_grad_()
         gathered = pool.gathered(mine)
         texts = gathered.detach().requires_grad_()
-        losses = (
-            self._image_text(batch, texts, pool)
-            if batch.supervision == "image_text"
-            else self._boxed(batch, texts, pool)
-        )
+        losses = (self._image_text if batch.supervision == "image_text" else self._boxed)(batch, texts, pool)
         gathered.backward(texts.grad)
         assert mine.grad is not None
         for chunk in self._chunks(pool):
@@ -142,7 +126,8 @@ class Accumulation:
                 output = self._output(part, images.start)
                 chosen = slice(images.start, images.stop)
                 parts.append(self.objective.proposals(output, texts, pool, images=chosen))
-        proposals = _concatenated(parts)
+        fields = vars(parts[0])
+        proposals = Proposals(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
         proposals.embeddings.requires_grad_()
         losses = self.objective.image_text_losses(proposals, texts, pool)
         torch.stack(list(losses.values())).sum().backward()
@@ -154,16 +139,6 @@ class Accumulation:
             rows = torch.arange(len(anchors), device=anchors.device)[:, None]
             output.embeddings[rows, anchors].backward(gradients[images.start : images.stop])
         return {name: loss.detach() for name, loss in losses.items()}
-
-
-def _concatenated(parts: list[Proposals]) -> Proposals:
-    return replace(
-        parts[0],
-        embeddings=torch.cat([part.embeddings for part in parts]),
-        boxes_xyxy=torch.cat([part.boxes_xyxy for part in parts]),
-        mask=torch.cat([part.mask for part in parts]),
-        anchors=torch.cat([part.anchors for part in parts]),
-    )
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

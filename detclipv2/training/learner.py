@@ -18,12 +18,7 @@ from detclipv2.training.optim import WeightAverage, build_optimizer, guarded_ste
 class Learner:
     """What a step changes: the weights, the optimizer's moments, the average of the weights.
 
-    Args:
-        objective: what is trained.
-        wrapped: the objective itself, or DistributedDataParallel around it.
-        config: of the training.
-        device: of the objective.
-        resume: where to go on from; None begins.
+    ``wrapped`` is the objective itself, or DistributedDataParallel around it. Without ``resume`` the training begins.
 
     Raises:
         ValueError: the saved state is of another model.

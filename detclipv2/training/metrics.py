@@ -75,11 +75,8 @@ class DeviceTimer:
 class Metrics:
     """Numbers of finished steps.
 
-    Args:
-        device: that trains.
-        world_size: ranks that train together.
-        flops_per_image: floating-point operations of a training step for an image, by type; none where it is not known.
-        peak_flops_per_s: what the device can do; None where it is not known.
+    ``flops_per_image`` has the floating-point operations of a training step for an image, by type; ``peak_flops_per_s`` is
+    what the device can do. Either may be unknown.
     """
 
     def __init__(

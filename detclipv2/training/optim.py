@@ -20,11 +20,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     tables of positions have no weight decay: Swin's relative position biases, and the positional embeddings of either
     transformer.
     """
-    factors = {
-        "backbone": config.backbone_learning_rate_factor,
-        "text_encoder": config.text_learning_rate_factor,
-        "head": 1.0,
-    }
+    factors = {"backbone": config.backbone_learning_rate_factor, "text_encoder": config.text_learning_rate_factor}
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -41,10 +37,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         [
             {
                 "params": parameters,
-                "lr": config.learning_rate * factors[part],
+                "lr": config.learning_rate * factors.get(part, 1.0),
                 "weight_decay": decay,
                 "name": part,
-                "rate_factor": factors[part],
+                "rate_factor": factors.get(part, 1.0),
             }
             for (part, decay), parameters in groups.items()
         ],
@@ -73,11 +69,8 @@ class WeightAverage:
     """An exponential moving average of a model's trained weights.
 
     The first steps weigh more than ``decay`` says, ``(1 + step) / (10 + step)`` being the most that is kept, so that the random
-    weights of the beginning are soon forgotten. No number of updates has to be saved: the decay follows from the step.
-
-    Args:
-        weights: what is averaged: a state dict, whose tensors must stay those of the model; the average begins with them.
-        decay: share of the average that a step keeps.
+    weights of the beginning are soon forgotten. No number of updates has to be saved: the decay follows from the step. The
+    average begins with the given state dict, whose tensors must stay those of the model.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], *, decay: float) -> None:

@@ -18,9 +18,8 @@ from detclipv2.data.order import Segment
 
 def global_batch_sizes(config: TrainConfig, *, world_size: int) -> dict[Supervision, int]:
     """Samples of a step over all workers, by type."""
-    return {
-        name: settings.samples_per_worker(world_size) * world_size for name, settings in config.supervisions().items()
-    }
+    types = config.supervisions()
+    return {name: settings.samples_per_worker(world_size) * world_size for name, settings in types.items()}
 
 
 def whole_steps(config: TrainConfig, num_samples: Mapping[Supervision, int], *, world_size: int) -> int:
@@ -72,11 +71,8 @@ class Schedule:
     @property
     def _goes_on(self) -> bool:
         """Whether the last segment is the present one."""
-        last = self.segments[-1] if self.segments else None
-        return last is not None and (last.world_size, last.loader_workers) == (
-            self.world_size,
-            self.config.loader_workers,
-        )
+        workers = (self.world_size, self.config.loader_workers)
+        return bool(self.segments) and workers == (self.segments[-1].world_size, self.segments[-1].loader_workers)
 
     @property
     def history(self) -> Sequence[Segment]:
@@ -99,9 +95,8 @@ class Schedule:
     @cached_property
     def _progress_before(self) -> Fraction:
         """Share of the whole training before the present segment."""
-        return sum(
-            (Fraction(sum(s.num_batches.values()), self._steps(s.world_size)) for s in self.history), Fraction(0)
-        )
+        shares = (Fraction(sum(s.num_batches.values()), self._steps(s.world_size)) for s in self.history)
+        return sum(shares, Fraction(0))
 
     @cached_property
     def types(self) -> list[Supervision]:

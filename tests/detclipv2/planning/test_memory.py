@@ -67,17 +67,17 @@ def test_parts_that_follow_from_the_parameters(tiny_config: ModelConfig) -> None
     pairs = SupervisionConfig(batch_size=4, image_size=64)
     train = TrainConfig(num_steps=1, detection=None, grounding=None, image_text=pairs)
     with_average = replace(train, optim=replace(train.optim, ema_decay=0.99))
-    size = model_size(tiny_config)
+    num_parameters, num_trained = model_size(tiny_config)
     detector = build_detector(tiny_config)
 
-    alone = step_memory(tiny_config, train, "image_text", num_texts=10, world_size=1).parts
-    together = step_memory(tiny_config, with_average, "image_text", num_texts=10, world_size=2).parts
+    alone = step_memory(tiny_config, train, "image_text", num_texts=10, world_size=1)
+    together = step_memory(tiny_config, with_average, "image_text", num_texts=10, world_size=2)
 
     trained = sum(parameter.numel() for parameter in detector.parameters() if parameter.requires_grad)
-    assert size.num_parameters == sum(parameter.numel() for parameter in detector.parameters())
-    assert size.num_trained == trained
-    assert alone["weights"] == 4 * size.num_parameters
+    assert num_parameters == sum(parameter.numel() for parameter in detector.parameters())
+    assert num_trained == trained
+    assert alone["weights"] == 4 * num_parameters
     assert alone["optimizer"] == 8 * trained  # AdamW's two moments
     assert (alone["gradients"], together["gradients"]) == (4 * trained, 8 * trained)
-    assert (alone["moving average"], together["moving average"]) == (0, 4 * size.num_parameters)
+    assert (alone["moving average"], together["moving average"]) == (0, 4 * num_parameters)
     assert together["texts"] < alone["texts"]

@@ -156,8 +156,8 @@ def build(config: BuildConfig, *, retry: str | None = None, keep_history: bool =
     """Bring a whole dataset up to date in this process; return the number of tables that had to be computed.
 
     ``retry`` names classes of failures, with commas between, of which the downloads are tried again first: see
-    `pipelines.fetch.drop_reasons.RETRY_CLASSES`. Later builds go on with what that gave. With ``keep_history`` the Dagster UI shows
-    this build and its checks; that takes one or two seconds.
+    `pipelines.fetch.drop_reasons.RETRY_CLASSES`. Later builds go on with what that gave. With ``keep_history`` the Dagster UI
+    shows this build and its checks; that takes one or two seconds.
 
     Raises:
         ValueError: the options or the data are at fault, or a check failed; what was finished stays.

@@ -52,7 +52,7 @@ def test_verify_a_whole_dataset(run, dataset: BuiltDataset) -> None:
         assert run("verify", location) == (0, "small: 4 shards are whole: 3 detection, 3 image_text\n", "")
 
 
-def test_verify_a_damaged_dataset_says_what_and_how_to_mend_it(run, dataset: BuiltDataset) -> None:
+def test_verify_a_damaged_dataset_says_what_and_how_to_fix_it(run, dataset: BuiltDataset) -> None:
     shard = dataset.manifest.supervisions["detection"].shards[1].path
     (dataset.root / shard).unlink()
     code, out, _ = run("verify", dataset.folder)

@@ -17,7 +17,7 @@ from pipelines.storage import Location
 from ray_jobs.dataset_files import ValidationSet
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table
 from ray_jobs.job_config import JobConfig
-from ray_jobs.report import ReportData, draw_image, write_report
+from ray_jobs.report import ReportData, draw_image, words, write_report
 from ray_jobs.tracking import Registry, Tracker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
@@ -149,7 +149,9 @@ def sample_images(
     paths = []
     for image_id in _images_to_draw(validation, evaluated):
         rows = shown(evaluated.detections, image_id)
-        drawn = draw_image(validation, image_id, rows, novel=evaluated.metrics.novel_categories)
+        drawn = draw_image(
+            validation, image_id, rows, novel={words(name) for name in evaluated.metrics.novel_categories}
+        )
         paths.append(folder / f"detections_{image_id}.jpg")
         drawn.convert("RGB").save(paths[-1], quality=90)
     return paths

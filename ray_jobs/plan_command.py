@@ -16,8 +16,7 @@ from detclipv2.planning.table import plan_tables
 from detclipv2.planning.texts import PAPER_DATA, PHRASES_PER_PAIR, DataSize
 from pipelines.storage import DataRoot
 from ray_jobs.job_config import JobConfig, load_recipe
-from ray_jobs.measure import measured_rates
-from ray_jobs.step_rates import RATES_PATH, add_rates, paper_rates, read_rates
+from ray_jobs.measure import RATES_PATH, add_rates, measured_rates, paper_rates, read_rates
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 

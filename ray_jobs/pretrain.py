@@ -24,11 +24,10 @@ from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
-from ray_jobs.progress import ProgressBoard, progress_of
-from ray_jobs.register_model import evaluate_and_register
+from ray_jobs.progress import ProgressBoard, Status, progress_of
+from ray_jobs.register_model import evaluate_and_register, validate_checkpoint
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
-from ray_jobs.validate_checkpoint import validate_checkpoint
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
@@ -110,15 +109,15 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     storage.recover(num_to_keep=job.num_checkpoints)
     steps = storage.steps()
-    console.print(
-        f"training   run {storage.name}: {', '.join(job.train.supervisions())} on {_workers(job)}"
-        + (f", going on after step {steps[-1]}" if steps else ""),
-        highlight=False,
-    )
+    fewest = "" if job.min_workers is None else f"{job.min_workers} to "
+    workers = f"{fewest}{job.num_workers} worker{'s' if job.num_workers > 1 else ''}"
+    since = f", going on after step {steps[-1]}" if steps else ""
+    kinds = ", ".join(job.train.supervisions())
+    console.print(f"training   run {storage.name}: {kinds} on {workers}{since}", highlight=False)
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
     board = ProgressBoard(run_id=tracker.run_id)
-    board.clear()
+    board.update(Status())  # instead of an earlier attempt's
     args = WorkerArgs(
         job=job,
         dataset=dataset,
@@ -129,6 +128,10 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
+    # Checkpoints are evaluated in a Ray task that takes no CPU: where none is to spare it would wait for the training's end.
+    resources = {"num_cpus": 0, "num_gpus": job.validation_gpus}
+    validation = ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
+    validates = job.validate_every is not None and dataset.validation_annotations is not None
     make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train
     trainer = make_trainer(
         train_worker,
@@ -139,7 +142,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
             failure_config=FailureConfig(max_failures=job.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.num_checkpoints),
         ),
-        validation_config=_validation(job, args),
+        validation_config=validation if validates else None,
     )
     try:
         with progress_of(board, console=console):
@@ -149,20 +152,6 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     step: int = result.return_value
     storage.finish(step)
     return step
-
-
-def _validation(job: JobConfig, args: WorkerArgs) -> ValidationConfig | None:
-    """Evaluation of checkpoints during training, in a Ray task of its own."""
-    if job.validate_every is None or args.dataset.validation_annotations is None:
-        return None
-    # It takes no CPU: on a machine that has none to spare it would wait for the end of the training.
-    resources = {"num_cpus": 0, "num_gpus": job.validation_gpus}
-    return ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
-
-
-def _workers(job: JobConfig) -> str:
-    workers = f"{job.num_workers} workers" if job.num_workers > 1 else "1 worker"
-    return workers if job.min_workers is None else f"{job.min_workers} to {workers}"
 
 
 def main(job: JobConfig) -> None:

@@ -1,9 +1,11 @@
-"""Model export and registration: export, evaluate and register a finished training, and write its report."""
+"""Model export, evaluation and registration: of a finished training, with a report, and of checkpoints during training."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray.train
 import torch
 from rich.console import Console
 from torchvision.ops import nms
@@ -12,13 +14,14 @@ from detclipv2.evaluation.lvis import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.training.checkpoint import TrainState, load_trained_state
+from detclipv2.training.checkpoint import TrainState, load_state, load_trained_state
 from pipelines.storage import Location
 from ray_jobs.dataset_files import ValidationSet
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table
 from ray_jobs.job_config import JobConfig
 from ray_jobs.report import ReportData, draw_image, words, write_report
-from ray_jobs.tracking import Registry, Tracker
+from ray_jobs.tracking import Registry, RunLogger, Tracker
+from ray_jobs.worker import WorkerArgs
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 NUM_DRAWN = 9
@@ -31,7 +34,18 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
     model_folder = job.outputs / "models" / run_name
-    predictor = _export(job, state, model_folder, dataset)
+    trained = trained_predictor(job, state, dataset)
+    save_pretrained(
+        model_folder,
+        trained.detector,
+        config=job.model,
+        image_size=trained.image_size,
+        shorter_size=trained.shorter_size,
+        data_digest=dataset.digest,
+        vocabulary=trained.vocabulary,
+        dictionary=trained.dictionary,
+    )
+    predictor = Predictor.from_pretrained(model_folder)
     if dataset.validation_annotations is None:
         console.print(
             f"model      {model_folder} (the dataset has no validation set to measure it on)", highlight=False
@@ -85,19 +99,23 @@ def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifes
     return predictor
 
 
-def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
-    predictor = trained_predictor(job, state, dataset)
-    save_pretrained(
-        folder,
-        predictor.detector,
-        config=job.model,
-        image_size=predictor.image_size,
-        shorter_size=predictor.shorter_size,
-        data_digest=dataset.digest,
-        vocabulary=predictor.vocabulary,
-        dictionary=predictor.dictionary,
-    )
-    return Predictor.from_pretrained(folder)
+def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -> dict[str, Any]:
+    """Log LVIS AP and Fixed AP of a checkpoint to MLflow, and the same images each time with its detections drawn.
+
+    Runs in a Ray task beside the trainers, which go on meanwhile. Returns the metrics, which Ray Train keeps with the checkpoint.
+    """
+    with checkpoint.as_directory() as folder:
+        state = load_state(Path(folder))
+    predictor = trained_predictor(args.job, state, args.dataset)
+    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
+    metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
+    logger = RunLogger(args.tracking_uri, args.run_id)
+    logger.log(metrics, step=state.step)
+    with tempfile.TemporaryDirectory() as name:
+        images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))
+        logger.log_files(*images, folder=f"detections/step_{state.step:09d}")
+    logger.flush()
+    return metrics
 
 
 def _images_to_draw(validation: ValidationSet, evaluated: Evaluated) -> list[int]:

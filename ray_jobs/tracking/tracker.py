@@ -122,11 +122,10 @@ class Tracker:
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """(step, value) of every logged loss."""
         names = [name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/")]
+        histories = {name: self.client.get_metric_history(self.run_id, name) for name in sorted(names)}
         return {
-            name.removeprefix("loss/"): [
-                (metric.step, metric.value) for metric in self.client.get_metric_history(self.run_id, name)
-            ]
-            for name in sorted(names)
+            name.removeprefix("loss/"): [(metric.step, metric.value) for metric in history]
+            for name, history in histories.items()
         }
 
     def training_seconds(self) -> float:

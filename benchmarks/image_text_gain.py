@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from detclipv2.evaluation.lvis import LvisMetrics
+from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.cli import run_cli

@@ -33,7 +33,7 @@ from torch import Tensor
 from benchmarks.processes import interleaved, run_script
 from detclipv2.config import Supervision, SupervisionConfig
 from detclipv2.data.loader import Stream
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.data.transforms import canvas_size, fitted_size
 
 LEAST_RATIO = 1.5

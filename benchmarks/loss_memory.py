@@ -21,7 +21,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from benchmarks.processes import cpu_seconds, memory_bytes, run_script
 from detclipv2.losses.alignment import alignment_loss
-from detclipv2.losses.contrastive import region_word_similarity, word_region_similarity
+from detclipv2.losses.contrastive import word_region_similarity
+from detclipv2.ops.word_region import best_word_similarity
 
 MAX_SHARE = 0.1  # of the whole matrix in fp32
 # Matrices from which on time and memory are judged: below, calls take the time, and gradients and buffers the memory.
@@ -105,7 +106,7 @@ def word_region(case: Case, regions: Tensor, texts: Tensor) -> Run:
 
     def chunks() -> Tensor:
         if case.loss == "image_to_text":
-            return region_word_similarity(texts, regions, mask, texts_of)
+            return best_word_similarity(texts, regions, mask, texts_of)
         return word_region_similarity(
             texts, regions, mask, texts_of, matching="soft" if case.loss == "soft" else "hard"
         )

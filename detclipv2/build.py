@@ -1,4 +1,4 @@
-"""From configuration to modules: the only place where the two meet."""
+"""Model builders: the only place where the model's configuration meets its modules."""
 
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def build_detector(config: ModelConfig, *, text_encoder: TextEncoder | None = No
             num_levels=len(STRIDES),
             deformable=config.deformable,
             region_norm=config.region_norm,
-            has_objectness=config.objectness == "on",
+            has_objectness=config.objectness,
         ),
         text_encoder=text_encoder if text_encoder is not None else build_text_encoder(config),
         anchor_scale=config.anchor_scale,

@@ -1,4 +1,4 @@
-"""``detclip``: use a trained detector from the command line."""
+"""Command line ``detclip``: use a trained detector."""
 
 import json
 import os
@@ -12,15 +12,22 @@ from typing import Annotated, Any
 
 import tyro
 from PIL import Image, ImageOps, UnidentifiedImageError
+from platformdirs import user_cache_path
 
 from detclipv2.drawing import draw_detections
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
-from detclipv2.text.cache import TextEmbeddingCache
+from detclipv2.text.embedding_cache import TextEmbeddingCache
 from detclipv2.vocabulary import read_names
 
 MODELS = Path("outputs/models")
+_GROUP = "detclip.commands"  # of entry points
+# Commands of the checkout, which the wheel alone lists too; their packages are imported only when they run.
+_CHECKOUT = {
+    "data": "Look at data that was built: `detclip data --help`. Comes with the repository.",
+    "plan": "What a training takes: steps, operations, memory, hours, cost. Comes with the repository.",
+}
 MAX_CANDIDATES = 5 * PRE_NMS_TOPK  # all that the five levels give: only one name of each object is shown
 
 
@@ -57,12 +64,16 @@ def newest_model(folder: Path = MODELS) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be computed again is kept between calls."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detclipv2"
+    """Where what can be computed again is kept between calls: ``DETCLIPV2_CACHE``, else the user's cache folder.
+
+    `pipelines.storage` has the same rule; neither package may import the other.
+    """
+    given = os.environ.get("DETCLIPV2_CACHE")
+    return Path(given) if given else user_cache_path("detclipv2", appauthor=False)
 
 
 def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
-    """Run ``detclip predict``.
+    """Find what you name in a photo: every object with the best of the names.
 
     Raises:
         ValueError: the photo, the names or the model cannot be read, or a name is empty, or the output's kind is unknown.
@@ -107,41 +118,48 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     print(f"{config.out}: " + (", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing found"))
 
 
-def further_commands(group: str) -> dict[str, Callable[..., None]]:
-    """Commands that another package brings: entry points of the group ``detclip.commands``.
+def further_commands(name: str) -> dict[str, Callable[..., None]]:
+    """Commands that another package brings: an entry point of the group ``detclip.commands``, loaded.
 
     Raises:
         ValueError: that package is not installed.
     """
     try:
-        (entry_point,) = entry_points(group="detclip.commands", name=group)
+        (entry_point,) = entry_points(group=_GROUP, name=name)
         commands: dict[str, Callable[..., None]] = entry_point.load()
-    except (ImportError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"detclip {group} comes with the repository, which this installation lacks ({error}):"
+            f"detclip {name} comes with the repository, which this installation lacks ({error}):"
             " clone it and run `make setup`"
         ) from error
     return commands
 
 
+def _listed(description: str) -> Callable[[], None]:
+    """A command that `detclip --help` names without loading it."""
+
+    def command() -> None: ...
+
+    command.__doc__ = description
+    return command
+
+
 def main() -> None:
     """Entry point of ``detclip``."""
     arguments = sys.argv[1:]
+    name = arguments[0] if arguments else ""
+    commands: dict[str, Callable[..., Any]] = {"predict": predict, "dictionary": dictionary}
+    prog, description = "detclip", __doc__ or ""
+    further = {entry.name: f"Of {entry.value.partition(':')[0]}." for entry in entry_points(group=_GROUP)} | _CHECKOUT
     try:
-        if arguments[:1] == ["data"]:
-            commands, prog, description, arguments = (
-                further_commands("data"),
-                "detclip data",
-                "Look at data that was built.",
-                arguments[1:],
-            )
+        if name in further:
+            loaded = further_commands(name)
+            if loaded.keys() == {name}:
+                commands |= loaded
+            else:
+                commands, prog, description, arguments = loaded, f"detclip {name}", further[name], arguments[1:]
         else:
-            commands, prog = {"predict": predict, "dictionary": dictionary}, "detclip"
-            if arguments[:1] == ["plan"]:
-                commands |= further_commands("plan")
-            description = (
-                f"{__doc__} Data that was built: `detclip data --help`. What a training takes: `detclip plan --help`."
-            )
+            commands |= {other: _listed(text) for other, text in further.items()}
         tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=arguments)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

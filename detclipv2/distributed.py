@@ -1,4 +1,4 @@
-"""The few collectives that the losses need; every one is the identity in a single process."""
+"""Collective operations of the losses; each is the identity in a single process."""
 
 from typing import Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""Detections drawn on an image, for people to look at."""
+"""Drawing of detections on an image."""
 
 from collections.abc import Collection, Sequence
 
@@ -74,7 +74,7 @@ def _draw_label(
     marked: bool,
     taken: Sequence[Box],
 ) -> Box:
-    """Draw a label at the first free place around its box and return where it lies."""
+    """Draw a label at the first free place around its box and return its rectangle."""
     image_width, image_height = size
     em = font.getbbox("x")[3]
     pad = em // 3

@@ -1,4 +1,4 @@
-"""One artefact: weights, configuration, text encoder, vocabulary, concepts, and the digest of the data that it saw.
+"""Model folder: weights, configuration, text encoder, vocabulary, concepts, and the digest of the training data.
 
 A model folder (layout 2)::
 
@@ -79,7 +79,7 @@ def save_pretrained(
     """
     if folder.exists() and not (folder / _CONFIG).is_file():
         raise ValueError(f"{folder} exists and is no model folder; name another one, or move it away")
-    if config.definitions == "on" and dictionary is None:
+    if config.definitions and dictionary is None:
         raise ValueError("definitions are on, but there is no concept dictionary: give it, or switch definitions off")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
@@ -89,7 +89,7 @@ def save_pretrained(
         detector.text_encoder.save(temporary / _TEXT_ENCODER)
         if vocabulary is not None:
             save_vocabulary(vocabulary, temporary / _VOCABULARY)
-        if config.definitions == "on" and dictionary is not None:
+        if config.definitions and dictionary is not None:
             dictionary.save(temporary / _CONCEPTS)
         description = {
             "architectures": ["DetCLIPv2"],
@@ -143,7 +143,7 @@ def from_pretrained(source: str | Path) -> Pretrained:
             text_encoder=restore_text_encoder(folder / _TEXT_ENCODER, config),
         )
         detector.load_state_dict(load_file(folder / _WEIGHTS))
-        if config.definitions == "on" and _CONCEPTS not in description["sha256"]:
+        if config.definitions and _CONCEPTS not in description["sha256"]:
             raise ValueError(f"definitions are on, but it has no {_CONCEPTS}")
         return Pretrained(
             detector=detector,
@@ -152,7 +152,7 @@ def from_pretrained(source: str | Path) -> Pretrained:
             shorter_size=description["shorter_size"],
             data_digest=description["data_digest"],
             vocabulary=load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None,
-            dictionary=ConceptDictionary.load(folder / _CONCEPTS) if config.definitions == "on" else None,
+            dictionary=ConceptDictionary.load(folder / _CONCEPTS) if config.definitions else None,
         )
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error

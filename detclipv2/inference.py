@@ -1,4 +1,4 @@
-"""Detect whatever you can name, in three lines.
+"""Inference: detect whatever you can name, in three lines.
 
 Example::
 
@@ -21,13 +21,13 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
 from detclipv2 import hub
-from detclipv2.data.images import upright_rgb
+from detclipv2.data.pil_image import upright_rgb
 from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
 from detclipv2.structures import Detections
-from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
+from detclipv2.text.embedding_cache import TextEmbeddingCache
 from detclipv2.text.enrichment import Enricher
 from detclipv2.vocabulary import Vocabulary, checked_names
 
@@ -72,7 +72,7 @@ class Predictor:
         self._enricher = Enricher(
             dictionary,
             prompt=prompt,
-            definitions="off" if dictionary is None else "on",
+            definitions=dictionary is not None,
             encode=self.detector.text_encoder.features,
         )
         self.vocabulary = vocabulary and replace(vocabulary, embeddings=vocabulary.embeddings.to(device))

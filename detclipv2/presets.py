@@ -1,4 +1,4 @@
-"""The two detectors of the paper (section 4.1 and Tables 9 to 11 of arXiv:2304.04514)."""
+"""Model presets: the two detectors of the paper (section 4.1 and Tables 9 to 11 of arXiv:2304.04514)."""
 
 from detclipv2.config import ModelConfig
 
@@ -7,7 +7,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _detclipv2(backbone: str) -> ModelConfig:
-    """What the two have in common.
+    """What the two have in common; the neck and the head are those of ``ModelConfig``'s defaults.
 
     Differs from the paper: its text encoder starts from FILIP-base, whose weights are not public; this one is CLIP's ViT-B of
     the same shape (U18 in docs/method.md). Name a file as ``text_weights`` for those who have them.
@@ -15,22 +15,13 @@ def _detclipv2(backbone: str) -> ModelConfig:
     return ModelConfig(
         backbone=backbone,
         backbone_weights="timm",
-        drop_path=0.2,
-        gradient_checkpointing="on",
+        gradient_checkpointing=True,
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
-        channels=256,
-        num_tower_convs=4,
-        norm_groups=32,
-        embed_dim=256,
-        anchor_scale=8.0,
-        region_norm="raw",
-        deformable="on",
         text_encoder="clip",
         text_weights="open_clip:ViT-B-16:openai",
         text_training="trained",
-        max_text_tokens=16,
-        definitions="on",
+        definitions=True,
     )
 
 

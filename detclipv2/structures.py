@@ -1,4 +1,4 @@
-"""What passes between the parts of the detector.
+"""Data structures that pass between the parts of the detector.
 
 Shapes: B images, K anchors of an image over all levels, D embedding width, N boxes of an image.
 """
@@ -31,7 +31,7 @@ class Batch:
     concepts: list[list[str]]  # B x M distinct texts: positives first, then negatives
 
     def __post_init__(self) -> None:
-        """Refuse what would become a loss that is no number, where it is cheap: on the CPU, where batches are made."""
+        """Refuse what would become a NaN loss, where it is cheap: on the CPU, where batches are made."""
         if self.pixels.device.type != "cpu":
             return
         for index, key in enumerate(self.keys):
@@ -49,7 +49,7 @@ class Batch:
                 raise ValueError(f"{where}: concept number {[bool(t.strip()) for t in concepts].index(False)} is empty")
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on ``device``; the detector makes numbers of bytes, for as many as it is given."""
+        """The same batch with its tensors on ``device``; the detector converts uint8 to float, for as many as it is given."""
         return replace(
             self,
             pixels=self.pixels.to(device, non_blocking=True),
@@ -98,16 +98,22 @@ def float_pixels(pixels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOutput:
-    """What the head says of every anchor, levels concatenated from the finest to the coarsest."""
+class HeadMaps:
+    """What the head says of every anchor, levels concatenated from the finest to the coarsest, in fp32."""
 
     embeddings: Tensor  # [B, K, D] region embeddings f^P
     box_deltas: Tensor  # [B, K, 4]
     centerness: Tensor  # [B, K] logits
-    objectness: Tensor | None = None  # [B, K] logits of a score that knows no text, where the head has one
+    objectness: Tensor | None = None  # [B, K] logits of a class-agnostic score, where the head has one
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput(HeadMaps):
+    """The head's maps with the anchors that they are of."""
+
     anchors_xyxy: Tensor  # [K, 4]
     num_anchors: list[int]  # of each level; sums to K
-    valid: Tensor  # [B, K] bool: the anchor's centre lies on the image, which ends at the next multiple of 32 px
+    valid: Tensor  # [B, K] bool: the anchor's centre is on the image, which ends at the next multiple of 32 px
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Names to detect, and their text embeddings.
+"""Vocabulary: names to detect, and their text embeddings.
 
 Shapes: M names, D embedding width.
 """

@@ -1,1 +1,1 @@
-"""The data half of the street: sources, stages, storage, the runner and the asset graph that orders them."""
+"""Data pipeline: sources, fetching, stages, storage, builds and inspection of training data."""

@@ -1,12 +1,15 @@
 """Command line of the scripts: options from a dataclass, user errors as one line."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
 
 Config = TypeVar("Config")
+
+# Flags that took "on" or "off" in version 0.1.
+_FORMER_SWITCHES = {"definitions", "objectness", "deformable", "gradient-checkpointing", "caption-as-concept"}
 
 
 def run_cli(
@@ -20,16 +23,29 @@ def run_cli(
     """
     try:
         options = (tyro.conf.AvoidSubcommands,)  # an optional part is as the default has it
+        arguments = as_flags(sys.argv[1:])
         if default is None:
-            main(tyro.cli(config_type, config=options))
+            main(tyro.cli(config_type, config=options, args=arguments))
         else:
-            main(tyro.cli(config_type, config=options, default=default()))
+            main(tyro.cli(config_type, config=options, args=arguments, default=default()))
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
+
+
+def as_flags(arguments: Sequence[str]) -> list[str]:
+    """Command line with ``--model.definitions on`` (``off``) as ``--model.definitions`` (``--model.no-definitions``)."""
+    flags: list[str] = []
+    for argument in arguments:
+        prefix, dot, name = flags[-1].rpartition(".") if flags else ("", "", "")
+        if argument not in ("on", "off") or name.replace("_", "-") not in _FORMER_SWITCHES:
+            flags.append(argument)
+        elif argument == "off":
+            flags[-1] = f"{prefix}{dot}no-{name}"
+    return flags
 
 
 def recipe_argument(*, default: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detclipv2.data.shards import ShardIndex
+from detclipv2.data.tar_shards import ShardIndex
 from pipelines.storage import Location, fetch
 from pipelines.storage import data_root as fresh_root
 from schemas.conform import conform
@@ -51,7 +51,7 @@ def shard_index(entry: FileEntry, *, data_root: Location) -> ShardIndex:
     return ShardIndex(
         offsets=table["offset"].to_numpy(),
         num_bytes=table["num_bytes"].to_numpy(),
-        is_standing=table["height"].to_numpy() > table["width"].to_numpy(),
+        is_portrait=table["height"].to_numpy() > table["width"].to_numpy(),
     )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from detclipv2.evaluation.lvis import LvisMetrics, evaluate_lvis
+from detclipv2.evaluation.lvis_metrics import LvisMetrics, evaluate_lvis
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot, Location
 from ray_jobs.cli import run_cli

@@ -53,7 +53,7 @@ def finetune_job(recipe: str, options: FinetuneOptions) -> JobConfig:
         recipe=recipe,
         model=start.config,
         start_from=folder,
-        concept_dictionary=concepts_path(folder) if start.config.definitions == "on" else None,
+        concept_dictionary=concepts_path(folder) if start.config.definitions else None,
         **others,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detclipv2.build import build_detector
-from detclipv2.config import ModelConfig, TrainConfig
+from detclipv2.config import ModelConfig, TrainConfig, recorded_fields
 from detclipv2.hub import from_pretrained, model_digest
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import TextEncoder
@@ -56,7 +56,7 @@ class JobConfig(RunOptions):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     concept_dictionary: Path | None = None
-    """Definitions of concepts, made by `detclip dictionary`; model.definitions 'on' needs it."""
+    """Definitions of concepts, made by `detclip dictionary`; model.definitions needs it."""
     start_from: Path | None = None
     """Model folder whose weights training starts from, and whose network `model` describes (ray_jobs/finetune.py)."""
     storage: DataRoot | None = None
@@ -98,8 +98,8 @@ class JobConfig(RunOptions):
         if self.name is not None:
             return self.name
         what = {
-            "train": _on_off(asdict(self.train)),
-            "model": _on_off(asdict(self.model)),
+            "train": recorded_fields(self.train),
+            "model": recorded_fields(self.model),
             "workers": self.num_workers,
             "data": dataset.digest,
             "concepts": None if (dictionary := self.dictionary()) is None else dictionary.digest,
@@ -164,13 +164,6 @@ class JobConfig(RunOptions):
                 f"{self.data}: it has {sorted(present)}, the recipe trains on {sorted(self.train.supervisions())}"
             )
         return replace(self, train=replace(self.train, **missing))
-
-
-def _on_off(value: Any) -> Any:
-    """A configuration with "on" and "off" for booleans: the names of runs that are on disk were made from these."""
-    if isinstance(value, dict):
-        return {key: _on_off(part) for key, part in value.items()}
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def load_recipe(name: str) -> JobConfig:

@@ -12,14 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from detclipv2.build import build_detector
 from detclipv2.config import Supervision
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.planning.fake import canvas_hw
-from detclipv2.planning.flops import image_flops
-from detclipv2.planning.gpus import Gpu
-from detclipv2.planning.plan import Rate
-from detclipv2.planning.texts import PAPER_DATA, DataSize, distinct_texts, encoded_texts, text_cost
+from detclipv2.planning.flops import image_flops, text_flops
+from detclipv2.planning.training_plan import PAPER_DATA, DataSize, Gpu, Rate, distinct_texts, encoded_texts
 from detclipv2.structures import Batch
 from detclipv2.training.learner import Learner
-from detclipv2.training.metrics import Moment
+from detclipv2.training.metrics import DeviceTimer
 from pipelines.storage import write_text_atomically
 from ray_jobs.job_config import JobConfig, load_recipe
 from schemas.manifest import canonical_json
@@ -61,11 +58,13 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
             rng = random.Random(f"measure-{job.train.seed}-{name}-{step if name == 'image_text' else 0}")
             batch = _batch(job, name, sizes[name], rng=rng)
             num_texts = len({text for concepts in batch.concepts for text in concepts})
-            taken = learner.step(step + 1, batch, rate=job.train.optim.learning_rate, begin=Moment(device), wait_s=0.0)
-            seconds.append(taken.end.seconds_since(taken.begin))
+            taken = learner.step(
+                step + 1, batch, rate=job.train.optim.learning_rate, timer=DeviceTimer(device), wait_s=0.0
+            )
+            seconds.append(taken.timer.seconds())
         image = image_flops(job.model, job.train, name, num_texts=num_texts)
-        text = text_cost(job.model, precision=job.train.precision)
-        flops = settings.batch_size * image.model + encoded_texts(job.model, name, num_texts) * text.model
+        text = text_flops(job.model)
+        flops = settings.batch_size * image.model + encoded_texts(job.model, name, num_texts) * text.total
         rates.append(
             Rate(
                 gpu="cpu" if gpu is None else gpu.name,
@@ -81,11 +80,11 @@ def measured_rates(job: JobConfig, *, gpu: Gpu | None, sizes: Mapping[Supervisio
 def _batch(job: JobConfig, supervision: Supervision, size: DataSize, *, rng: random.Random) -> Batch:
     """Noise, with as many boxes and concepts as real images have, about."""
     settings = job.train.supervisions()[supervision]
-    height, width = canvas_hw(settings)
+    height, width = settings.canvas_hw
     boxes, labels, concepts = [], [], []
     for _ in range(settings.batch_size):
         if supervision == "image_text":
-            count = size.phrases_per_sample + (job.train.loss.caption_as_concept == "on")
+            count = size.phrases_per_sample + job.train.loss.caption_as_concept
             concepts.append([f"thing {rng.random()}" for _ in range(max(1, round(count)))])
             boxes.append(torch.zeros(0, 4))
             labels.append(torch.zeros(0, dtype=torch.long))
@@ -139,13 +138,13 @@ def paper_rates() -> list[Rate]:
     shorter sides drawn evenly from 480 to 800 px, 0.65 times as much.
     """
     job = load_recipe(PAPER_RECIPE)
-    text = text_cost(job.model, precision=job.train.precision)
+    text = text_flops(job.model)
     rates = []
     for name, settings in job.train.supervisions().items():
         num_texts = distinct_texts(job.train, name, sizes=PAPER_DATA, world_size=PAPER_NUM_GPUS)
         image = image_flops(job.model, job.train, name, num_texts=num_texts, world_size=PAPER_NUM_GPUS)
         images = settings.samples_per_worker(PAPER_NUM_GPUS) * image.model
-        flops = images + encoded_texts(job.model, name, num_texts) / PAPER_NUM_GPUS * text.model
+        flops = images + encoded_texts(job.model, name, num_texts) / PAPER_NUM_GPUS * text.total
         rates.append(
             Rate(
                 gpu=PAPER_GPU,

@@ -10,10 +10,8 @@ import tyro
 from rich.console import Console
 
 from detclipv2.config import Supervision
-from detclipv2.planning.gpus import gpu_named
-from detclipv2.planning.plan import make_plan
 from detclipv2.planning.table import plan_tables
-from detclipv2.planning.texts import PAPER_DATA, PHRASES_PER_PAIR, DataSize
+from detclipv2.planning.training_plan import PAPER_DATA, PHRASES_PER_PAIR, DataSize, gpu_named, make_plan
 from pipelines.storage import DataRoot
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.measure import RATES_PATH, add_rates, measured_rates, paper_rates, read_rates

@@ -17,8 +17,9 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.planning.flops import train_flops
+from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
+from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location
 from ray_jobs.cli import recipe_argument, run_cli
@@ -114,6 +115,10 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     since = f", going on after step {steps[-1]}" if steps else ""
     kinds = ", ".join(job.train.supervisions())
     console.print(f"training   run {storage.name}: {kinds} on {workers}{since}", highlight=False)
+    sizes = data_sizes(dataset, job)
+    num_samples = {name: size.num_samples for name, size in sizes.items()}
+    if warning := pairs_left_out(job.train, num_samples, world_size=job.num_workers):
+        console.print(f"           warning: {warning}", highlight=False, soft_wrap=True)
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
     board = ProgressBoard(run_id=tracker.run_id)
@@ -125,7 +130,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         storage=storage,
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
-        flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
+        flops_per_image=train_flops(job.model, job.train, sizes=sizes, world_size=job.num_workers),
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
     # Checkpoints are evaluated in a Ray task that takes no CPU: where none is to spare it would wait for the training's end.

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torchvision.ops import nms
 
-from detclipv2.evaluation.lvis import LvisMetrics
+from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective

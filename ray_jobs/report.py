@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from detclipv2.drawing import draw_detections
-from detclipv2.evaluation.lvis import LvisMetrics
+from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from pipelines.storage import Location, write_text_atomically
 from pipelines.storage.tars import read_tar
 from ray_jobs.dataset_files import ValidationSet, local_file

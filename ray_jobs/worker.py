@@ -16,10 +16,10 @@ from torch import nn
 
 from detclipv2.config import Supervision
 from detclipv2.data.loader import Stream
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.distributed import gather_objects
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.planning.gpus import gpu_of
+from detclipv2.planning.training_plan import gpu_of
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from pipelines.storage import Location

@@ -1,4 +1,4 @@
-"""Adaptive training sample selection (arXiv:1912.02424), and the centerness target that goes with it.
+"""ATSS: adaptive training sample selection (arXiv:1912.02424), and its centerness target.
 
 Shapes: K anchors over all levels, N boxes of one image, C candidates of a box over all levels,
 Q claims of boxes to anchors, P positive anchors.

@@ -1,4 +1,4 @@
-"""Boxes as offsets from anchors: DeltaXYWH with means 0 and standard deviations (0.1, 0.1, 0.2, 0.2)."""
+"""Box coder: boxes as offsets from anchors, DeltaXYWH with means 0 and standard deviations (0.1, 0.1, 0.2, 0.2)."""
 
 import math
 

@@ -1,1 +1,1 @@
-"""From WebDataset shards to batches of one supervision type."""
+"""Data loading: from WebDataset shards to batches of one supervision type."""

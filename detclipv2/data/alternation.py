@@ -1,4 +1,4 @@
-"""Which supervision type a step trains: the same on every rank, for any number of ranks."""
+"""Alternation of supervision types over the steps: the same on every rank, for any number of ranks."""
 
 import math
 import random
@@ -48,11 +48,10 @@ def alternation(
     schedule: list[Supervision] = []
     epoch, name_of_segment = 0, f"-{segment}" if segment else ""
     while len(schedule) < num_steps:
-        shuffled = (
-            [name for name in tokens if name != "image_text"] if len(schedule) < image_text_after else list(tokens)
-        )
+        without_pairs = len(schedule) < image_text_after
+        shuffled = [name for name in tokens if not (without_pairs and name == "image_text")]
         random.Random(f"alternation-{seed}-{epoch}{name_of_segment}").shuffle(shuffled)
-        end = image_text_after if len(schedule) < image_text_after else num_steps
+        end = min(image_text_after, num_steps) if without_pairs else num_steps
         schedule += shuffled[: end - len(schedule)]
         epoch += 1
     return schedule

@@ -1,4 +1,4 @@
-"""One WebDataset record to one sample; its image is decoded no larger than it is needed."""
+"""Image decoding: one WebDataset record to one sample, its image no larger than needed."""
 
 import io
 import json
@@ -12,16 +12,13 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from detclipv2.config import Supervision
-from detclipv2.data.shards import MEND
+from detclipv2.data.tar_shards import REBUILD_HINT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """An image with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
-
+class _Annotated:
     key: str
     supervision: Supervision
-    image: Tensor  # [3, H, W] uint8
     boxes_xyxy: Tensor  # [N, 4] in pixels of the image
     labels: Tensor  # [N], index into concepts
     concepts: list[str]
@@ -29,18 +26,19 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedSample:
-    """A sample whose image is still encoded."""
+class Sample(_Annotated):
+    """An image with its texts: the triplet of section 3.1 of arXiv:2304.04514, less the negatives."""
+
+    image: Tensor  # [3, H, W] uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample(_Annotated):
+    """A sample whose image is still encoded; boxes are in pixels of the stored image."""
 
     where: str  # shard and key, for messages
-    key: str
-    supervision: Supervision
     jpeg: bytes
     size_hw: tuple[int, int]
-    boxes_xyxy: Tensor  # [N, 4] in pixels of the stored image
-    labels: Tensor  # [N], index into concepts
-    concepts: list[str]
-    caption: str | None
 
     def decode(self, *, least_hw: tuple[int, int] | None = None) -> Sample:
         """Decode the image, where it is at least twice as large as needed at a half, a quarter or an eighth of its size.
@@ -80,7 +78,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
     where = f"{record.get('__url__', 'shard')}, key {record.get('__key__')!r}"
     missing = [suffix for suffix in ("jpg", "json") if suffix not in record]
     if missing:
-        raise ValueError(f"{where}: member(s) {missing} missing; {MEND}")
+        raise ValueError(f"{where}: member(s) {missing} missing; {REBUILD_HINT}")
     try:
         annotation = json.loads(record["json"])
         width, height = Image.open(io.BytesIO(record["jpg"])).size
@@ -100,7 +98,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
 
 
 def _decoded(jpeg: bytes, *, size_hw: tuple[int, int], least_hw: tuple[int, int]) -> Tensor:
-    """Pixels [3, H, W], colours lying side by side in memory, as torchvision resizes fastest."""
+    """Pixels [3, H, W], colours interleaved in memory, as torchvision resizes fastest."""
     if size_hw[0] < 2 * least_hw[0] or size_hw[1] < 2 * least_hw[1]:
         return decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
     # torchvision decodes faster, but to the full size alone.

@@ -1,4 +1,4 @@
-"""Epoch after epoch of the samples of some shards, as one endless row of positions."""
+"""Epochs: the samples of some shards, epoch after epoch, as one endless row of positions."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Epochs:
 
     @cached_property
     def _order(self) -> Callable[[int], _EpochOrder]:
-        """The last few epochs are remembered: ranges of neighbouring lanes ask for the same one."""
+        """The last few epochs are remembered: blocks of neighbouring workers ask for the same one."""
 
         def order(epoch: int) -> _EpochOrder:
             shards = list(range(len(self.num_samples)))

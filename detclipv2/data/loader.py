@@ -1,7 +1,7 @@
-"""An endless, deterministic stream of batches of one supervision type, from WebDataset shards.
+"""Data loader: an endless, deterministic stream of batches of one supervision type, from WebDataset shards.
 
-What a worker reads depends on the seed and on what was read alone (``order.py``), so that a resumed run goes on where it
-stopped, with as many workers as before or others; how a sample is flipped, scaled and given negatives, on its epoch.
+What a rank reads depends on the seed and on what was read alone (``order.py``), so that a resumed run goes on where it
+stopped, with as many ranks as before or others; how a sample is flipped, scaled and given negatives, on its epoch.
 """
 
 import random
@@ -9,25 +9,24 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detclipv2.config import Supervision, SupervisionConfig
-from detclipv2.data.ahead import ahead_in_processes, ahead_in_thread
-from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import Sample, parse_sample
 from detclipv2.data.epochs import Epochs
+from detclipv2.data.negatives import NegativePool, concept_list
 from detclipv2.data.order import Order, Segment, merged_segments
+from detclipv2.data.prefetch import prefetch_in_processes, prefetch_in_thread
 from detclipv2.data.reading import ReadAhead, Record, SampleReader
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.data.transforms import canvas_size, fit, pad_to_canvas
 from detclipv2.structures import Batch
 from detclipv2.text.dictionary import normalise
 
-# What a lane shuffles: some tens of MiB of stored images.
-SAMPLES_PER_RANGE: Mapping[Supervision, int] = {"detection": 512, "grounding": 512, "image_text": 2048}
+# What a loader worker shuffles: some tens of MiB of stored images.
+SAMPLES_PER_BLOCK: Mapping[Supervision, int] = {"detection": 512, "grounding": 512, "image_text": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,8 @@ class Stream:
     rank: int
     world_size: int
     loader_workers: int = 0  # processes that make the batches; 0: a thread of this one
-    prefetch_batches: int = 2  # made ahead by each
-    caption_as_concept: Literal["on", "off"] = "on"
+    prefetch_batches: int = 2  # of each
+    caption_as_concept: bool = True
     # What is encoded for a category name (section 3.1's concept enrichment); a text that is not there is encoded as it is.
     texts: Mapping[str, str] = field(default_factory=dict)
     dictionary: Sequence[str] = ()  # concepts from everywhere, for negatives of grounding
@@ -52,8 +51,8 @@ class Stream:
         """Batches of ``config.samples_per_worker(world_size)`` samples without end; closing it ends its thread or processes.
 
         Args:
-            history: what earlier numbers of workers took.
-            done: batches of this type that each worker took since; they are not read again.
+            history: what earlier numbers of ranks and workers took.
+            done: batches of this type that each rank took since; they are not read again.
 
         Raises:
             ValueError: there are no samples, a shard is damaged, or a record cannot be decoded.
@@ -70,12 +69,12 @@ class Stream:
         segments = merged_segments([*history, present], supervision=self.supervision)
         _ = self._negatives, self._dictionary  # before there are processes, which then share them
         if self.loader_workers == 0:
-            return ahead_in_thread(self._lane(segments, 0), num_ahead=self.prefetch_batches)
-        return ahead_in_processes(
-            partial(self._lane, segments),
-            num_lanes=self.loader_workers,
-            first_lane=segments[-1].num_batches[self.supervision] % self.loader_workers,
-            num_ahead=self.prefetch_batches,
+            return prefetch_in_thread(self._worker(segments, 0), num_prefetched=self.prefetch_batches)
+        return prefetch_in_processes(
+            partial(self._worker, segments),
+            num_workers=self.loader_workers,
+            first_worker=segments[-1].num_batches[self.supervision] % self.loader_workers,
+            num_prefetched=self.prefetch_batches,
         )
 
     @cached_property
@@ -87,8 +86,8 @@ class Stream:
         known = {normalise(text) for text in self.vocabulary}
         return NegativePool(text for text in self.dictionary if normalise(text) not in known)
 
-    def _lane(self, segments: Sequence[Segment], lane: int) -> Generator[Batch, None, None]:
-        """The batches of one lane of this rank."""
+    def _worker(self, segments: Sequence[Segment], worker: int) -> Generator[Batch, None, None]:
+        """The batches of one loader worker of this rank."""
         shards = sorted(self.shards, key=lambda shard: shard.url.rsplit("/", 1)[-1])
         epochs = Epochs(num_samples=[shard.num_samples for shard in shards], seed=f"{self.seed}-{self.supervision}")
         reader = SampleReader(shards, supervision=self.supervision)
@@ -96,15 +95,15 @@ class Stream:
             supervision=self.supervision,
             length=epochs.length,
             seed=self.seed,
-            samples_per_range=SAMPLES_PER_RANGE[self.supervision],
+            samples_per_block=SAMPLES_PER_BLOCK[self.supervision],
             batch_size=self.config.samples_per_worker,
-            is_standing=None
+            is_portrait=None
             if self.supervision == "image_text"  # all become squares
-            else lambda positions: reader.is_standing(epochs.places(positions)),
+            else lambda positions: reader.is_portrait(epochs.places(positions)),
         )
         try:
             started: deque[tuple[NDArray[np.int64], ReadAhead]] = deque()
-            for positions in order.ranges(segments, rank=self.rank, lane=lane):
+            for positions in order.blocks(segments, rank=self.rank, worker=worker):
                 started.append((positions, reader.start(epochs.places(positions.ravel()))))
                 if len(started) > 1:  # while this one is used, the next is on its way
                     yield from self._batches_of(*started.popleft())
@@ -112,7 +111,7 @@ class Stream:
             reader.close()
 
     def _batches_of(self, positions: NDArray[np.int64], read: ReadAhead) -> Iterator[Batch]:
-        """The batches of a range.
+        """The batches of a block.
 
         Args:
             positions: [num_batches, batch_size].
@@ -144,7 +143,7 @@ class Stream:
         return Batch(
             supervision=self.supervision,
             keys=[sample.key for sample, _ in samples],
-            # Where some images lie and some stand, the canvas is a square.
+            # With landscape and portrait images together the canvas is a square.
             pixels=pad_to_canvas(
                 [sample.image for sample, _ in samples], (max(h for h, _ in canvases), max(w for _, w in canvases))
             ),

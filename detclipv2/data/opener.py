@@ -1,4 +1,4 @@
-"""Opens shards: a file of this machine, or whatever URL fsspec has a client for (``s3://``, ``gs://``, ...)."""
+"""File opening: shards on this machine, or at any URL that fsspec has a client for (``s3://``, ``gs://``, ...)."""
 
 import re
 from typing import IO, Any

@@ -1,14 +1,16 @@
-"""Which samples a worker reads, and in which order.
+"""Sample order: which samples a loader worker reads, and in which order.
 
-The endless row of positions of ``epochs.py`` is cut into windows, a window into as many ranges as there are lanes, and a range
-is shuffled into batches. A lane is what one process reads, or a thread: its ranges are contiguous, so that it reads each of its
-bytes once and nearly in sequence. All batches are full and no rank waits for another, whatever the number of samples.
+The endless row of positions of ``epochs.py`` is cut into shuffle buffers, a buffer into one block for each loader worker, and a
+block is shuffled into batches. A worker is one process of a rank, or its one thread. Blocks are contiguous, so that a worker
+reads each of its bytes once and nearly in sequence. All batches are full and no rank waits for another, whatever the number of
+samples.
 """
 
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +21,15 @@ from detclipv2.data.epochs import Positions
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a training in which as many workers as before took batches: from it follows what they have read."""
+    """A part of a training with a constant number of ranks and loader workers; what they have read follows from it."""
 
     world_size: int
     loader_workers: int
-    num_batches: Mapping[Supervision, int]  # that each worker took, by type
+    num_batches: Mapping[Supervision, int]  # that each rank took, by type
 
     @property
-    def lanes_per_rank(self) -> int:
-        """Processes, or the one thread, that read for a worker: its batch n comes from lane n mod this."""
+    def workers_per_rank(self) -> int:
+        """Processes, or the one thread, that read for a rank: its batch n comes from worker n mod this."""
         return max(1, self.loader_workers)
 
 
@@ -57,123 +59,122 @@ class Order:
         supervision: the type.
         length: N, samples of an epoch, at least one.
         seed: shuffles.
-        samples_per_range: about as many samples are read in one go by a lane, and shuffled; fewer where an epoch has no
-            window of such ranges.
-        batch_size: samples of a batch of one worker, by the number of workers.
-        is_standing: whether the images at some positions are higher than wide. Given, batches are of lying or of standing
-            images alone, except for one of each range at most.
+        samples_per_block: about as many samples are read in one go by a worker, and shuffled; fewer where an epoch has no
+            buffer of such blocks.
+        batch_size: samples of a batch of one rank, by the number of ranks.
+        is_portrait: whether the images at some positions are higher than wide. Given, batches are of landscape or of portrait
+            images alone, except for one of each block at most.
     """
 
     supervision: Supervision
     length: int
     seed: int
-    samples_per_range: int
+    samples_per_block: int
     batch_size: Callable[[int], int]
-    is_standing: Callable[[Positions], NDArray[np.bool_]] | None = None
+    is_portrait: Callable[[Positions], NDArray[np.bool_]] | None = None
 
-    def ranges(self, segments: Sequence[Segment], *, rank: int, lane: int) -> Iterator[NDArray[np.int64]]:
-        """What a lane of a rank reads next, range by range: positions [num_batches, batch_size].
+    def blocks(self, segments: Sequence[Segment], *, rank: int, worker: int) -> Iterator[NDArray[np.int64]]:
+        """What a worker of a rank reads next, block by block: positions [num_batches, batch_size].
 
-        Every position is read once by some lane, whatever the segments: windows that were begun when the number of lanes
-        changed are read to their end first, in ranges of the new lanes.
+        Every position is read once by some worker, whatever the segments: buffers that were begun when the number of workers
+        changed are read to their end first, in blocks of the new workers.
 
         Args:
             segments: the earlier ones, then the present one with what it took so far.
-            rank: of the worker.
-            lane: of the worker's ``lanes_per_rank`` ones.
+            rank: of the training process.
+            worker: which of the rank's ``workers_per_rank``.
         """
         segments = merged_segments(segments, supervision=self.supervision)
         unread = self._unread(segments[:-1])
-        windows = self._windows(segments, unread)
-        taken, present = windows.batches_taken(lane), segments[-1]
-        for window in itertools.count(taken // windows.batches_per_range):
-            batches = windows.batches(window, rank * present.lanes_per_rank + lane)
-            yield batches[max(0, taken - window * windows.batches_per_range) :]
+        buffers = self._buffers(segments, unread)
+        taken, present = buffers.batches_taken(worker), segments[-1]
+        for buffer in itertools.count(taken // buffers.batches_per_block):
+            batches = buffers.batches(buffer, rank * present.workers_per_rank + worker)
+            yield batches[max(0, taken - buffer * buffers.batches_per_block) :]
 
     def _unread(self, segments: Sequence[Segment]) -> _Unread:
-        """What segments left; a window counts as begun once one of its batches was taken."""
+        """What segments left; a buffer counts as begun once one of its batches was taken."""
         unread = _Unread(rest=np.empty(0, dtype=np.int64), start=0)
         for count in range(1, len(segments) + 1):
-            windows = self._windows(segments[:count], unread)
-            taken = [windows.batches_taken(lane) for lane in range(segments[count - 1].lanes_per_rank)]
-            done, begun = min(taken) // windows.batches_per_range, -(-max(taken) // windows.batches_per_range)
-            left = [windows.left(window, lane) for window in range(done, begun) for lane in range(windows.num_lanes)]
-            later = unread.after(begun * windows.length)
+            buffers = self._buffers(segments[:count], unread)
+            taken = [buffers.batches_taken(worker) for worker in range(segments[count - 1].workers_per_rank)]
+            done, begun = min(taken) // buffers.batches_per_block, -(-max(taken) // buffers.batches_per_block)
+            left = [
+                buffers.left(buffer, worker) for buffer in range(done, begun) for worker in range(buffers.num_workers)
+            ]
+            later = unread.after(begun * buffers.length)
             unread = _Unread(rest=np.concatenate([*left, later.rest]), start=later.start)
         return unread
 
-    def _windows(self, segments: Sequence[Segment], unread: _Unread) -> "_Windows":
-        segment = segments[-1]
-        num_lanes = segment.world_size * segment.lanes_per_rank
-        batch_size = self.batch_size(segment.world_size)
-        batches = min(self.samples_per_range, self.length // num_lanes) // batch_size
-        return _Windows(
-            segment=segment,
-            unread=unread,
-            supervision=self.supervision,
-            seed=f"{self.seed}-{self.supervision}-{len(segments)}",
-            batch_size=batch_size,
-            batches_per_range=max(1, batches),
-            is_standing=self.is_standing,
-        )
+    def _buffers(self, segments: Sequence[Segment], unread: _Unread) -> "_Buffers":
+        seed = f"{self.seed}-{self.supervision}-{len(segments)}"
+        return _Buffers(order=self, segment=segments[-1], unread=unread, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Windows:
-    """The windows of one segment."""
+class _Buffers:
+    """The shuffle buffers of one segment."""
 
+    order: Order
     segment: Segment
     unread: _Unread
-    supervision: Supervision
     seed: str
-    batch_size: int
-    batches_per_range: int
-    is_standing: Callable[[Positions], NDArray[np.bool_]] | None
+
+    @cached_property
+    def batch_size(self) -> int:
+        return self.order.batch_size(self.segment.world_size)
+
+    @cached_property
+    def batches_per_block(self) -> int:
+        samples = min(self.order.samples_per_block, self.order.length // self.num_workers)
+        return max(1, samples // self.batch_size)
 
     @property
-    def num_lanes(self) -> int:
-        return self.segment.world_size * self.segment.lanes_per_rank
+    def num_workers(self) -> int:
+        return self.segment.world_size * self.segment.workers_per_rank
 
     @property
     def length(self) -> int:
-        """Positions of a window."""
-        return self.num_lanes * self.batches_per_range * self.batch_size
+        """Positions of a buffer."""
+        return self.num_workers * self.batches_per_block * self.batch_size
 
-    def batches_taken(self, lane: int) -> int:
-        """Batches that a rank took from one of its lanes."""
-        return len(range(lane, self.segment.num_batches.get(self.supervision, 0), self.segment.lanes_per_rank))
+    def batches_taken(self, worker: int) -> int:
+        """Batches that a rank took from one of its workers."""
+        return len(
+            range(worker, self.segment.num_batches.get(self.order.supervision, 0), self.segment.workers_per_rank)
+        )
 
-    def range(self, window: int, lane: int) -> Positions:
-        """Positions of a lane (of all ranks' lanes) in a window, ascending."""
-        count = self.batches_per_range * self.batch_size
-        return self.unread.positions(window * self.length + lane * count, count)
+    def block(self, buffer: int, worker: int) -> Positions:
+        """Positions of a worker (of all ranks' workers) in a buffer, ascending."""
+        count = self.batches_per_block * self.batch_size
+        return self.unread.positions(buffer * self.length + worker * count, count)
 
-    def batches(self, window: int, lane: int) -> NDArray[np.int64]:
-        """The range shuffled into batches [batches_per_range, batch_size]."""
-        rng = random.Random(f"samples-{self.seed}-{lane}-{window}")
-        positions = _shuffled(self.range(window, lane), rng)
-        if self.is_standing is not None:
-            standing = self.is_standing(positions)
-            positions = np.concatenate([positions[~standing], positions[standing]])
-        return _shuffled(positions.reshape(self.batches_per_range, self.batch_size), rng)
+    def batches(self, buffer: int, worker: int) -> NDArray[np.int64]:
+        """The block shuffled into batches [batches_per_block, batch_size]."""
+        rng = random.Random(f"samples-{self.seed}-{worker}-{buffer}")
+        positions = _shuffled(self.block(buffer, worker), rng)
+        if self.order.is_portrait is not None:
+            portrait = self.order.is_portrait(positions)
+            positions = np.concatenate([positions[~portrait], positions[portrait]])
+        return _shuffled(positions.reshape(self.batches_per_block, self.batch_size), rng)
 
-    def left(self, window: int, lane: int) -> Positions:
-        """Positions of a range that were not read, ascending."""
-        taken = self.batches_taken(lane % self.segment.lanes_per_rank) - window * self.batches_per_range
+    def left(self, buffer: int, worker: int) -> Positions:
+        """Positions of a block that were not read, ascending."""
+        taken = self.batches_taken(worker % self.segment.workers_per_rank) - buffer * self.batches_per_block
         if taken <= 0:
-            return self.range(window, lane)
-        if taken >= self.batches_per_range:
+            return self.block(buffer, worker)
+        if taken >= self.batches_per_block:
             return np.empty(0, dtype=np.int64)
-        return np.sort(self.batches(window, lane)[taken:], axis=None)
+        return np.sort(self.batches(buffer, worker)[taken:], axis=None)
 
 
 def merged_segments(segments: Sequence[Segment], *, supervision: Supervision) -> list[Segment]:
-    """Neighbours of the same lanes as one, for one type: a run that was only interrupted goes on as if it had not been."""
+    """Neighbours of the same workers as one, for one type: a run that was only interrupted goes on as if it had not been."""
     merged: list[Segment] = []
     for segment in segments:
         count = segment.num_batches.get(supervision, 0)
-        lanes = (segment.world_size, segment.lanes_per_rank)
-        if merged and lanes == (merged[-1].world_size, merged[-1].lanes_per_rank):
+        workers = (segment.world_size, segment.workers_per_rank)
+        if merged and workers == (merged[-1].world_size, merged[-1].workers_per_rank):
             count += merged.pop().num_batches.get(supervision, 0)
         merged.append(
             Segment(

@@ -1,4 +1,4 @@
-"""Reads samples by their place in a shard: with the index, any of them, without what lies before."""
+"""Random access to the samples of shards, by index, with read-ahead."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detclipv2.config import Supervision
 from detclipv2.data.epochs import Places
 from detclipv2.data.opener import is_url, open_shard, url_client
-from detclipv2.data.shards import MEND, Shard, ShardIndex, parse_record
+from detclipv2.data.tar_shards import REBUILD_HINT, Shard, ShardIndex, parse_record
 
 # Of one request to an object store: takes much longer to send than to ask for, and a few fit into memory.
 REQUEST_BYTES = 8 * 2**20
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class _Span:
-    """The bytes of a sample, or of several that lie side by side."""
+    """The bytes of a sample, or of several neighbours."""
 
     shard: int
     offset: int
@@ -52,17 +52,17 @@ class SampleReader:
         """End all requests that are under way."""
         self._requests.shutdown(cancel_futures=True)
 
-    def is_standing(self, places: Places) -> NDArray[np.bool_]:
+    def is_portrait(self, places: Places) -> NDArray[np.bool_]:
         """Whether the images are higher than wide.
 
         Raises:
             ValueError: a shard is damaged.
         """
-        standing = np.empty(len(places.rows), dtype=np.bool_)
+        portrait = np.empty(len(places.rows), dtype=np.bool_)
         for shard in np.unique(places.shards):
             here = places.shards == shard
-            standing[here] = self._index(int(shard)).is_standing[places.rows[here]]
-        return standing
+            portrait[here] = self._index(int(shard)).is_portrait[places.rows[here]]
+        return portrait
 
     def start(self, places: Places) -> "ReadAhead":
         """Begin to read samples that will be asked for before long.
@@ -82,9 +82,9 @@ class SampleReader:
 
 
 class ReadAhead:
-    """Samples that are being read: the system is told which bytes of its files, or an object store is asked for them.
+    """Samples that are being read: files by the system's read-ahead, objects by requests.
 
-    What an object store sends is held until this object is gone; what lies side by side is asked for at once.
+    What an object store sends is kept until this object is gone; neighbouring samples are one request.
     """
 
     def __init__(self, spans: Sequence[_Span], urls: Sequence[str], requests: ThreadPoolExecutor) -> None:
@@ -124,7 +124,7 @@ class ReadAhead:
     def _record(self, span: _Span, content: bytes) -> Record:
         url = self._urls[span.shard]
         if len(content) != span.end - span.offset:
-            raise ValueError(f"{url} is cut off at byte {span.offset + len(content)}; {MEND}")
+            raise ValueError(f"{url} is cut off at byte {span.offset + len(content)}; {REBUILD_HINT}")
         return parse_record(io.BytesIO(content), url=url, offset=span.offset)
 
 
@@ -134,7 +134,7 @@ def _from_file(path: str, spans: Sequence[_Span]) -> dict[_Span, bytes]:
 
 
 def _announce(path: str, spans: Sequence[_Span]) -> None:
-    """Have the system read ahead, where it can be told to."""
+    """Ask the system to read ahead, where it can."""
     if hasattr(os, "posix_fadvise"):
         with open_shard(path) as file:
             for run in _runs(spans):
@@ -143,7 +143,7 @@ def _announce(path: str, spans: Sequence[_Span]) -> None:
 
 
 def _runs(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
-    """Spans of a shard, ascending, in runs that lie side by side and are not much longer than a request."""
+    """Spans of a shard, ascending, in runs of neighbours that are not much longer than a request."""
     run: list[_Span] = []
     for span in spans:
         if run and (span.offset != run[-1].end or span.end - run[0].offset > REQUEST_BYTES):

@@ -1,4 +1,4 @@
-"""Left and right in texts: what a text says of an image that is mirrored."""
+"""Horizontal flips and texts: left and right are swapped with the image."""
 
 import re
 

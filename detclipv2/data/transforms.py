@@ -1,4 +1,4 @@
-"""Geometry of training images: flip, resize, crop, pad to a common canvas."""
+"""Image augmentation: flip, resize, crop, pad to a common canvas."""
 
 import random
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ def fitted_size(size_hw: tuple[int, int], *, longer: float, shorter: float) -> t
 
 
 def canvas_size(size_hw: tuple[int, int], *, longer: int, shorter: int) -> tuple[int, int]:
-    """Height and width of the canvas that an image is padded to: it lies or stands as the image does.
+    """Height and width of the canvas that an image is padded to: landscape or portrait, as the image is.
 
     The canvas depends on the image alone, so that what the network says of it does not depend on its neighbours in a batch.
     """
@@ -62,7 +62,7 @@ def fit(sample: EncodedSample, config: SupervisionConfig, *, rng: random.Random)
     """Decode, resize and flip for training.
 
     Image-text images are resized to a square outright, since a crop could lose what the caption names (method U14).
-    An image is flipped only where its texts can be told to be true of the mirrored one (``sides.py``).
+    An image is flipped only where its texts are known to be true of the mirrored one (``sides.py``).
 
     Raises:
         ValueError: the image cannot be decoded.
@@ -99,7 +99,7 @@ def resized(sample: Sample, geometry: Geometry) -> Sample:
 
 
 def flipped(sample: Sample) -> Sample | None:
-    """The sample mirrored left to right, or None where it cannot be told what its texts would have to say."""
+    """The sample mirrored left to right, or None where it is not known what its texts would say."""
     *concepts, caption = (mirrored_text(text) for text in [*sample.concepts, sample.caption or ""])
     known = [text for text in concepts if text is not None]
     if caption is None or len(known) < len(concepts):

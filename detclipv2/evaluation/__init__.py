@@ -1,1 +1,1 @@
-"""Metrics of a trained detector."""
+"""Evaluation metrics of a trained detector."""

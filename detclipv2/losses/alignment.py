@@ -21,11 +21,10 @@ def alignment_loss(
     num_positives: Tensor,
     alpha: float = 0.25,
     gamma: float = 2.0,
-    chunk_elements: int | None = None,
 ) -> Tensor:
     """Sigmoid focal loss of the logits S = f^P . f^T + b [B, K, M_B] against G, as in ATSS (arXiv:1912.02424).
 
-    Neither S nor G is ever held whole: for 4 images and a grounding batch's 8,500 concepts each would take 3 GB.
+    Neither S nor G is ever in memory as a whole: for 4 images and a grounding batch's 8,500 concepts each would take 3 GB.
 
     Args:
         embeddings: region embeddings f^P [B, K, D].
@@ -39,7 +38,6 @@ def alignment_loss(
         num_positives: positive anchors, averaged over ranks; at least 1 is taken.
         alpha: weight of positives.
         gamma: focusing exponent.
-        chunk_elements: logits held at once; None takes the device's constant.
     """
     num_anchors, num_texts = valid.shape[1], len(texts)
     counts = valid.flatten()  # [B K]
@@ -53,6 +51,5 @@ def alignment_loss(
         positives=torch.unique(pairs),
         alpha=alpha,
         gamma=gamma,
-        chunk_elements=chunk_elements,
     )
     return total / num_positives.clamp(min=1.0)

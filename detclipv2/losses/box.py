@@ -1,11 +1,12 @@
-"""L_reg and L_center of Eq. 6 of arXiv:2304.04514, over the P positive anchors of a batch, and the scores that know no text.
+"""Box losses: L_reg and L_center of Eq. 6 of arXiv:2304.04514, and those of class-agnostic scores.
 
 Shapes: B images, K anchors, P positive anchors over the images.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_loss
 
 
 def box_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, centerness: Tensor, centerness_sum: Tensor) -> Tensor:
@@ -33,3 +34,12 @@ def foreground_loss(
     """Focal loss of class-agnostic foreground logits [B, K] (row 1 of Table 2a); 1 where ``positives`` [B, K] is."""
     loss = sigmoid_focal_loss(logits.float(), positives.float(), alpha=alpha, gamma=gamma)
     return (loss * valid).sum() / num_positives.clamp(min=1.0)
+
+
+def paired_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """IoU [P] of each box [P, 4] with the one of the same row; 0 where both are empty."""
+    top_left = torch.maximum(boxes_xyxy[:, :2], others_xyxy[:, :2])
+    bottom_right = torch.minimum(boxes_xyxy[:, 2:], others_xyxy[:, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=1)
+    union = box_area(boxes_xyxy) + box_area(others_xyxy) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)

@@ -39,14 +39,20 @@ def word_region_loss(
         soft_temperature: tau_t of Eq. 4.
         temperature: tau of Eq. 5.
         label_smoothing: share of the target spread evenly.
+
+    Raises:
+        ValueError: a caption has no concept.
     """
+    wordless = [number for number, caption in enumerate(captions) if not caption]
+    if wordless:
+        raise ValueError(f"captions {wordless} have no concept: each needs a phrase, or its whole text as one")
     similarities: dict[Literal["text_to_image", "image_to_text"], Tensor] = {}
     if direction != "image_to_text":
         similarities["text_to_image"] = word_region_similarity(
             texts, regions, mask, captions, matching=matching, soft_temperature=soft_temperature
         )
     if direction != "text_to_image":
-        similarities["image_to_text"] = region_word_similarity(texts, regions, mask, captions)
+        similarities["image_to_text"] = best_word_similarity(texts, regions, mask, captions)
     losses = [
         contrastive_loss(similarity, direction=one, temperature=temperature, label_smoothing=label_smoothing)
         for one, similarity in similarities.items()
@@ -62,7 +68,6 @@ def word_region_similarity(
     *,
     matching: Literal["hard", "soft"] = "hard",
     soft_temperature: float = 0.1,
-    chunk_elements: int | None = None,
 ) -> Tensor:
     """Similarity s^T [C, B] of captions to images: the mean over a caption's concepts (Eqs. 3 and 4).
 
@@ -74,43 +79,14 @@ def word_region_similarity(
         matching: "hard", a concept's similarity to its best region (Eq. 3), or "soft", to the softmax-weighted mean of
             the regions (Eq. 4).
         soft_temperature: tau_t of Eq. 4.
-        chunk_elements: similarities held at once; None takes the device's constant.
-
-    Raises:
-        ValueError: a caption has no concept.
     """
-    _check(captions)
     if matching == "soft":
-        similarity = soft_region_similarity(
-            texts, regions, mask, temperature=soft_temperature, chunk_elements=chunk_elements
-        )
+        similarity = soft_region_similarity(texts, regions, mask, temperature=soft_temperature)
     else:
-        similarity = best_region_similarity(texts, regions, mask, chunk_elements=chunk_elements)
+        similarity = best_region_similarity(texts, regions, mask)
     members = torch.tensor([text for caption in captions for text in caption], device=similarity.device)
     first = torch.tensor([0, *accumulate(map(len, captions))][:-1], device=similarity.device)
     return F.embedding_bag(members, similarity, first, mode="mean")
-
-
-def region_word_similarity(
-    texts: Tensor,
-    regions: Tensor,
-    mask: Tensor,
-    captions: Sequence[Sequence[int]],
-    *,
-    chunk_elements: int | None = None,
-) -> Tensor:
-    """Similarity s^I [C, B] of images to captions: the mean over regions of each one's best concept of the caption.
-
-    Arguments and errors are those of ``word_region_similarity``.
-    """
-    _check(captions)
-    return best_word_similarity(texts, regions, mask, captions, chunk_elements=chunk_elements)
-
-
-def _check(captions: Sequence[Sequence[int]]) -> None:
-    wordless = [number for number, caption in enumerate(captions) if not caption]
-    if wordless:
-        raise ValueError(f"captions {wordless} have no concept: each needs a phrase, or its whole text as one")
 
 
 def contrastive_loss(

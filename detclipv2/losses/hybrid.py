@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from detclipv2.boxes.coder import decode
-from detclipv2.boxes.iou import paired_iou
 from detclipv2.config import LossConfig
 from detclipv2.losses.alignment import alignment_loss
-from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
+from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss, paired_iou
 from detclipv2.losses.contrastive import word_region_loss
 from detclipv2.losses.pool import ConceptPool, concept_pool
 from detclipv2.losses.targets import BoxTargets, box_targets
@@ -31,9 +30,9 @@ class HybridObjective(nn.Module):
     def __init__(self, detector: DetCLIPv2, config: LossConfig) -> None:
         super().__init__()
         if config.proposal_score in ("foreground", "iou") and not detector.head.has_objectness:
-            raise ValueError(f"loss.proposal_score {config.proposal_score!r} needs model.objectness 'on'")
-        if config.matching == "max_box" and config.caption_as_concept == "off":
-            raise ValueError("loss.matching 'max_box' compares captions: it needs loss.caption_as_concept 'on'")
+            raise ValueError(f"loss.proposal_score {config.proposal_score!r} needs model.objectness")
+        if config.matching == "max_box" and not config.caption_as_concept:
+            raise ValueError("loss.matching 'max_box' compares captions: it needs loss.caption_as_concept")
         self.detector = detector
         self.config = config
 
@@ -105,7 +104,7 @@ class HybridObjective(nn.Module):
     def proposals(
         self, output: HeadOutput, texts: Tensor, pool: ConceptPool, *, images: slice = slice(None)
     ) -> Proposals:
-        """The regions that stand for image-text pairs.
+        """Proposals of image-text pairs.
 
         Args:
             output: of the images.

@@ -1,4 +1,4 @@
-"""The distinct concepts of a global batch, each of which is encoded once (section 3.1 of arXiv:2304.04514).
+"""Concept pool: the distinct texts of a global batch, each of which is encoded once (section 3.1 of arXiv:2304.04514).
 
 Shapes: M_B distinct concepts of the global batch, D width.
 """

@@ -1,4 +1,4 @@
-"""What the losses of a batch with boxes aim at, and what they are divided by.
+"""Training targets of a batch with boxes, and the normalisers of its losses.
 
 Shapes: B images, K anchors, P positive anchors over the images.
 """

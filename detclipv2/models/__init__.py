@@ -1,1 +1,1 @@
-"""Networks: backbone, neck, head, text encoder, and what turns their output into detections."""
+"""Networks: backbone, neck, head, text encoder, and post-processing."""

@@ -1,4 +1,4 @@
-"""One square anchor a cell (section 3.2 of arXiv:2304.04514; ATSS)."""
+"""Anchors: one square for each cell (section 3.2 of arXiv:2304.04514; ATSS)."""
 
 import math
 
@@ -34,7 +34,7 @@ def make_anchors(
 
 
 def valid_anchors(anchors_xyxy: Tensor, image_sizes_hw: list[tuple[int, int]]) -> Tensor:
-    """Bool [B, K]: whether the centre of each anchor lies on each image, not on the padding that a larger one beside it needs.
+    """Bool [B, K]: whether the centre of each anchor is on each image, not on the padding that a larger neighbour needs.
 
     As in mmdetection, an image ends at the next multiple of 32 px: what it is padded to even when it is alone.
     """

@@ -1,4 +1,4 @@
-"""Any timm backbone as a pyramid of features of stride 8, 16 and 32."""
+"""Backbone: any timm model, as features of stride 8, 16 and 32."""
 
 import copy
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         weights: where its ImageNet weights come from.
         drop_path: stochastic depth of the backbone.
         frozen_modules: names of submodules of the timm model that are not trained.
-        gradient_checkpointing: "on" keeps the input of each block alone, and computes the block again in the backward pass.
+        gradient_checkpointing: keeps the input of each block alone, and computes the block again in the backward pass.
 
     Raises:
         ValueError: timm has no such model, or it has no feature maps of stride 8, 16 and 32, no packaged weights, no such
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         weights: Literal["package", "timm", "random"] = "random",
         drop_path: float = 0.0,
         frozen_modules: tuple[str, ...] = (),
-        gradient_checkpointing: Literal["on", "off"] = "off",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
             )
         if frozen_modules:
             freeze(self.model, list(frozen_modules), include_bn_running_stats=False)
-        if gradient_checkpointing == "on":
+        if gradient_checkpointing:
             checkpoint_activations(self.model, name)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -121,7 +121,7 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
     """
     modules: list[Any] = [module for module in model.modules() if hasattr(module, "grad_checkpointing")]
     if not modules:
-        raise ValueError(f"backbone {name!r} has no gradient checkpointing in timm; set gradient_checkpointing 'off'")
+        raise ValueError(f"backbone {name!r} has no gradient checkpointing in timm; switch gradient_checkpointing off")
     for module in [inner for inner in modules if inner is not model] or modules:
         module.grad_checkpointing = True
 

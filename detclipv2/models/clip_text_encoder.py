@@ -57,10 +57,10 @@ class ClipTextEncoder(TextEncoder):
         embed_dim: D.
         max_tokens: longer texts are cut; [BOS] and [EOS] are counted and always kept.
         training_mode: whether the transformer itself is trained.
-        gradient_checkpointing: "on" recomputes a trained transformer's activations in the backward pass.
+        gradient_checkpointing: recomputes a trained transformer's activations in the backward pass.
 
     Raises:
-        ValueError: there is no room for a token between [BOS] and [EOS].
+        ValueError: ``max_tokens`` leaves no token between [BOS] and [EOS].
     """
 
     transformer: TextTransformer
@@ -72,7 +72,7 @@ class ClipTextEncoder(TextEncoder):
         embed_dim: int,
         max_tokens: int = 16,
         training_mode: Literal["frozen", "trained"] = "frozen",
-        gradient_checkpointing: Literal["on", "off"] = "off",
+        gradient_checkpointing: bool = False,
     ) -> None:
         if max_tokens < 3:
             raise ValueError(f"max_text_tokens {max_tokens}: at least 3, one between [BOS] and [EOS]")
@@ -86,12 +86,12 @@ class ClipTextEncoder(TextEncoder):
             output_dim=None,
             act_layer=QuickGELU if architecture.activation == "quick_gelu" else nn.GELU,
         )
-        transformer.set_grad_checkpointing(gradient_checkpointing == "on" and training_mode == "trained")
+        transformer.set_grad_checkpointing(gradient_checkpointing and training_mode == "trained")
         super().__init__(
             transformer,
             width=architecture.width,
             embed_dim=embed_dim,
-            projection_bias="none",
+            projection_bias=False,
             max_tokens=max_tokens,
             training_mode=training_mode,
         )

@@ -54,10 +54,7 @@ class DetCLIPv2(nn.Module):
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in pyramid]
         anchors = make_anchors(sizes, list(STRIDES), scale=self.anchor_scale, device=pixels.device)
         return HeadOutput(
-            embeddings=maps.embeddings,
-            box_deltas=maps.box_deltas,
-            centerness=maps.centerness,
-            objectness=maps.objectness,
+            **vars(maps),
             anchors_xyxy=anchors,
             num_anchors=[height * width for height, width in sizes],
             valid=valid_anchors(anchors, image_sizes_hw),

@@ -4,7 +4,6 @@ Shapes: B images, C channels, H x W cells of a level, K anchors over all levels,
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detclipv2.ops.deform_conv import modulated_deform_conv
+from detclipv2.structures import HeadMaps
 
 # Initial sigmoid of every region-text logit, as in focal loss (arXiv:1708.02002).
 PRIOR_PROBABILITY = 0.01
@@ -52,16 +52,6 @@ class GuidedDeformConv(nn.Module):
         return self.norm(aggregated).relu()
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadMaps:
-    """What the head says of every anchor, levels concatenated from the finest to the coarsest, in fp32."""
-
-    embeddings: Tensor  # [B, K, D]
-    box_deltas: Tensor  # [B, K, 4]
-    centerness: Tensor  # [B, K] logits
-    objectness: Tensor | None  # [B, K] logits
-
-
 class LevelOutput(nn.Module):
     """Predictors shared by all levels, but for the scale of the box output."""
 
@@ -94,9 +84,9 @@ class Head(nn.Module):
         norm_groups: groups of the group normalisation.
         embed_dim: D.
         num_levels: levels of the pyramid.
-        deformable: whether the guided deformable convolution stands in front of the classification tower.
+        deformable: whether the guided deformable convolution precedes the classification tower.
         region_norm: "raw" leaves the length of f^P free; "unit" gives every f^P the same, learnt length (method U1).
-        has_objectness: whether a score that knows no text is predicted too (rows 1 and 2 of Table 2a).
+        has_objectness: whether a class-agnostic score is predicted too (rows 1 and 2 of Table 2a).
     """
 
     def __init__(
@@ -107,14 +97,14 @@ class Head(nn.Module):
         norm_groups: int,
         embed_dim: int,
         num_levels: int,
-        deformable: Literal["on", "off"],
+        deformable: bool,
         region_norm: Literal["raw", "unit"] = "raw",
         has_objectness: bool = False,
     ) -> None:
         super().__init__()
         self.regression_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
         self.classification_tower = nn.Sequential(*(_conv_norm_act(channels, norm_groups) for _ in range(num_convs)))
-        self.deformable = GuidedDeformConv(channels, norm_groups=norm_groups) if deformable == "on" else None
+        self.deformable = GuidedDeformConv(channels, norm_groups=norm_groups) if deformable else None
         self.output = LevelOutput(channels, embed_dim, num_levels, has_objectness=has_objectness)
         # A bias for all region-text logits (method U1): at first every concept is improbable everywhere.
         self.logit_bias = nn.Parameter(torch.tensor(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)))

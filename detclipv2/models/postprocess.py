@@ -1,4 +1,4 @@
-"""From the head's output to detections, by ATSS's test-time rules.
+"""Post-processing: from the head's output to detections, by ATSS's test-time rules.
 
 Shapes: K anchors, M names, D embedding width, P pairs of an anchor and a name. A pair's number is anchor * M + name.
 """
@@ -13,9 +13,8 @@ from detclipv2.boxes.coder import decode
 from detclipv2.structures import Detections, HeadOutput
 
 PRE_NMS_TOPK = 1000  # pairs of an image that enter suppression, a level
-MAX_PAIRS = (
-    2**21
-)  # that are scored at one time; 13,000 names on the 22,400 anchors of 1333 x 800 pixels make 291 million
+# Scored at one time: 13,000 names on the 22,400 anchors of 1333 x 800 pixels make 291 million.
+MAX_PAIRS = 2**21
 
 
 class DetectionOptions(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""Regions that stand for an image in the word-region contrastive loss (section 3.2 of arXiv:2304.04514).
+"""Region proposals for the word-region contrastive loss (section 3.2 of arXiv:2304.04514).
 
 Shapes: B images, K anchors, M texts, D width, k proposals of an image.
 """
@@ -44,7 +44,7 @@ def region_scores(
         texts: embeddings [M, D].
         concepts: for each image the rows of ``texts`` that are its own.
         score: "text_batch" is the highest similarity to any concept of the process's batch, the paper's best; "text_sample" to
-            any of the image's own; "text_batch_centerness" is the first times the centerness; the others know no text.
+            any of the image's own; "text_batch_centerness" is the first times the centerness; the others are class-agnostic.
         pool: rows of the concepts of this process's batch; None where the batch has no other images than these.
 
     Raises:
@@ -52,7 +52,7 @@ def region_scores(
     """
     if score in ("foreground", "iou"):
         if output.objectness is None:
-            raise ValueError(f"proposal_score {score!r} needs a head that predicts it: set model.objectness 'on'")
+            raise ValueError(f"proposal_score {score!r} needs a head that predicts it: set model.objectness")
         return output.objectness.sigmoid()
     if score == "centerness":
         return output.centerness.sigmoid()

@@ -1,4 +1,4 @@
-"""Each concept is encoded by itself, as its own sentence (section 3.1 of arXiv:2304.04514).
+"""Text encoder: each concept is encoded by itself, as its own sentence (section 3.1 of arXiv:2304.04514).
 
 Shapes: M texts, L tokens, W width of the transformer, D embedding width.
 """
@@ -22,8 +22,8 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 _BATCH_SIZE = 256  # texts that go through the transformer together
-# What is remembered must not depend, in its last bit, on what else was new at that moment, or a resumed training would not end
-# as an undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
+# A remembered feature must not depend, in its last bit, on what else was new then, or a resumed training would not end as an
+# undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
 _ROWS = {"cpu": 8}  # by kind of device: as many as pay when few texts are new
 _ROWS_ELSEWHERE = 256
 _TOKENS = 4
@@ -65,15 +65,15 @@ class TextEncoder(nn.Module, ABC):
         *,
         width: int,
         embed_dim: int,
-        projection_bias: Literal["none", "learnt"],
+        projection_bias: bool,
         max_tokens: int,
         training_mode: Literal["frozen", "trained"],
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.projection = nn.Linear(width, embed_dim, bias=projection_bias == "learnt")
+        self.projection = nn.Linear(width, embed_dim, bias=projection_bias)
         nn.init.orthogonal_(self.projection.weight)
-        if projection_bias == "learnt":
+        if projection_bias:
             nn.init.zeros_(self.projection.bias)
         self.max_tokens = max_tokens
         self.frozen = training_mode == "frozen"
@@ -212,7 +212,7 @@ class SentenceEncoder(TextEncoder):
             transformer,
             width=transformer.config.hidden_size,
             embed_dim=embed_dim,
-            projection_bias="learnt",
+            projection_bias=True,
             max_tokens=max_tokens,
             training_mode=training_mode,
         )

@@ -1,1 +1,1 @@
-"""Operations of our own, each with a library reference that its test holds it against."""
+"""Operators of our own, each tested against a library's."""

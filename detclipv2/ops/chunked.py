@@ -1,4 +1,4 @@
-"""What the operations have in common that walk through a large matrix in chunks of rows."""
+"""Chunking of large matrices by rows, as several operators do it."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,14 @@ CPU_CHUNK_ELEMENTS = 2**20
 DEVICE_CHUNK_ELEMENTS = 2**24
 
 
-def chunk_rows(row_elements: int, *, device: torch.device, chunk_elements: int | None) -> int:
+def chunk_rows(row_elements: int, *, device: torch.device) -> int:
     """Rows of a chunk, at least one.
 
     Args:
         row_elements: elements of a row.
         device: where the chunk lives.
-        chunk_elements: elements of a chunk; None takes the constant of the device.
     """
-    if chunk_elements is None:
-        chunk_elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
+    chunk_elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
     return max(1, chunk_elements // max(1, row_elements))
 
 

@@ -34,7 +34,7 @@ def modulated_deform_conv(features: Tensor, offset: Tensor, mask: Tensor, weight
 def _by_weighted_rows(features: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     """Bilinear sampling as a weighted sum of four rows of a [B (H+2) (W+2), C] table, then one matrix product.
 
-    The ring of zeros around every image stands for all that lies outside.
+    The ring of zeros around every image is all that is outside.
     """
     batch, channels, height, width = features.shape
     device = features.device

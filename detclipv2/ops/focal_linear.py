@@ -1,4 +1,4 @@
-"""Sigmoid focal loss of a matrix product that is never held whole, against a target with few ones.
+"""Sigmoid focal loss of a matrix product that is never in memory as a whole, against a target with few ones.
 
 Shapes: N regions of width D, of which R count; M texts; P pairs of a region and a text that belong together.
 """
@@ -23,7 +23,6 @@ def focal_linear(
     positives: Tensor,
     alpha: float,
     gamma: float,
-    chunk_elements: int | None = None,
 ) -> Tensor:
     """Sum of the focal loss (arXiv:1708.02002) of the logits ``regions[rows] @ texts.T + bias`` [R, M].
 
@@ -39,10 +38,9 @@ def focal_linear(
         positives: [P] distinct pairs as ``row * M + column`` of the [N, M] logits, in rising order; their rows count.
         alpha: weight of the positives; the negatives have 1 - alpha.
         gamma: focusing exponent, at least 0.
-        chunk_elements: logits held at once; None takes the device's constant.
     """
     with torch.autocast(regions.device.type, enabled=False):
-        num_rows = chunk_rows(len(texts), device=regions.device, chunk_elements=chunk_elements)
+        num_rows = chunk_rows(len(texts), device=regions.device)
         inputs = common_precision(regions, texts, bias)
         loss: Tensor = _FocalLinear.apply(*inputs, rows, positives, alpha, gamma, num_rows, torch.is_grad_enabled())
         return loss

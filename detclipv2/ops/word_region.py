@@ -1,6 +1,7 @@
-"""Similarities of texts and images by their regions, from a matrix [U, B k] that is never held whole.
+"""Word-region similarity of texts and images, from a matrix [U, B k] that is never in memory as a whole.
 
-Shapes: U texts, B images of k regions, C captions of some of the texts, D width.
+Shapes: U texts, B images of k regions, C captions of some of the texts, D width. Common arguments: texts [U, D], regions
+[B, k, D], and a mask [B, k] bool that is False on padding. An image without any region has similarity 0.
 """
 
 from collections.abc import Sequence
@@ -17,36 +18,27 @@ from torch.nn import functional as F
 from detclipv2.ops.chunked import chunk_rows, common_precision
 
 
-def best_region_similarity(
-    texts: Tensor, regions: Tensor, mask: Tensor, *, chunk_elements: int | None = None
-) -> Tensor:
+def best_region_similarity(texts: Tensor, regions: Tensor, mask: Tensor) -> Tensor:
     """Similarity [U, B] of each text to the most similar region of each image (Eq. 2 of arXiv:2304.04514).
 
     The forward pass notes which region it was, so the backward pass needs no similarities. Of equal regions one is taken.
-
-    Args:
-        texts: [U, D].
-        regions: [B, k, D].
-        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every text.
-        chunk_elements: similarities held at once; None takes the device's constant.
     """
     with torch.autocast(texts.device.type, enabled=False):
-        return _BestRegion.apply(*common_precision(texts, regions), mask, chunk_elements)
+        return _BestRegion.apply(*common_precision(texts, regions), mask)
 
 
 class _BestRegion(Function):
     @staticmethod
-    def forward(ctx: Any, texts: Tensor, regions: Tensor, mask: Tensor, chunk_elements: int | None) -> Tensor:
+    def forward(ctx: Any, texts: Tensor, regions: Tensor, mask: Tensor) -> Tensor:
         num_images, num_regions = mask.shape
         table, empty = regions.flatten(0, 1).T, ~mask.any(-1)
-        num_rows = chunk_rows(mask.numel(), device=texts.device, chunk_elements=chunk_elements)
+        num_rows = chunk_rows(mask.numel(), device=texts.device)
         best = texts.new_empty(len(texts), num_images)
         choice = torch.empty(best.shape, dtype=_index_type(num_regions), device=texts.device)
         for rows in _slices(len(texts), num_rows):
             similarity = (texts[rows] @ table).view(-1, num_images, num_regions).masked_fill_(~mask, -torch.inf)
             best[rows], choice[rows] = similarity.max(-1)
         ctx.save_for_backward(texts, regions, empty, choice)
-        ctx.chunk_elements = chunk_elements
         return best.masked_fill_(empty, 0.0)
 
     @staticmethod
@@ -57,7 +49,7 @@ class _BestRegion(Function):
         table = regions.detach().flatten(0, 1).requires_grad_(ctx.needs_input_grad[1])
         first = torch.arange(num_images, device=texts.device) * num_regions
         grad_texts, grad_table = torch.empty_like(texts), torch.zeros_like(table)
-        num_rows = chunk_rows(num_images, device=texts.device, chunk_elements=ctx.chunk_elements)
+        num_rows = chunk_rows(num_images, device=texts.device)
         for rows in _slices(len(texts), num_rows):
             # A text's gradient is a weighted sum of the regions it chose, and theirs the transpose of the same sum.
             weights = grad[rows].masked_fill(empty, 0.0)
@@ -66,55 +58,32 @@ class _BestRegion(Function):
             grad_texts[rows] = chosen.detach()
             if table.requires_grad:
                 grad_table += torch.autograd.grad(chosen, table, texts[rows])[0]
-        return grad_texts, grad_table.view_as(regions), None, None
+        return grad_texts, grad_table.view_as(regions), None
 
 
-def soft_region_similarity(
-    texts: Tensor, regions: Tensor, mask: Tensor, *, temperature: float, chunk_elements: int | None = None
-) -> Tensor:
-    """Similarity [U, B]: mean over an image's regions, weighted by their softmax (Eq. 4 of arXiv:2304.04514).
-
-    Args:
-        texts: [U, D].
-        regions: [B, k, D].
-        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every text.
-        temperature: tau_t of the softmax.
-        chunk_elements: similarities held at once; None takes the device's constant.
-    """
+def soft_region_similarity(texts: Tensor, regions: Tensor, mask: Tensor, *, temperature: float) -> Tensor:
+    """Similarity [U, B]: mean over an image's regions, weighted by their softmax at ``temperature`` (tau_t of Eq. 4)."""
     empty = ~mask.any(-1)
     excluded = ~mask & ~empty[:, None]  # a softmax needs a term
-    num_rows = chunk_rows(mask.numel(), device=texts.device, chunk_elements=chunk_elements)
+    num_rows = chunk_rows(mask.numel(), device=texts.device)
     blocks = [_Block(rows=rows, length=1) for rows in _slices(len(texts), num_rows)]
     with torch.autocast(texts.device.type, enabled=False):
         rule = _SoftRegion(excluded=excluded, temperature=temperature)
         return _Reduced.apply(*common_precision(texts, regions), blocks, rule).masked_fill(empty, 0.0)
 
 
-def best_word_similarity(
-    texts: Tensor,
-    regions: Tensor,
-    mask: Tensor,
-    captions: Sequence[Sequence[int]],
-    *,
-    chunk_elements: int | None = None,
-) -> Tensor:
+def best_word_similarity(texts: Tensor, regions: Tensor, mask: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
     """Similarity [C, B]: mean over an image's regions of each one's highest similarity to a caption's texts.
 
-    The half of FILIP's late interaction (arXiv:2111.07783) that Table 2c of arXiv:2304.04514 calls image to text.
-
-    Args:
-        texts: [U, D].
-        regions: [B, k, D].
-        mask: [B, k] bool, False on padding. An image without any region has similarity 0 to every caption.
-        captions: the texts of each caption, at least one.
-        chunk_elements: similarities held at once; None takes the device's constant.
+    The half of FILIP's late interaction (arXiv:2111.07783) that Table 2c of arXiv:2304.04514 calls image to text. ``captions``
+    has the texts of each caption, at least one.
     """
     # Captions of one length make blocks without padding; the order is restored at the end.
     order = sorted(range(len(captions)), key=lambda caption: len(captions[caption]))
     members = torch.tensor([text for caption in order for text in captions[caption]], device=texts.device)
     blocks: list[_Block] = []
     for length, group in groupby(order, key=lambda caption: len(captions[caption])):
-        num_rows = chunk_rows(length * mask.numel(), device=texts.device, chunk_elements=chunk_elements)
+        num_rows = chunk_rows(length * mask.numel(), device=texts.device)
         start = blocks[-1].rows.stop if blocks else 0
         for part in _slices(len(list(group)), num_rows):
             rows = slice(start + length * part.start, start + length * part.stop)

@@ -1,1 +1,1 @@
-"""What a training will take, reckoned before it starts: steps, floating-point operations, memory, hours."""
+"""Estimates of a training before it starts: steps, floating-point operations, memory, hours."""

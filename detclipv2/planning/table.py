@@ -1,4 +1,4 @@
-"""A plan as tables for a terminal."""
+"""Tables of a training plan for a terminal."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from detclipv2.planning.plan import Plan
+from detclipv2.planning.training_plan import Plan
 
 
 def plan_tables(plan: Plan, *, price_per_gpu_hour: float | None) -> RenderableType:
@@ -30,22 +30,22 @@ def _steps(plan: Plan) -> Table:
     table = _table(f"{plan.recipe} on {plan.num_processes} x {hardware}", "steps", columns)
     for kind in plan.types:
         numbers = (
-            kind.steps.images,
+            kind.images,
             kind.images_per_process,
             kind.images_at_a_time,
             kind.num_texts,
-            kind.steps.per_epoch,
-            kind.steps.total,
+            kind.steps_per_epoch,
+            kind.num_steps,
         )
         table.add_row(kind.supervision, *(f"{number:,}" for number in numbers))
     table.add_row(
-        "all", "", "", "", "", f"{sum(kind.steps.per_epoch for kind in plan.types):,}", f"{_num_steps(plan):,}"
+        "all", "", "", "", "", f"{sum(kind.steps_per_epoch for kind in plan.types):,}", f"{_num_steps(plan):,}"
     )
     return table
 
 
 def _num_steps(plan: Plan) -> int:
-    return sum(kind.steps.total for kind in plan.types)
+    return sum(kind.num_steps for kind in plan.types)
 
 
 def _flops(plan: Plan) -> Table:
@@ -62,7 +62,7 @@ def _flops(plan: Plan) -> Table:
     row("  all, of which forward", [image.model for image in images])
     row("    forward", [image.forward for image in images])
     row("  computed again, besides", [image.recomputed for image in images])
-    row("a text: encoder", [kind.text.model for kind in plan.types])
+    row("a text: encoder", [kind.text.total for kind in plan.types])
     row("a step of a process", [kind.step_flops for kind in plan.types])
     row("  computed again, besides", [kind.recomputed_flops for kind in plan.types])
     share = [kind.total_flops / plan.total_flops for kind in plan.types]
@@ -76,8 +76,8 @@ def _memory(plan: Plan) -> Table:
         table.add_row(part, *(f"{kind.memory.parts[part] / 1e9:.2f}" for kind in plan.types))
     table.add_row("all", *(f"{kind.memory.total / 1e9:.2f}" for kind in plan.types))
     if plan.gpu is not None:
-        share = [kind.memory.total / plan.gpu.memory_bytes for kind in plan.types]
-        table.add_row(f"of {plan.gpu.memory_bytes / 1e9:.0f} GB", *(f"{value:.0%}" for value in share))
+        share = [kind.memory.total / 1e9 / plan.gpu.memory_gb for kind in plan.types]
+        table.add_row(f"of {plan.gpu.memory_gb:.0f} GB", *(f"{value:.0%}" for value in share))
     return table
 
 
@@ -96,7 +96,7 @@ def _time(plan: Plan) -> Table:
             "-" if peak is None else _range([100 * speed / peak for speed in speeds]) + "%",
             "-" if peak is None else _range([100 * speed * again / peak for speed in speeds]) + "%",
             _range(kind.step_s),
-            _range([kind.steps.total * seconds / 3600 for seconds in kind.step_s]),
+            _range([kind.num_steps * seconds / 3600 for seconds in kind.step_s]),
             kind.speed.source,
         )
     return table

@@ -1,4 +1,4 @@
-"""``detclip dictionary``: a concept dictionary of the category lists and the WordNet that a user has."""
+"""Command ``detclip dictionary``: a concept dictionary from category lists and WordNet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,7 +7,6 @@ Shapes: Q queries, K concepts with a definition, D embedding width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,17 +41,17 @@ class Enricher:
         dictionary: ConceptDictionary | None = None,
         *,
         prompt: str = "{}",
-        definitions: Literal["on", "off"] = "off",
+        definitions: bool = False,
         encode: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
         if prompt.count("{}") != 1:
             raise ValueError(f"prompt {prompt!r}: wanted one {{}}, where the name goes, such as 'a photo of a {{}}'")
-        if definitions == "on" and (dictionary is None or not dictionary.defined or encode is None):
+        if definitions and (dictionary is None or not dictionary.defined or encode is None):
             raise ValueError(
-                "definitions 'on' take a concept dictionary with definitions, which `detclip dictionary` makes, and an encoder"
+                "definitions need a concept dictionary that has some, which `detclip dictionary` makes, and a text encoder"
             )
         self.prompt = prompt
-        self._dictionary = dictionary if definitions == "on" else None
+        self._dictionary = dictionary if definitions else None
         self._encode = encode
         self._concepts: Tensor | None = None  # [K, D]
         self._nearest: dict[str, str] = {}  # definitions by normalised name

@@ -1,4 +1,4 @@
-"""Definitions of nouns from the files of Princeton's WordNet (format: its manual page wndb(5))."""
+"""WordNet: definitions of nouns from Princeton's files (format: its manual page wndb(5))."""
 
 from pathlib import Path
 

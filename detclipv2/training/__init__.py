@@ -1,1 +1,1 @@
-"""The training loop and what it needs; knows nothing of the cluster that runs it."""
+"""Training loop; it knows nothing of the cluster that runs it."""

@@ -1,6 +1,6 @@
-"""The gradient of a batch that is too large for the network, from parts that are not.
+"""Gradient accumulation: the gradient of a batch that is too large for the network, from parts that are not.
 
-The losses of DetCLIPv2 do not fall apart by images: a region is scored against the concepts of the global batch, focal and box
+The losses of DetCLIPv2 are not separable per image: a region is scored against the concepts of the global batch, focal and box
 losses are divided by all its positives, and the contrastive loss compares each caption with every image. So a step is
 arranged around what its parts share.
 
@@ -20,6 +20,7 @@ batch computed in one graph, whose network went over these parts and chunks.
 Shapes: B images of this process, M_B distinct concepts of the global batch, k proposals of an image, D width.
 """
 
+import hashlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -35,9 +36,14 @@ from detclipv2.losses.pool import ConceptPool, concept_pool
 from detclipv2.losses.targets import BoxTargets
 from detclipv2.models.proposals import Proposals
 from detclipv2.structures import Batch, HeadOutput
-from detclipv2.training.seeding import seed_torch
 
 TEXTS_AT_A_TIME = 256  # as many as a text encoder takes at once
+
+
+def seed_torch(*key: int | str) -> None:
+    """Seed torch's generators, those of accelerators too, by a key such as (seed, step, rank): no state has to be kept."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
 def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""What a run needs to go on after an interruption, as one file."""
+"""Checkpoint of a training, as one file."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ class TrainState:
     model: dict[str, Any]  # trained parameters and buffers; a frozen text encoder is left out
     optimizer: dict[str, Any]
     ema: dict[str, Any] | None = None  # average of the weights, where there is one
-    segments: list[Segment]  # of the training so far; the last is the one that ``step`` lies in
+    segments: list[Segment]  # of the training so far; ``step`` is in the last
 
     @property
     def weights(self) -> dict[str, Any]:

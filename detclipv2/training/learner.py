@@ -1,4 +1,4 @@
-"""One step of a training: gradients, clipping, AdamW, the average of the weights."""
+"""Training step: gradients, clipping, AdamW, the average of the weights."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,10 @@ from detclipv2.data.order import Segment
 from detclipv2.distributed import mean_over_ranks, rank
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
-from detclipv2.training.accumulation import Accumulation, autocast
+from detclipv2.training.accumulation import Accumulation, autocast, seed_torch
 from detclipv2.training.checkpoint import TrainState, load_trained_state, trained_state
-from detclipv2.training.metrics import Moment, StepRecord
+from detclipv2.training.metrics import DeviceTimer, StepRecord
 from detclipv2.training.optim import WeightAverage, build_optimizer, guarded_step, set_learning_rates
-from detclipv2.training.seeding import seed_torch
 
 
 class Learner:
@@ -53,8 +52,8 @@ class Learner:
         if self.average is not None and resume is not None and resume.ema is not None:
             self.average.load_state_dict(resume.ema)
 
-    def step(self, step: int, batch: Batch, *, rate: float, begin: Moment, wait_s: float) -> StepRecord:
-        """Launch one step on this rank's batch."""
+    def step(self, step: int, batch: Batch, *, rate: float, timer: DeviceTimer, wait_s: float) -> StepRecord:
+        """Launch one step on this rank's batch; ``timer`` was started before the batch was asked for."""
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(step, batch.to(self.device))
         total = torch.stack(list(losses.values())).sum()
@@ -74,8 +73,7 @@ class Learner:
             is_finite=is_finite,
             learning_rates=rates,
             wait_s=wait_s,
-            begin=begin,
-            end=Moment(self.device),
+            timer=timer.stop(),
         )
 
     def _backward(self, step: int, batch: Batch) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The training loop: one supervision type a step, the same on every rank."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,17 +14,19 @@ from torch import nn
 from detclipv2.config import Supervision, TrainConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
-from detclipv2.distributed import world_size
+from detclipv2.distributed import rank, world_size
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.learner import Learner
-from detclipv2.training.metrics import Metrics, Moment, SkippedStep
-from detclipv2.training.schedule import Schedule
+from detclipv2.training.metrics import DeviceTimer, Metrics, SkippedStep
+from detclipv2.training.schedule import Schedule, pairs_left_out
+
+_logger = logging.getLogger(__name__)
 
 
 class TrainHooks(Protocol):
-    """The loop's only door to the outside. Every rank calls each of them at the same steps, which are counted from 1."""
+    """Training hooks: logging, checkpoints, preemption, progress. Every rank calls each at the same steps, counted from 1."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of a finished step.
@@ -67,8 +70,12 @@ class Training:
 
     def schedule(self, segments: Sequence[Segment] = ()) -> Schedule:
         """The steps of the training on as many ranks as there are now, after what was done already."""
-        num_samples = {name: sum(shard.num_samples for shard in s.shards) for name, s in self.streams.items()}
-        return Schedule(config=self.config, num_samples=num_samples, world_size=world_size(), segments=segments)
+        return Schedule(config=self.config, num_samples=self.num_samples, world_size=world_size(), segments=segments)
+
+    @property
+    def num_samples(self) -> dict[Supervision, int]:
+        """Samples of an epoch, by type."""
+        return {name: sum(shard.num_samples for shard in s.shards) for name, s in self.streams.items()}
 
 
 def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = None) -> None:
@@ -80,6 +87,9 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     """
     config = training.config
     schedule = training.schedule(() if resume is None else resume.segments)
+    warning = pairs_left_out(config, training.num_samples, world_size=world_size())
+    if warning and rank() == 0:
+        _logger.warning(warning)
     learner = Learner(training.objective, training.wrapped, config=config, device=training.device, resume=resume)
     metrics = Metrics(
         training.device,
@@ -89,20 +99,20 @@ def train(training: Training, hooks: TrainHooks, *, resume: TrainState | None = 
     )
     with _open_batches(training, schedule) as batches:
         for step in range(schedule.done + 1, schedule.num_steps + 1):
-            begin, asked = Moment(training.device), time.perf_counter()
+            timer, asked = DeviceTimer(training.device), time.perf_counter()
             batch = next(batches[schedule.supervision(step)])
             wait_s = time.perf_counter() - asked
             rate = schedule.learning_rate * schedule.rate_factor(step)
-            metrics.add(learner.step(step, batch, rate=rate, begin=begin, wait_s=wait_s))
+            metrics.add(learner.step(step, batch, rate=rate, timer=timer, wait_s=wait_s))
             is_last = step == schedule.num_steps
             saves = hooks.wants_checkpoint(step) or is_last or step % config.checkpoint_every == 0
             if saves or step % config.log_every == 0 or training.device.type == "cpu":
-                tell(metrics, hooks, max_skipped=config.max_skipped_steps)
+                report(metrics, hooks, max_skipped=config.max_skipped_steps)
             if saves:
                 hooks.save(step, partial(learner.state, step, schedule.segments_after(step)))
 
 
-def tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
+def report(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
     """Hand the finished steps to the hooks; raise FloatingPointError where too many in a row were skipped."""
     for record, numbers in metrics.read():
         skipped = record.skipped()
@@ -118,7 +128,7 @@ def tell(metrics: Metrics, hooks: TrainHooks, *, max_skipped: int) -> None:
 
 @contextmanager
 def _open_batches(training: Training, schedule: Schedule) -> Iterator[Mapping[Supervision, Iterator[Batch]]]:
-    """Batches of each type from where the training stands; what reads them ahead is ended at the end."""
+    """Batches of each type from the first step that is still to be taken; prefetching is ended at the end."""
     taken = schedule.segments_after(schedule.done)[-1].num_batches
     batches = {name: stream.batches(schedule.history, taken.get(name, 0)) for name, stream in training.streams.items()}
     try:

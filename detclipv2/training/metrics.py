@@ -1,4 +1,4 @@
-"""What a training tells of its steps, without making the device wait for being asked."""
+"""Metrics of training steps, read from the device without making it wait."""
 
 import resource
 import sys
@@ -34,33 +34,42 @@ class StepRecord:
     is_finite: Tensor  # bool [], the same on all ranks
     learning_rates: Mapping[str, float]
     wait_s: float  # for the batch
-    begin: "Moment"
-    end: "Moment"
+    timer: "DeviceTimer"
 
     def skipped(self) -> SkippedStep | None:
-        """What is to be said of the step if it changed nothing."""
+        """The record of the step if it changed nothing."""
         if self.is_finite:
             return None
         losses = {name: float(loss) for name, loss in self.losses.items()}
         return SkippedStep(supervision=self.supervision, keys=self.keys, losses=losses, norm=float(self.norm))
 
 
-class Moment:
-    """A point on the device's line of work: on CUDA an event, which passes once all that was launched before it is done."""
+class DeviceTimer:
+    """Time between its making and ``stop``: on CUDA as events of the current stream, else of this process's clock."""
 
     def __init__(self, device: torch.device) -> None:
-        self._event: torch.cuda.Event | None = None
-        if device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
-            self._event.record(torch.cuda.current_stream(device))
-        self._seconds = time.perf_counter()
+        self._device = device
+        self._marks = [self._mark()]
 
-    def seconds_since(self, earlier: "Moment") -> float:
-        """Time between two moments that have passed; waits for the later one."""
-        if self._event is None or earlier._event is None:
-            return self._seconds - earlier._seconds
-        self._event.synchronize()
-        return earlier._event.elapsed_time(self._event) / 1000
+    def _mark(self) -> tuple[float, torch.cuda.Event | None]:
+        event = None
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+        return time.perf_counter(), event
+
+    def stop(self) -> "DeviceTimer":
+        """Mark the end of the work that was launched so far."""
+        self._marks.append(self._mark())
+        return self
+
+    def seconds(self) -> float:
+        """Time from the start to the last ``stop``; waits until the device has come there."""
+        (started, first), (stopped, last) = self._marks[0], self._marks[-1]
+        if first is None or last is None:
+            return stopped - started
+        last.synchronize()
+        return first.elapsed_time(last) / 1000
 
 
 class Metrics:
@@ -104,7 +113,7 @@ class Metrics:
 
     def _metrics(self, record: StepRecord) -> dict[str, float]:
         name, num_images = record.supervision, len(record.keys)
-        step_s = record.end.seconds_since(record.begin)
+        step_s = record.timer.seconds()
         metrics = {f"loss/{name}/{part}": float(value) for part, value in record.losses.items()}
         metrics |= {f"learning_rate/{part}": rate for part, rate in record.learning_rates.items()}
         metrics |= {

@@ -1,6 +1,6 @@
-"""How long a training is, which supervision type a step has, and how fast it learns: pure functions of the step.
+"""Training schedule: number of steps, supervision type and learning rate of each, as pure functions of the step.
 
-A training whose number of workers changed is a list of segments (``data/order.py``). With other workers a step has another
+A training whose number of ranks changed is a list of segments (``data/order.py``). With other ranks a step has another
 global batch, and an epoch another number of steps; what is kept across the change is the progress, as a share of the whole.
 """
 
@@ -31,6 +31,17 @@ def whole_steps(config: TrainConfig, num_samples: Mapping[Supervision, int], *, 
     sizes = global_batch_sizes(config, world_size=world_size)
     an_epoch = sum(math.ceil(count / sizes[name]) for name, count in num_samples.items())
     return max(1, round(config.epochs * an_epoch))
+
+
+def pairs_left_out(config: TrainConfig, num_samples: Mapping[Supervision, int], *, world_size: int) -> str | None:
+    """A warning where the training ends before image-text pairs begin; None where they take part or there are none."""
+    num_steps = whole_steps(config, num_samples, world_size=world_size)
+    if not num_samples.get("image_text") or config.image_text_after < num_steps:
+        return None
+    return (
+        f"image-text pairs never take part: train.image_text_after is {config.image_text_after}, and the training has"
+        f" {num_steps} steps; lower it, or train longer"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +98,7 @@ class Schedule:
 
     @cached_property
     def _progress_before(self) -> Fraction:
-        """Share of the whole training that lies before the present segment."""
+        """Share of the whole training before the present segment."""
         return sum(
             (Fraction(sum(s.num_batches.values()), self._steps(s.world_size)) for s in self.history), Fraction(0)
         )

@@ -40,13 +40,13 @@ def _loss(*, start: Callable[[], JobConfig] = base, **changes: Any) -> Callable[
 def _with_objectness() -> JobConfig:
     """The base with class-agnostic scores in the head."""
     job = base()
-    return replace(job, model=replace(job.model, objectness="on"))
+    return replace(job, model=replace(job.model, objectness=True))
 
 
 def _fixed_convolution(start: Callable[[], JobConfig]) -> Callable[[], JobConfig]:
     def recipe() -> JobConfig:
         job = start()
-        return replace(job, model=replace(job.model, deformable="off"))
+        return replace(job, model=replace(job.model, deformable=False))
 
     return recipe
 

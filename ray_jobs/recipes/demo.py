@@ -38,7 +38,7 @@ def pretrain() -> JobConfig:
             detection=SupervisionConfig(batch_size=8, image_size=112, num_concepts=150),
             grounding=SupervisionConfig(batch_size=8, image_size=112, num_concepts=100, dictionary_share=0.1),
             image_text=SupervisionConfig(batch_size=16, image_size=112),
-            loss=LossConfig(contrastive_weight=0.5, num_proposals=50, caption_as_concept="off"),
+            loss=LossConfig(contrastive_weight=0.5, num_proposals=50, caption_as_concept=False),
             optim=OptimConfig(learning_rate=2e-3, backbone_learning_rate_factor=0.2, warmup_steps=50),
             log_every=10,
             checkpoint_every=50,

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, Supervision
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import SentenceEncoder, packaged_minilm

@@ -21,7 +21,7 @@ def test_the_configuration_arrives_where_it_belongs(tiny_detector: Callable[...,
         embed_dim=12,
         anchor_scale=6.0,
         region_norm="unit",
-        deformable="off",
+        deformable=False,
         text_training="trained",
         max_text_tokens=5,
         pixel_mean=(0.1, 0.2, 0.3),
@@ -76,7 +76,7 @@ CLIP: dict[str, Any] = {"text_encoder": "clip", "text_weights": "random", "text_
 
 
 def test_a_detector_with_clips_text_encoder(tiny_config: ModelConfig) -> None:
-    config = replace(tiny_config, **CLIP, embed_dim=256, max_text_tokens=12, gradient_checkpointing="on")
+    config = replace(tiny_config, **CLIP, embed_dim=256, max_text_tokens=12, gradient_checkpointing=True)
     encoder = build_detector(config).text_encoder
 
     assert isinstance(encoder, ClipTextEncoder)

@@ -3,6 +3,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -11,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from detclipv2 import cli
 from detclipv2.cli import main, newest_model
 from detclipv2.config import ModelConfig
 from detclipv2.drawing import ORDINARY
 from detclipv2.hub import save_pretrained
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
+from pipelines.storage import roots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run ``detclip`` with these arguments."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DETCLIPV2_CACHE", str(tmp_path / "cache"))
 
     def call(*arguments: str | Path) -> Outcome:
         monkeypatch.setattr("sys.argv", ["detclip", *map(str, arguments)])
@@ -105,7 +108,7 @@ def test_names_from_a_file_or_the_models_own(run: Run, model: Path, photo: Path,
         return {row["name"] for row in json.loads(found.out)["detections"]}
 
     assert names("--vocabulary", tmp_path / "names.txt") == {"guitar"}
-    assert list((tmp_path / "cache" / "detclipv2" / "texts").rglob("*.safetensors"))
+    assert list((tmp_path / "cache" / "texts").rglob("*.safetensors"))
     assert names("--vocabulary", tmp_path / "lvis.json") == {"traffic light"}
     assert names() <= {"dog", "owl"}
     found = run("predict", photo, "--model", model, "--threshold", "0.99", "--out", tmp_path / "none.json")
@@ -138,7 +141,7 @@ def test_nothing_is_shown_below_the_threshold(run: Run, model: Path, photo: Path
     assert json.loads(found.out)["detections"] == []
 
 
-def test_a_photo_that_lies_on_its_side_is_drawn_upright(run: Run, model: Path, tmp_path: Path) -> None:
+def test_a_rotated_photo_is_drawn_upright(run: Run, model: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.effect_noise((600, 500), 80).save(tmp_path / "sideways.jpg", exif=exif)
@@ -224,3 +227,51 @@ def test_a_model_without_a_vocabulary(
     assert found.err == (
         "error: this model has no vocabulary of its own: say what to look for with --names or --vocabulary\n"
     )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_help_lists_all_commands_and_loads_none(run: Run, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    entries = [EntryPoint(name=name, value="no.such:commands", group="detclip.commands") for name in ("plan", "label")]
+    monkeypatch.setattr(cli, "entry_points", lambda **_: entries if installed else ())
+
+    found = run("--help")
+
+    assert found.code == 0
+    wanted = ["predict", "dictionary", "data", "plan", *(["label"] if installed else [])]
+    for name in wanted:
+        assert re.search(rf"^\W*{name}  ", found.out, re.MULTILINE), (name, found.out)
+    assert ("Of no.such." in found.out) == installed
+
+
+@pytest.mark.parametrize("name", ["data", "plan"])
+@pytest.mark.parametrize("entries", [(), (EntryPoint(name="x", value="no.such:commands", group="detclip.commands"),)])
+def test_the_wheel_alone_says_what_it_lacks(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, entries: tuple[EntryPoint, ...]
+) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda **_: entries)
+
+    found = run(name, "--help")
+
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith(f"error: detclip {name} comes with the repository, which this installation lacks (")
+
+
+def test_a_command_of_another_package_may_have_commands_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint(name="label", value=f"{__name__}:COMMANDS", group="detclip.commands")
+    monkeypatch.setattr(
+        EntryPoint, "load", lambda _: {"count": lambda: print("counted"), "list": lambda: print("listed")}
+    )
+    monkeypatch.setattr(cli, "entry_points", lambda **_: (entry,))
+
+    assert run("label", "count") == Outcome(code=0, out="counted\n", err="")
+    assert "detclip label" in run("label", "--help").out
+
+
+def test_one_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DETCLIPV2_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.cache_folder() == roots.cache_folder()
+    assert cli.cache_folder().name == "detclipv2"
+
+    monkeypatch.setenv("DETCLIPV2_CACHE", str(tmp_path / "mine"))
+    assert cli.cache_folder() == roots.cache_folder() == tmp_path / "mine"

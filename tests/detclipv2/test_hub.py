@@ -114,7 +114,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"region_norm": "unit", "deformable": "off", "frozen_modules": ("conv_stem",)}]
+    "changes", [{}, {"region_norm": "unit", "deformable": False, "frozen_modules": ("conv_stem",)}]
 )
 def test_a_loaded_model_detects_the_same(
     save: Save, tiny_config: ModelConfig, tmp_path: Path, changes: dict[str, Any]
@@ -165,14 +165,14 @@ def test_a_model_without_a_vocabulary(save: Save, tmp_path: Path) -> None:
 
 def test_a_concept_dictionary_goes_along_when_definitions_are_on(save: Save, tmp_path: Path) -> None:
     dictionary = ConceptDictionary(definitions={"dog": "a domestic animal"})
-    save(tmp_path / "on", definitions="on", dictionary=dictionary)
+    save(tmp_path / "on", definitions=True, dictionary=dictionary)
     save(tmp_path / "off", dictionary=dictionary)
 
     assert from_pretrained(tmp_path / "on").dictionary == dictionary
     assert from_pretrained(tmp_path / "off").dictionary is None
     assert not (tmp_path / "off" / "concepts.json").exists()
     with pytest.raises(ValueError, match="definitions are on, but there is no concept dictionary: give it, or switch"):
-        save(tmp_path / "none", definitions="on")
+        save(tmp_path / "none", definitions=True)
 
 
 def test_the_model_card(save: Save, tmp_path: Path) -> None:
@@ -325,6 +325,18 @@ def _garbage_with_its_digest(folder: Path) -> None:
     _described_anew(lambda description: description["sha256"].update({"model.safetensors": digest}))(folder)
 
 
+def test_a_model_of_version_0_1_has_on_and_off_for_bools(save: Save, tmp_path: Path) -> None:
+    save(tmp_path / "model", deformable=False)
+    assert from_pretrained(tmp_path / "model").config.deformable is False
+
+    literals = {"deformable": "off", "objectness": "off", "definitions": "off", "gradient_checkpointing": "on"}
+    _described_anew(lambda d: d["model"].update(literals))(tmp_path / "model")
+    config = from_pretrained(tmp_path / "model").config
+
+    assert (config.deformable, config.objectness, config.definitions) == (False, False, False)
+    assert config.gradient_checkpointing is True
+
+
 NOT_WHAT_WAS_SAVED = "is not what was saved: its sha256 differs from the one in config.json"
 
 
@@ -351,7 +363,7 @@ NOT_WHAT_WAS_SAVED = "is not what was saved: its sha256 differs from the one in 
         (_described_anew(lambda d: d["model"].update(colour="red")), r"config.json has unknown settings \['colour'\]"),
         (_described_anew(lambda d: d["model"].update(backbone="resnot")), "timm has no backbone 'resnot'"),
         (
-            _described_anew(lambda d: d["model"].update(definitions="on")),
+            _described_anew(lambda d: d["model"].update(definitions=True)),
             "definitions are on, but it has no concepts.json",
         ),
         (_described_anew(lambda d: d.pop("image_size")), "KeyError: 'image_size'"),

@@ -15,8 +15,8 @@ from detclipv2.data.transforms import fit, pad_to_canvas
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Detections, float_pixels
-from detclipv2.text.cache import TextEmbeddingCache
 from detclipv2.text.dictionary import ConceptDictionary
+from detclipv2.text.embedding_cache import TextEmbeddingCache
 
 ORIENTATION = 0x0112
 

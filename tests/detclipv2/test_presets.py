@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import open_clip
 import pytest
@@ -27,14 +26,14 @@ def _millions(module: nn.Module) -> float:
 @pytest.mark.parametrize(
     ("preset", "deformable", "whole"),
     [
-        (detclipv2_t, "on", 100.1),
-        (detclipv2_t, "off", 99.4),
-        (detclipv2_l, "on", 268.1),
-        (detclipv2_l, "off", 267.5),
+        (detclipv2_t, True, 100.1),
+        (detclipv2_t, False, 99.4),
+        (detclipv2_l, True, 268.1),
+        (detclipv2_l, False, 267.5),
     ],
 )
 def test_as_many_parameters_as_the_method_counts(
-    preset: Callable[[], ModelConfig], deformable: Literal["on", "off"], whole: float
+    preset: Callable[[], ModelConfig], deformable: bool, whole: float
 ) -> None:
     detector = _detector(replace(preset(), deformable=deformable))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from detclipv2.data.shards import scan_shard
+from detclipv2.data.tar_shards import scan_shard
 from pipelines.stages.training_shards import write_shard
 from pipelines.storage import sha256_file
 from ray_jobs.dataset_files import shard_index
@@ -34,8 +34,8 @@ def test_the_index_that_was_written_says_what_the_tar_does(tmp_path: Path, index
     found = shard_index(index_entry, data_root=tmp_path)
     scanned = scan_shard(str(tmp_path / "a.tar"), supervision="detection")
 
-    assert found.is_standing.tolist() == [False, True, False]
-    for name in ("offsets", "num_bytes", "is_standing"):
+    assert found.is_portrait.tolist() == [False, True, False]
+    for name in ("offsets", "num_bytes", "is_portrait"):
         ours, theirs = getattr(found, name), getattr(scanned, name)
         assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
 

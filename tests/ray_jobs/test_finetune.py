@@ -22,9 +22,9 @@ def model(tiny_config: ModelConfig, tiny_detector: Callable[..., DetCLIPv2], tmp
     """A model folder whose names are followed by definitions."""
 
     def save(name: str, *, bias: float) -> Path:
-        detector = tiny_detector(definitions="on")
+        detector = tiny_detector(definitions=True)
         torch.nn.init.constant_(detector.text_encoder.projection.bias, bias)
-        config = replace(tiny_config, definitions="on", prompt="a {}")
+        config = replace(tiny_config, definitions=True, prompt="a {}")
         concepts = ConceptDictionary(definitions={"owl": "a bird"})
         save_pretrained(tmp_path / name, detector, config=config, image_size=64, data_digest="d", dictionary=concepts)
         return tmp_path / name

@@ -3,9 +3,7 @@ from pathlib import Path
 import pytest
 
 from detclipv2.config import TrainConfig
-from detclipv2.planning.gpus import GPUS
-from detclipv2.planning.plan import Rate, make_plan
-from detclipv2.planning.texts import PAPER_DATA
+from detclipv2.planning.training_plan import GPUS, PAPER_DATA, Rate, make_plan
 from ray_jobs.job_config import load_recipe
 from ray_jobs.measure import PAPER_GPU_HOURS, add_rates, measured_rates, paper_rates, read_rates
 from schemas.manifest import canonical_json
@@ -50,8 +48,8 @@ def test_the_paper_s_run_comes_out() -> None:
         rates=paper_rates(),
     )
 
-    assert [kind.steps.per_epoch for kind in found.types] == [5157, 6016, 2116]
-    assert sum(kind.steps.total for kind in found.types) == pytest.approx(159_500, rel=0.001)
+    assert [kind.steps_per_epoch for kind in found.types] == [5157, 6016, 2116]
+    assert sum(kind.num_steps for kind in found.types) == pytest.approx(159_500, rel=0.001)
     assert found.hours is not None
     assert 2000 < found.hours[0] * 32 < PAPER_GPU_HOURS
     # Of the whole, by Table 5's hours: between 4 and 7 percent.

@@ -16,7 +16,7 @@ from upath import UPath
 
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.loader import Stream
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset

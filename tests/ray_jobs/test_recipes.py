@@ -38,4 +38,4 @@ def test_every_ablation_is_named_by_itself_and_changes_one_thing() -> None:
     base = asdict(recipes["base"].train.loss)
     k_25 = asdict(recipes["k_25"].train.loss)
     assert {key for key in base if base[key] != k_25[key]} == {"num_proposals"}
-    assert recipes["proposals_iou"].model.objectness == "on"
+    assert recipes["proposals_iou"].model.objectness

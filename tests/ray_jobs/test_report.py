@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detclipv2.evaluation.lvis import evaluate_lvis
+from detclipv2.evaluation.lvis_metrics import evaluate_lvis
 from ray_jobs.report import ReportData, write_report
 from schemas.manifest import DatasetManifest, FileEntry, SupervisionSplit
 

@@ -52,6 +52,13 @@ def test_image_text_pairs_may_begin_later() -> None:
     assert Counter(schedule[40:65]) == Counter(schedule[65:90]) == EPOCH
 
 
+@pytest.mark.parametrize("num_steps", [1, 24, 39, 40])
+def test_a_training_may_end_before_image_text_pairs_begin(num_steps: int) -> None:
+    schedule = alternation(SAMPLES, BATCHES, num_steps=num_steps, seed=0, image_text_after=40)
+
+    assert schedule == alternation(SAMPLES, BATCHES, num_steps=90, seed=0, image_text_after=40)[:num_steps]
+
+
 def test_each_segment_is_shuffled_anew() -> None:
     first, second, third = (alternation(SAMPLES, BATCHES, num_steps=50, seed=0, segment=number) for number in range(3))
 

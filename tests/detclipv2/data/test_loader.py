@@ -10,7 +10,7 @@ import torch
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.structures import Batch
 
 Shards = list[Shard]
@@ -154,12 +154,12 @@ def test_the_global_batch_is_shared_by_the_workers(shards: Callable[..., Shards]
         assert len(batch.keys) == size
 
 
-def test_a_canvas_is_no_square_where_images_lie_and_stand(
+def test_a_canvas_is_no_square_where_some_images_are_landscape_and_some_portrait(
     write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
 ) -> None:
     files = [
-        write_shard("lying", {f"l{i}": annotation() for i in range(10)}, size=(48, 32)),
-        write_shard("standing", {f"s{i}": annotation() for i in range(14)}, size=(32, 48)),
+        write_shard("landscape", {f"l{i}": annotation() for i in range(10)}, size=(48, 32)),
+        write_shard("portrait", {f"s{i}": annotation() for i in range(14)}, size=(32, 48)),
     ]
     config = SupervisionConfig(batch_size=4, image_size=48, shorter_size=32)
     batches = _take(_stream(files, config=config), 12)
@@ -170,13 +170,13 @@ def test_a_canvas_is_no_square_where_images_lie_and_stand(
 
 @pytest.mark.parametrize("loader_workers", [1, 2])
 @pytest.mark.parametrize("start", [0, 3])
-def test_processes_give_the_batches_of_their_lanes_in_turn(
+def test_processes_give_the_batches_of_their_workers_in_turn(
     shards: Callable[..., Shards], loader_workers: int, start: int
 ) -> None:
     stream = _stream(shards(5, 1, 6), loader_workers=loader_workers)
     segments = [Segment(world_size=1, loader_workers=loader_workers, num_batches={"detection": 0})]
-    lanes = [stream._lane(segments, lane) for lane in range(loader_workers)]
-    expected = [next(lanes[number % loader_workers]) for number in range(start + 5)]
+    workers = [stream._worker(segments, worker) for worker in range(loader_workers)]
+    expected = [next(workers[number % loader_workers]) for number in range(start + 5)]
 
     _assert_same(_take(stream, 5, start=start), expected[start:])
     if loader_workers == 1:

@@ -12,7 +12,7 @@ import pytest
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.opener import open_shard
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 
 
 def test_a_path_and_urls(tmp_path: Path) -> None:

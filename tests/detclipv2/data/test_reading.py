@@ -12,14 +12,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from detclipv2.data import reading
 from detclipv2.data.epochs import Places
 from detclipv2.data.reading import SampleReader
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 
 Annotation = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def shards(write_shard: Callable[..., Shard], annotation: Annotation) -> list[Shard]:
-    """Two shards of five samples; the third of each stands."""
+    """Two shards of five samples; the third of each is in portrait format."""
     made = []
     for number in range(2):
         samples = {f"{number}-{row}": annotation() for row in range(5)}
@@ -73,7 +73,7 @@ def test_a_record_is_what_the_tar_holds(shards: list[Shard], remote: list[Shard]
 
 def test_which_images_stand(shards: list[Shard]) -> None:
     with _reader(shards) as reader:
-        assert reader.is_standing(_places((1, 2), (0, 1), (0, 2), (1, 4))).tolist() == [True, False, True, False]
+        assert reader.is_portrait(_places((1, 2), (0, 1), (0, 2), (1, 4))).tolist() == [True, False, True, False]
 
 
 def test_what_lies_side_by_side_is_asked_for_at_once(remote: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from detclipv2.losses.alignment import alignment_loss
+from detclipv2.ops import chunked
 
 ONE = torch.tensor(1.0)
 
@@ -44,7 +45,10 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("chunk_elements", [1, 7, None])
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 1.0)])
-def test_every_anchor_on_the_image_meets_every_concept(alpha: float, gamma: float, chunk_elements: int | None) -> None:
+def test_every_anchor_on_the_image_meets_every_concept(
+    alpha: float, gamma: float, chunk_elements: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", chunk_elements or chunked.CPU_CHUNK_ELEMENTS)
     generator = torch.Generator().manual_seed(0)
     embeddings = 3 * torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
     texts = torch.randn(3, 4, generator=generator, dtype=torch.float64)
@@ -62,7 +66,6 @@ def test_every_anchor_on_the_image_meets_every_concept(alpha: float, gamma: floa
         num_positives=torch.tensor(2.5),
         alpha=alpha,
         gamma=gamma,
-        chunk_elements=chunk_elements,
     )
 
     total = sum(

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
-from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss
+from detclipv2.losses.box import box_loss, centerness_loss, foreground_loss, paired_iou
 
 # Halves overlap: IoU 1/3. Apart: IoU 0, and the hull of 30 x 10 is 1/3 empty.
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
@@ -50,3 +51,16 @@ def test_foreground_loss_by_hand() -> None:
 
     # At p = 1/2 a positive costs 1/4 (1/2)^2 ln 2, a negative 3/4 of the same; the third anchor is padding.
     assert float(loss) == pytest.approx((0.25 + 0.75) * 0.25 * math.log(2) / 2, rel=1e-6)
+
+
+def test_the_diagonal_of_all_pairs() -> None:
+    corners = torch.rand(50, 2, 2, generator=torch.Generator().manual_seed(0))
+    boxes, others = (torch.cat([part, part + 0.3], dim=-1) for part in corners.unbind(1))
+
+    torch.testing.assert_close(paired_iou(boxes, others), box_iou(boxes, others).diagonal())
+
+
+def test_empty_boxes_overlap_nothing() -> None:
+    empty = torch.tensor([[3.0, 3, 3, 3]])
+
+    assert paired_iou(empty, empty).tolist() == [0.0]

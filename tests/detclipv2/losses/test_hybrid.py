@@ -104,10 +104,10 @@ def test_image_text_loss_equals_its_parts(tiny_detector: Build, make_batch: Make
 
 
 @pytest.mark.parametrize(
-    ("supervision", "deformable"), [("image_text", "on"), ("image_text", "off"), ("grounding", "on")]
+    ("supervision", "deformable"), [("image_text", True), ("image_text", False), ("grounding", True)]
 )
 def test_who_learns_without_box_losses(
-    supervision: str, deformable: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
+    supervision: str, deformable: bool, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
 ) -> None:
     objective = _objective(tiny_detector(deformable=deformable))
     found = gradients(objective, make_batch(supervision, CONCEPTS, BOXES if supervision == "grounding" else None))
@@ -122,7 +122,7 @@ def test_who_learns_without_box_losses(
     assert all(norms("head.classification_tower"))
     assert all(norms("text_encoder.projection"))
     assert any(norms("backbone"))
-    assert all(norm > 0 for norm in norms("head.regression_tower")) == (deformable == "on")
+    assert all(norm > 0 for norm in norms("head.regression_tower")) == deformable
 
 
 def test_all_that_detection_trains(tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients) -> None:
@@ -182,7 +182,7 @@ def test_a_caption_without_any_concept(tiny_detector: Build, make_batch: MakeBat
 def test_a_score_that_knows_no_text_is_trained_on_detection_alone(
     score: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
 ) -> None:
-    objective = _objective(tiny_detector(objectness="on"), proposal_score=score)
+    objective = _objective(tiny_detector(objectness=True), proposal_score=score)
 
     assert set(objective(make_batch("detection", CONCEPTS, BOXES))) == {"align", "box", "centerness", "objectness"}
     assert set(objective(make_batch("grounding", CONCEPTS, BOXES))) == {"align"}
@@ -199,7 +199,7 @@ def test_a_score_that_knows_no_text_is_trained_on_detection_alone(
 def test_every_row_of_table_2_trains(
     score: str, direction: str, matching: str, tiny_detector: Build, make_batch: MakeBatch, gradients: Gradients
 ) -> None:
-    detector = tiny_detector(objectness="on", region_norm="unit")
+    detector = tiny_detector(objectness=True, region_norm="unit")
     changes = {"proposal_score": score, "direction": direction, "matching": matching, "num_proposals": 5}
     found = gradients(_objective(detector, **changes), make_batch("image_text", CONCEPTS))
 
@@ -234,8 +234,8 @@ def test_the_largest_region_and_the_caption(tiny_detector: Build, make_batch: Ma
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"proposal_score": "iou"}, "loss.proposal_score 'iou' needs model.objectness 'on'"),
-        ({"matching": "max_box", "caption_as_concept": "off"}, "'max_box' compares captions: it needs"),
+        ({"proposal_score": "iou"}, "loss.proposal_score 'iou' needs model.objectness"),
+        ({"matching": "max_box", "caption_as_concept": False}, "'max_box' compares captions: it needs"),
     ],
 )
 def test_losses_that_want_what_is_not_there(changes: dict[str, Any], message: str, tiny_detector: Build) -> None:

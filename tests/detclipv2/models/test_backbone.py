@@ -1,6 +1,5 @@
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import timm
@@ -77,7 +76,7 @@ def test_opposite_edges_do_not_see_each_other_through_the_shift() -> None:
     assert 24 <= int(reached.max()) < 40
 
 
-def _checkpointed(name: str, mode: Literal["on", "off"]) -> tuple[list[Tensor], dict[str, Tensor], int]:
+def _checkpointed(name: str, mode: bool) -> tuple[list[Tensor], dict[str, Tensor], int]:
     """Features and gradients of a backbone in training with stochastic depth, and how many elements autograd saved."""
     torch.manual_seed(0)
     backbone = Backbone(name, drop_path=0.5, gradient_checkpointing=mode).train()
@@ -108,8 +107,8 @@ def _checkpointed(name: str, mode: Literal["on", "off"]) -> tuple[list[Tensor], 
     ],
 )
 def test_gradient_checkpointing_saves_memory_and_changes_nothing(name: str, at_most: float) -> None:
-    features, gradients, num_bytes = _checkpointed(name, "off")
-    features_again, gradients_again, fewer_bytes = _checkpointed(name, "on")
+    features, gradients, num_bytes = _checkpointed(name, False)
+    features_again, gradients_again, fewer_bytes = _checkpointed(name, True)
 
     for one, other in zip(features_again, features, strict=True):
         torch.testing.assert_close(one, other)
@@ -120,7 +119,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_nothing(name: str, at_m
 
 
 def test_a_backbone_without_gradient_checkpointing() -> None:
-    with pytest.raises(ValueError, match="backbone 'mine' has no gradient checkpointing in timm; set .* 'off'"):
+    with pytest.raises(ValueError, match="backbone 'mine' has no gradient checkpointing in timm; switch .* off"):
         checkpoint_activations(nn.Linear(1, 1), "mine")
 
 

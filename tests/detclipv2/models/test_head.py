@@ -19,7 +19,7 @@ def _head(**changes: Any) -> Head:
         "norm_groups": 4,
         "embed_dim": 6,
         "num_levels": 5,
-        "deformable": "on",
+        "deformable": True,
     }
     return Head(**settings | changes)
 
@@ -35,8 +35,8 @@ def _gradient_norms(head: Head, loss: Tensor) -> dict[str, float]:
     return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in head.named_parameters()}
 
 
-@pytest.mark.parametrize("deformable", ["on", "off"])
-def test_shapes(deformable: str) -> None:
+@pytest.mark.parametrize("deformable", [True, False])
+def test_shapes(deformable: bool) -> None:
     maps = _head(deformable=deformable)(_pyramid())
 
     assert maps.embeddings.shape == (2, NUM_ANCHORS, 6)
@@ -56,7 +56,7 @@ def test_objectness_is_read_off_the_regression_tower() -> None:
 
 
 def test_anchors_run_row_by_row_from_the_finest_level() -> None:
-    head = _head(deformable="off")
+    head = _head(deformable=False)
     torch.nn.init.zeros_(head.output.scales)
     with torch.no_grad():
         head.output.scales[1] = 1.0
@@ -77,7 +77,7 @@ def test_the_embedding_reaches_the_regression_tower_only_through_the_deformable_
     assert all(norm > 0 for norm in tower)
     assert norms["deformable.guide.weight"] > 0
 
-    plain = _head(deformable="off")
+    plain = _head(deformable=False)
     norms = _gradient_norms(plain, plain(_pyramid()).embeddings.square().sum())
     assert all(norm == 0 for name, norm in norms.items() if name.startswith("regression_tower."))
     assert norms["classification_tower.0.0.weight"] > 0

@@ -144,9 +144,7 @@ def test_texts_of_other_images_alone_do_not_count() -> None:
 def test_a_score_that_the_head_does_not_predict() -> None:
     output = replace(_scored(), objectness=None)
 
-    with pytest.raises(
-        ValueError, match="proposal_score 'iou' needs a head that predicts it: set model.objectness 'on'"
-    ):
+    with pytest.raises(ValueError, match="proposal_score 'iou' needs a head that predicts it: set model.objectness"):
         region_scores(output, TEXTS, [[0], [1]], score="iou")
 
 

@@ -1,16 +1,18 @@
+import pytest
 import torch
 
-from detclipv2.ops.chunked import CPU_CHUNK_ELEMENTS, DEVICE_CHUNK_ELEMENTS, chunk_rows, common_precision
+from detclipv2.ops import chunked
+from detclipv2.ops.chunked import chunk_rows, common_precision
 
 
-def test_rows_of_a_chunk() -> None:
+def test_rows_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
 
-    assert chunk_rows(10, device=cpu, chunk_elements=35) == 3
-    assert chunk_rows(10, device=cpu, chunk_elements=9) == 1
-    assert chunk_rows(0, device=cpu, chunk_elements=7) == 7
-    assert chunk_rows(16, device=cpu, chunk_elements=None) == CPU_CHUNK_ELEMENTS // 16
-    assert chunk_rows(16, device=torch.device("meta"), chunk_elements=None) == DEVICE_CHUNK_ELEMENTS // 16
+    assert chunk_rows(16, device=cpu) == 2**20 // 16
+    assert chunk_rows(16, device=torch.device("meta")) == 2**24 // 16
+    for num_elements, row, wanted in ((35, 10, 3), (9, 10, 1), (7, 0, 7)):
+        monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", num_elements)
+        assert chunk_rows(row, device=cpu) == wanted
 
 
 def test_common_precision_is_the_widest_and_single_at_least() -> None:

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from detclipv2.ops import chunked
 from detclipv2.ops.focal_linear import focal_linear
 
 N, M, D = 9, 5, 4
@@ -33,10 +34,13 @@ def _dense(
 
 @pytest.mark.parametrize("chunk_elements", [1, 2 * M, 4 * M + 1, None])  # one row a chunk, two, four and two, all
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.25, 1.5), (0.5, 0.0), (1.0, 2.0)])
-def test_value_and_gradient_equal_torchvision(alpha: float, gamma: float, chunk_elements: int | None) -> None:
+def test_value_and_gradient_equal_torchvision(
+    alpha: float, gamma: float, chunk_elements: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", chunk_elements or chunked.CPU_CHUNK_ELEMENTS)
     inputs = _inputs(3.0)
 
-    found = _ours(inputs, alpha=alpha, gamma=gamma, chunk_elements=chunk_elements)
+    found = _ours(inputs, alpha=alpha, gamma=gamma)
     wanted = _dense(inputs, alpha=alpha, gamma=gamma)
 
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
@@ -45,15 +49,17 @@ def test_value_and_gradient_equal_torchvision(alpha: float, gamma: float, chunk_
 
 
 @pytest.mark.parametrize("gamma", [2.0, 1.5])
-def test_gradcheck(gamma: float) -> None:
-    torch.autograd.gradcheck(lambda *inputs: 3 * _ours(list(inputs), gamma=gamma, chunk_elements=2 * M), _inputs())
+def test_gradcheck(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 2 * M)
+    torch.autograd.gradcheck(lambda *inputs: 3 * _ours(list(inputs), gamma=gamma), _inputs())
 
 
-def test_single_precision() -> None:
+def test_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 2 * M)
     inputs = _inputs(3.0)
     single = [tensor.detach().float().requires_grad_() for tensor in inputs]
 
-    found, wanted = _ours(single, chunk_elements=2 * M), _dense(inputs)
+    found, wanted = _ours(single), _dense(inputs)
 
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=0)

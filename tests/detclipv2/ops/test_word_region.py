@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detclipv2.ops import chunked
 from detclipv2.ops.word_region import best_region_similarity, best_word_similarity, soft_region_similarity
 
 U, B, K, D = 7, 4, 5, 6
@@ -20,16 +21,16 @@ def _inputs(scale: float = 1.0, dtype: torch.dtype = torch.float64) -> list[Tens
     return [texts.to(dtype).requires_grad_(), (scale * regions).to(dtype).requires_grad_()]
 
 
-def _best_region(texts: Tensor, regions: Tensor, *, chunk_elements: int | None = None) -> Tensor:
-    return best_region_similarity(texts, regions, MASK, chunk_elements=chunk_elements)
+def _best_region(texts: Tensor, regions: Tensor) -> Tensor:
+    return best_region_similarity(texts, regions, MASK)
 
 
-def _soft_region(texts: Tensor, regions: Tensor, *, chunk_elements: int | None = None) -> Tensor:
-    return soft_region_similarity(texts, regions, MASK, temperature=TEMPERATURE, chunk_elements=chunk_elements)
+def _soft_region(texts: Tensor, regions: Tensor) -> Tensor:
+    return soft_region_similarity(texts, regions, MASK, temperature=TEMPERATURE)
 
 
-def _best_word(texts: Tensor, regions: Tensor, *, chunk_elements: int | None = None) -> Tensor:
-    return best_word_similarity(texts, regions, MASK, CAPTIONS, chunk_elements=chunk_elements)
+def _best_word(texts: Tensor, regions: Tensor) -> Tensor:
+    return best_word_similarity(texts, regions, MASK, CAPTIONS)
 
 
 def _naive_of_texts(texts: Tensor, regions: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
@@ -86,11 +87,12 @@ def _gradients(similarity: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
 @EACH
 @pytest.mark.parametrize("chunk_elements", [1, 2 * B * K + 3, 4 * B * K, None])  # a text or caption a chunk, a few, all
 def test_value_and_gradient_equal_a_double_loop(
-    ours: Similarity, naive: Similarity, chunk_elements: int | None
+    ours: Similarity, naive: Similarity, chunk_elements: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", chunk_elements or chunked.CPU_CHUNK_ELEMENTS)
     inputs = _inputs()
 
-    found, wanted = ours(*inputs, chunk_elements=chunk_elements), naive(*inputs)
+    found, wanted = ours(*inputs), naive(*inputs)
 
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(_gradients(found, inputs), _gradients(wanted, inputs), strict=True):
@@ -125,8 +127,9 @@ def test_half_precision_and_autocast_compute_in_single(ours: Similarity, naive: 
 
 
 @EACH
-def test_gradcheck(ours: Similarity, naive: Similarity) -> None:
-    torch.autograd.gradcheck(lambda *inputs: ours(*inputs, chunk_elements=3 * B * K), _inputs())
+def test_gradcheck(ours: Similarity, naive: Similarity, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "CPU_CHUNK_ELEMENTS", 3 * B * K)
+    torch.autograd.gradcheck(ours, _inputs())
 
 
 @EACH

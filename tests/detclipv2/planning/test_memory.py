@@ -2,12 +2,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 from detclipv2.build import build_detector
 from detclipv2.config import ModelConfig, SupervisionConfig, TrainConfig
-from detclipv2.planning.memory import activation_bytes, largest_block_bytes, model_size, saved, step_memory
-from detclipv2.planning.saved import SavedTensors
+from detclipv2.planning.memory import (
+    SavedTensors,
+    activation_bytes,
+    image_bytes,
+    largest_block_bytes,
+    model_size,
+    step_memory,
+)
 
 SIZE = (64, 96)
 
@@ -16,7 +21,7 @@ def test_a_storage_counts_once_and_parameters_do_not() -> None:
     weight = torch.zeros(4, 4, requires_grad=True)
     tensors = SavedTensors(but=[weight])
     x = torch.ones(8, 4)
-    with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
+    with tensors.hooks():
         y = x @ weight  # saves x and the weight
         (y * y).sum()  # saves y twice
 
@@ -26,35 +31,32 @@ def test_a_storage_counts_once_and_parameters_do_not() -> None:
 def test_fake_tensors_save_as_much_as_real_ones(tiny_config: ModelConfig) -> None:
     detector = build_detector(tiny_config).train()
     tensors = SavedTensors(but=detector.parameters())
-    with saved_tensors_hooks(tensors.pack, lambda tensor: tensor):
+    with tensors.hooks():
         pixels = torch.rand(2, 3, *SIZE).contiguous(memory_format=torch.channels_last)
         maps = detector.head(detector.neck(detector.backbone(pixels)))
     for output in (maps.embeddings, maps.box_deltas, maps.centerness):
-        tensors.pack(output)
+        tensors.add(output)
 
-    found = saved(tiny_config, SIZE, batch_size=2, precision="fp32", device="cpu")
-
-    assert found.num_bytes == tensors.num_bytes
-    assert found.num_anchors == maps.embeddings.shape[1]
+    assert image_bytes(tiny_config, SIZE, batch_size=2, precision="fp32", device="cpu") == tensors.num_bytes
 
 
 def test_memory_grows_in_a_straight_line_and_checkpointing_saves_some(tiny_config: ModelConfig) -> None:
     line = activation_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
     block = largest_block_bytes(tiny_config, SIZE, precision="bf16", device="cuda")
-    checkpointed = replace(tiny_config, gradient_checkpointing="on")
+    checkpointed = replace(tiny_config, gradient_checkpointing=True)
     again = activation_bytes(checkpointed, SIZE, precision="bf16", device="cuda")
 
-    measured = saved(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda").num_bytes
+    measured = image_bytes(tiny_config, SIZE, batch_size=7, precision="bf16", device="cuda")
 
     assert line.of(7) == pytest.approx(measured, rel=0.001)
-    assert line.per_image_recomputed == 0
-    assert again.per_image_recomputed == block > 0
+    assert line.each_recomputed == 0
+    assert again.each_recomputed == block > 0
     assert again.of(7) < 0.75 * measured
 
 
 def test_half_precision_saves_memory_where_images_outweigh_the_casts_of_the_weights(tiny_config: ModelConfig) -> None:
     half, full = (
-        saved(tiny_config, (256, 256), batch_size=2, precision=precision, device="cuda").num_bytes
+        image_bytes(tiny_config, (256, 256), batch_size=2, precision=precision, device="cuda")
         for precision in ("bf16", "fp32")
     )
 

@@ -47,7 +47,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture
 def enricher(encoder: Encoder) -> Callable[..., Enricher]:
-    return lambda prompt="{}": Enricher(DICTIONARY, prompt=prompt, definitions="on", encode=encoder)
+    return lambda prompt="{}": Enricher(DICTIONARY, prompt=prompt, definitions=True, encode=encoder)
 
 
 def test_a_prompt_alone() -> None:
@@ -138,8 +138,8 @@ def test_definitions_take_a_dictionary_with_definitions_and_an_encoder(encoder: 
         (ConceptDictionary(definitions={"car": None}), encoder),
         (DICTIONARY, None),
     ):
-        with pytest.raises(ValueError, match="definitions 'on' take a concept dictionary with definitions"):
-            Enricher(dictionary, definitions="on", encode=encode)
+        with pytest.raises(ValueError, match="definitions need a concept dictionary that has some"):
+            Enricher(dictionary, definitions=True, encode=encode)
 
 
 def test_what_was_nearest_is_taken_along(enricher: Callable[..., Enricher]) -> None:
@@ -150,7 +150,7 @@ def test_what_was_nearest_is_taken_along(enricher: Callable[..., Enricher]) -> N
         "lorry": "a vehicle for hauling",
         "minivan": "a motor vehicle",
     }
-    assert Enricher(resolved, definitions="on", encode=lambda _: torch.zeros(0, 2)).texts(["lorry"]) == [
+    assert Enricher(resolved, definitions=True, encode=lambda _: torch.zeros(0, 2)).texts(["lorry"]) == [
         "lorry, a vehicle for hauling"
     ]
     assert Enricher(DICTIONARY).resolved(["lorry"]) is None

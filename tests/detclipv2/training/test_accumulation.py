@@ -15,8 +15,7 @@ from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import packaged_minilm
 from detclipv2.structures import Batch, HeadOutput
 from detclipv2.training import accumulation as accumulation_module
-from detclipv2.training.accumulation import Accumulation
-from detclipv2.training.seeding import seed_torch
+from detclipv2.training.accumulation import Accumulation, seed_torch
 from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("accumulation_rank.py")
@@ -120,7 +119,7 @@ def _assert_close(found: Tensor, wanted: Tensor, *, where: str) -> None:
 def test_parts_equal_the_whole(
     supervision: Supervision, part_size: int, text_training: str, tiny_detector: Build, make_batch: MakeBatch
 ) -> None:
-    detector = tiny_detector(text_training=text_training, region_norm="unit", objectness="on")
+    detector = tiny_detector(text_training=text_training, region_norm="unit", objectness=True)
     objective = HybridObjective(detector, CONFIG).train()
     batch = _batch(make_batch, supervision)
 
@@ -131,11 +130,11 @@ def test_parts_equal_the_whole(
 
 @pytest.mark.parametrize(
     ("supervision", "gradient_checkpointing"),
-    [("detection", "off"), ("grounding", "off"), ("image_text", "off"), ("image_text", "on")],
+    [("detection", False), ("grounding", False), ("image_text", False), ("image_text", True)],
 )
 def test_parts_equal_the_whole_with_drop_path_and_dropout(
     supervision: Supervision,
-    gradient_checkpointing: str,
+    gradient_checkpointing: bool,
     tiny_detector: Build,
     make_batch: MakeBatch,
     dropout_folder: Path,
@@ -168,7 +167,7 @@ def test_parts_equal_the_whole_with_drop_path_and_dropout(
     ],
 )
 def test_other_rows_of_table_2(changes: dict[str, Any], tiny_detector: Build, make_batch: MakeBatch) -> None:
-    detector = tiny_detector(region_norm="unit", objectness="on")
+    detector = tiny_detector(region_norm="unit", objectness=True)
     objective = HybridObjective(detector, replace(CONFIG, **changes)).train()
     for supervision in ("image_text", "detection"):
         batch = _batch(make_batch, supervision)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from detclipv2.config import LossConfig, OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.data.loader import Stream
 from detclipv2.data.order import Segment
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.structures import Batch, float_pixels
+from detclipv2.training.accumulation import seed_torch
 from detclipv2.training.checkpoint import TrainState, load_state, save_state, trained_state
 from detclipv2.training.loop import Training, train
 from detclipv2.training.metrics import SkippedStep
-from detclipv2.training.seeding import seed_torch
 
 VOCABULARY = ["apple", "cat", "dog", "kite", "owl", "red car"]
 
@@ -109,6 +109,17 @@ def _weights(training: Training) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in training.objective.state_dict().items()}
 
 
+def test_a_training_without_pairs_is_told(
+    training: Callable[..., Training], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Recorder(tmp_path)
+
+    train(training(num_steps=3, image_text_after=5), hooks)
+
+    assert list(hooks.metrics) == [1, 2, 3]
+    assert "image-text pairs never take part: train.image_text_after is 5, and the training has 3 steps" in caplog.text
+
+
 def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
 
@@ -120,7 +131,7 @@ def test_the_losses_fall(training: Callable[..., Training], tmp_path: Path) -> N
         assert sum(losses[-5:]) < factor * sum(losses[:5]), (name, losses)
 
 
-def test_books_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
+def test_logs_and_checkpoints(training: Callable[..., Training], tmp_path: Path) -> None:
     hooks = Recorder(tmp_path)
     run = training()
     types = run.schedule().types

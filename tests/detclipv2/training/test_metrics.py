@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from detclipv2.config import Supervision
-from detclipv2.training.loop import tell
-from detclipv2.training.metrics import Metrics, Moment, StepRecord, peak_memory_bytes
+from detclipv2.training.loop import report
+from detclipv2.training.metrics import DeviceTimer, Metrics, StepRecord, peak_memory_bytes
 from detclipv2.training.optim import guarded_step
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ def _metrics(world_size: int = 1) -> Metrics:
 
 
 def _record(step: int, *, loss: float = 1.0, supervision: Supervision = "detection") -> StepRecord:
-    begin = Moment(CPU)
+    timer = DeviceTimer(CPU)
     time.sleep(0.002)
     return StepRecord(
         step=step,
@@ -29,24 +29,23 @@ def _record(step: int, *, loss: float = 1.0, supervision: Supervision = "detecti
         is_finite=torch.tensor(loss).isfinite(),
         learning_rates={"backbone": 0.5, "head": 2.0},
         wait_s=0.001,
-        begin=begin,
-        end=Moment(CPU),
+        timer=timer.stop(),
     )
 
 
 class Listener:
-    """Notes what it is told, in order."""
+    """Records the calls of the hooks, in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
         self.metrics: dict[int, Any] = {}
 
     def log(self, step: int, metrics: Any) -> None:
-        self.told.append(("log", step))
+        self.calls.append(("log", step))
         self.metrics[step] = metrics
 
     def skipped(self, step: int, skipped: Any) -> None:
-        self.told.append(("skipped", step))
+        self.calls.append(("skipped", step))
 
     def save(self, step: int, state: Any) -> None:
         raise AssertionError
@@ -69,29 +68,29 @@ def test_numbers_of_a_step() -> None:
     assert list(metrics.read()) == []
 
 
-def test_steps_that_are_read_together_are_told_in_their_order() -> None:
+def test_steps_that_are_read_together_are_reported_in_their_order() -> None:
     metrics, listener = _metrics(), Listener()
     for step, loss in enumerate([1.0, torch.inf, 1.0, torch.nan, torch.inf, 1.0], start=1):
         metrics.add(_record(step, loss=loss))
 
-    tell(metrics, listener, max_skipped=3)
+    report(metrics, listener, max_skipped=3)
 
-    told = [("log", 1), ("skipped", 2), ("log", 2), ("log", 3), ("skipped", 4), ("log", 4), ("skipped", 5), ("log", 5)]
-    assert listener.told == [*told, ("log", 6)]
+    calls = [("log", 1), ("skipped", 2), ("log", 2), ("log", 3), ("skipped", 4), ("log", 4), ("skipped", 5), ("log", 5)]
+    assert listener.calls == [*calls, ("log", 6)]
     assert [listener.metrics[step]["skipped_steps"] for step in range(1, 7)] == [0, 1, 1, 2, 3, 3]
 
 
 def test_too_many_in_a_row_over_two_readings() -> None:
     metrics, listener = _metrics(), Listener()
     metrics.add(_record(1, loss=torch.nan))
-    tell(metrics, listener, max_skipped=2)
+    report(metrics, listener, max_skipped=2)
     for step in (2, 3):
         metrics.add(_record(step, loss=torch.nan))
 
     with pytest.raises(
         FloatingPointError, match=r"step 2: losses \{'align': nan\}, gradient norm 2.0 on detection batch"
     ):
-        tell(metrics, listener, max_skipped=2)
+        report(metrics, listener, max_skipped=2)
 
 
 def test_the_memory_of_a_process_never_falls() -> None:
@@ -111,14 +110,14 @@ def test_a_step_on_cuda_is_timed_by_the_device_and_guarded_on_it() -> None:
     layer = nn.Linear(4096, 4096, device=device)
     optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
     before = layer.weight.detach().clone()
-    begin, started = Moment(device), time.perf_counter()
+    timer, started = DeviceTimer(device), time.perf_counter()
     x = torch.randn(4096, 4096, device=device)
     for _ in range(200):
         x = layer(x)
     x.sum().backward()
     launched = time.perf_counter() - started
     guarded_step(optimizer, torch.tensor(False, device=device))
-    seconds = Moment(device).seconds_since(begin)
+    seconds = timer.stop().seconds()
 
     assert seconds > launched
     assert torch.equal(layer.weight, before)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detclipv2.config import OptimConfig, Supervision, SupervisionConfig, TrainConfig
 from detclipv2.data.alternation import alternation
 from detclipv2.data.order import Segment
-from detclipv2.training.schedule import Schedule, global_batch_sizes, whole_steps
+from detclipv2.training.schedule import Schedule, global_batch_sizes, pairs_left_out, whole_steps
 
 SAMPLES: dict[Supervision, int] = {"detection": 100, "image_text": 640}
 
@@ -181,6 +181,21 @@ def test_pairs_may_begin_later_whatever_changes_before() -> None:
 
     assert set(first.types[:20]) == {"detection"} == set(second.types[:8])
     assert "image_text" in second.types[8:20]
+
+
+def test_a_training_that_ends_before_pairs_begin_has_its_steps_and_a_warning() -> None:
+    short: dict[str, Any] = {"epochs": None, "num_steps": 24, "image_text_after": 160}
+
+    assert _schedule(2, **short).types == ["detection"] * 24
+    assert pairs_left_out(_config(**short), SAMPLES, world_size=2) == (
+        "image-text pairs never take part: train.image_text_after is 160, and the training has 24 steps; lower it, or train"
+        " longer"
+    )
+    # Epochs of 20 steps with two ranks.
+    assert pairs_left_out(_config(image_text_after=59), SAMPLES, world_size=2) is None
+    assert pairs_left_out(_config(image_text_after=60), SAMPLES, world_size=2) is not None
+    assert pairs_left_out(_config(image_text_after=60), SAMPLES, world_size=1) is None
+    assert pairs_left_out(_config(**short), {"detection": 100}, world_size=2) is None
 
 
 def test_segments_of_another_training() -> None:

@@ -1,4 +1,4 @@
-"""The whole street in an object store: built, killed, resumed, skipped, and read by training."""
+"""A whole build in an object store: built, killed, resumed, skipped, and read by training."""
 
 import itertools
 import signal
@@ -12,7 +12,7 @@ from upath import UPath
 
 from detclipv2.config import SupervisionConfig
 from detclipv2.data.loader import Stream
-from detclipv2.data.shards import Shard
+from detclipv2.data.tar_shards import Shard
 from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
 from pipelines.storage import PublishedTable, verify_content
 from schemas.manifest import Manifest

@@ -1,4 +1,4 @@
-"""An image of any kind as upright 8-bit RGB."""
+"""PIL images of any mode as upright 8-bit RGB tensors."""
 
 import numpy as np
 import torch

@@ -1,8 +1,7 @@
-"""The concept list of an image: its own texts and sampled negatives (section 3.1 of arXiv:2304.04514)."""
+"""Negative sampling: the concept list of an image, its own texts first (section 3.1 of arXiv:2304.04514)."""
 
 import random
 from collections.abc import Iterable, Iterator, Set
-from typing import Literal
 
 from detclipv2.data.decode import Sample
 from detclipv2.text.dictionary import normalise, singulars, without_qualifier
@@ -24,9 +23,7 @@ class NegativePool:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def draw(
-        self, count: int, *, positives: Iterable[str], shared_heads: Literal["allow", "avoid"], rng: random.Random
-    ) -> list[str]:
+    def draw(self, count: int, *, positives: Iterable[str], avoid_shared_heads: bool, rng: random.Random) -> list[str]:
         """Distinct texts that are no positives, all such samples being equally likely; fewer only if there are no more.
 
         Costs time for the texts drawn and rejected, not for the whole pool.
@@ -34,11 +31,11 @@ class NegativePool:
         Args:
             count: how many.
             positives: what is not drawn.
-            shared_heads: "avoid" leaves out what has the head noun of a positive, in singular or plural.
+            avoid_shared_heads: whether to leave out what has the head noun of a positive, in singular or plural.
             rng: the same state gives the same texts.
         """
         names = {normalise(text) for text in positives}
-        heads = {head for name in names for head in _heads(name)} if shared_heads == "avoid" else set[str]()
+        heads = {head for name in names for head in _heads(name)} if avoid_shared_heads else set[str]()
         drawn: list[str] = []
         order = _random_order(len(self._texts), rng)
         while len(drawn) < count and (index := next(order, None)) is not None:
@@ -55,7 +52,7 @@ def concept_list(
     dictionary: NegativePool | None = None,
     dictionary_share: float = 1.0,
     num_concepts: int,
-    caption_as_concept: Literal["on", "off"] = "on",
+    caption_as_concept: bool = True,
     rng: random.Random,
 ) -> list[str]:
     """Positives of a sample first, in order, then negatives up to ``num_concepts``.
@@ -69,21 +66,21 @@ def concept_list(
         sample: the image's texts.
         negatives: categories or phrases of the same dataset.
         dictionary: concepts that are not among them; for grounding.
-        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other stands in.
+        dictionary_share: of the negatives that come from the dictionary; where one side has too few, the other fills up.
         num_concepts: M, positives and negatives together.
         caption_as_concept: for image-text pairs.
         rng: draws the negatives.
     """
     positives = list(sample.concepts)
     if sample.supervision == "image_text":
-        if caption_as_concept == "on" and sample.caption:
+        if caption_as_concept and sample.caption:
             positives = [text for text in positives if text != sample.caption] + [sample.caption]
         return positives
     wanted = max(0, num_concepts - len(positives))
     if sample.supervision == "detection":
-        return positives + negatives.draw(wanted, positives=positives, shared_heads="allow", rng=rng)
+        return positives + negatives.draw(wanted, positives=positives, avoid_shared_heads=False, rng=rng)
     pools = (negatives, dictionary or NegativePool())
-    own, others = (pool.draw(wanted, positives=positives, shared_heads="avoid", rng=rng) for pool in pools)
+    own, others = (pool.draw(wanted, positives=positives, avoid_shared_heads=True, rng=rng) for pool in pools)
     num_others = max(round(wanted * dictionary_share), wanted - len(own))
     others = others[:num_others]
     return positives + own[: wanted - len(others)] + others

@@ -98,19 +98,13 @@ def evaluate_lvis(
     boxed_spellings = {_spelling(concept) for concept in boxed_concepts}
     base = np.array([not _spellings(category).isdisjoint(boxed_spellings) for category in categories], dtype=bool)
     scored = [(c, category["name"]) for c, category in enumerate(categories) if fixed[IOU_50, c] >= 0]
+    values: dict[str, Any] = {}
+    for metric, cap, ap in (("lvis", MAX_PER_IMAGE, lvis), ("fixed", MAX_PER_CATEGORY, fixed)):
+        thresholds = {"ap": ap, "ap50": ap[IOU_50], "ap75": ap[IOU_75]}
+        values |= {f"{metric}_{name}_{cap}": _mean(part, everything) for name, part in thresholds.items()}
+        values |= {f"{metric}_ap{group}_{cap}": _mean(ap, frequency == group) for group in "rcf"}
     return LvisMetrics(
-        lvis_ap_300=_mean(lvis, everything),
-        lvis_ap50_300=_mean(lvis[IOU_50], everything),
-        lvis_ap75_300=_mean(lvis[IOU_75], everything),
-        lvis_apr_300=_mean(lvis, frequency == "r"),
-        lvis_apc_300=_mean(lvis, frequency == "c"),
-        lvis_apf_300=_mean(lvis, frequency == "f"),
-        fixed_ap_10000=_mean(fixed, everything),
-        fixed_ap50_10000=_mean(fixed[IOU_50], everything),
-        fixed_ap75_10000=_mean(fixed[IOU_75], everything),
-        fixed_apr_10000=_mean(fixed, frequency == "r"),
-        fixed_apc_10000=_mean(fixed, frequency == "c"),
-        fixed_apf_10000=_mean(fixed, frequency == "f"),
+        **values,
         base_ap50=_mean(fixed[IOU_50], base),
         novel_ap50=_mean(fixed[IOU_50], ~base),
         ap50_by_category={name: float(fixed[IOU_50, c]) for c, name in scored},

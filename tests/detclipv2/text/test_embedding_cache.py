@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder
 from detclipv2.models.text_encoder import SentenceEncoder, TextEncoder
-from detclipv2.text.cache import TextEmbeddingCache, encoder_digest, weights_digest
+from detclipv2.text.embedding_cache import TextEmbeddingCache, encoder_digest, weights_digest
 
 NAMES = ["dog", "red apple", "cat", "traffic light"]
 
@@ -162,7 +162,7 @@ import sys
 from pathlib import Path
 import torch
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder
-from detclipv2.text.cache import TextEmbeddingCache
+from detclipv2.text.embedding_cache import TextEmbeddingCache
 
 folder, name, num_steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)

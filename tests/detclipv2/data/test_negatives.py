@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detclipv2.config import Supervision
-from detclipv2.data.concepts import NegativePool, concept_list
 from detclipv2.data.decode import Sample
+from detclipv2.data.negatives import NegativePool, concept_list
 
 VOCABULARY = [f"thing {index}" for index in range(50)]
 
@@ -98,7 +98,9 @@ def test_a_positive_in_another_case_is_no_negative(supervision: Supervision) -> 
 
 def test_all_samples_of_negatives_are_equally_likely() -> None:
     rng, pool = random.Random(0), NegativePool(["a", "b", "c", "d", "e", "f"])
-    counts = Counter(tuple(pool.draw(2, positives=["a", "f"], shared_heads="allow", rng=rng)) for _ in range(12_000))
+    counts = Counter(
+        tuple(pool.draw(2, positives=["a", "f"], avoid_shared_heads=False, rng=rng)) for _ in range(12_000)
+    )
 
     assert len(counts) == 12  # ordered pairs of four
     # Binomial with mean 1000 and deviation 30.
@@ -126,7 +128,10 @@ def test_a_draw_does_not_walk_the_whole_pool() -> None:
 def test_texts_that_an_encoder_takes_for_the_same_are_one_negative() -> None:
     pool = NegativePool(["Post-it note", "post-it  note", "tree", "tree"])
 
-    assert sorted(pool.draw(9, positives=[], shared_heads="allow", rng=random.Random(0))) == ["Post-it note", "tree"]
+    assert sorted(pool.draw(9, positives=[], avoid_shared_heads=False, rng=random.Random(0))) == [
+        "Post-it note",
+        "tree",
+    ]
 
 
 WORDS = st.lists(st.sampled_from(["red", "dog", "dogs", "cat", "box", "boxes", "tree"]), min_size=1, max_size=2)
@@ -164,7 +169,7 @@ def test_the_caption_counts_as_a_concept() -> None:
     sample = _sample("image_text", ["dog", "park"], "a dog in a park")
 
     assert _concepts(sample) == ["dog", "park", "a dog in a park"]
-    assert _concepts(sample, caption_as_concept="off") == ["dog", "park"]
+    assert _concepts(sample, caption_as_concept=False) == ["dog", "park"]
     assert _concepts(_sample("image_text", ["dog"], "dog")) == ["dog"]
     assert sample.concepts == ["dog", "park"]
 

@@ -1,4 +1,4 @@
-"""Shards, and what lies where in them."""
+"""WebDataset tar shards and their indexes."""
 
 import json
 import tarfile
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from detclipv2.config import Supervision
 from detclipv2.data.opener import open_shard
 
-MEND = "build the dataset again: only what is missing or damaged is made anew"
+REBUILD_HINT = "build the dataset again: only what is missing or damaged is made anew"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the samples of a tar lie, in its order, and which images stand."""
+    """Where the samples of a tar lie, in its order, and which images are in portrait format."""
 
     offsets: NDArray[np.int64]  # of the first header of a sample, in bytes
     num_bytes: NDArray[np.int64]  # of its members with their headers
-    is_standing: NDArray[np.bool_]  # the image is higher than wide
+    is_portrait: NDArray[np.bool_]  # the image is higher than wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,16 @@ class Shard:
     index: Callable[[], ShardIndex] | None = None
 
     def read_index(self, supervision: Supervision) -> ShardIndex:
-        """The index of the shard; which images of image-text pairs stand is not looked up, since all become squares.
+        """The index of the shard; the format of image-text images is not looked up, since all become squares.
 
         Raises:
             ValueError: it does not fit the number of samples, or the tar is damaged.
             OSError: it cannot be read.
         """
         index = scan_shard(self.url, supervision=supervision) if self.index is None else self.index()
-        if not len(index.offsets) == len(index.num_bytes) == len(index.is_standing) == self.num_samples:
+        if not len(index.offsets) == len(index.num_bytes) == len(index.is_portrait) == self.num_samples:
             raise ValueError(
-                f"{self.url}: {len(index.offsets)} samples, {self.num_samples} are expected: damaged; {MEND}"
+                f"{self.url}: {len(index.offsets)} samples, {self.num_samples} are expected: damaged; {REBUILD_HINT}"
             )
         return index
 
@@ -54,7 +54,7 @@ def scan_shard(url: str, *, supervision: Supervision) -> ShardIndex:
     Raises:
         ValueError: the tar is damaged, or an annotation does not tell the size of its image.
     """
-    keys, starts, ends, standing = [""], list[int](), list[int](), list[bool]()
+    keys, starts, ends, portrait = [""], list[int](), list[int](), list[bool]()
     try:
         with open_shard(url) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in _files(tar):
@@ -63,17 +63,17 @@ def scan_shard(url: str, *, supervision: Supervision) -> ShardIndex:
                     keys.append(key)
                     starts.append(member.offset)
                     ends.append(0)
-                    standing.append(False)
+                    portrait.append(False)
                 ends[-1] = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if suffix == "json" and supervision != "image_text":
-                    standing[-1] = _is_standing(_content(tar, member), where=f"{url}, key {key!r}")
+                    portrait[-1] = _is_portrait(_content(tar, member), where=f"{url}, key {key!r}")
     except tarfile.TarError as error:
-        raise ValueError(f"{url} is damaged: {error}; {MEND}") from error
+        raise ValueError(f"{url} is damaged: {error}; {REBUILD_HINT}") from error
     offsets = np.array(starts, dtype=np.int64)
     return ShardIndex(
         offsets=offsets,
         num_bytes=np.array(ends, dtype=np.int64) - offsets,
-        is_standing=np.array(standing, dtype=np.bool_),
+        is_portrait=np.array(portrait, dtype=np.bool_),
     )
 
 
@@ -81,7 +81,7 @@ def parse_record(content: Any, *, url: str, offset: int) -> dict[str, Any]:
     """The members of one sample by suffix, with ``__key__`` and ``__url__``.
 
     Args:
-        content: a file of the bytes of a tar in which the sample lies.
+        content: a file with the bytes of the sample in a tar.
         url: of the shard.
         offset: where the bytes begin in it.
 
@@ -95,10 +95,10 @@ def parse_record(content: Any, *, url: str, offset: int) -> dict[str, Any]:
             for member in _files(tar):
                 key, suffix = key_and_suffix(member.name)
                 if record.setdefault("__key__", key) != key:
-                    raise ValueError(f"{where}: key {key!r} after {record['__key__']!r}: not its index; {MEND}")
+                    raise ValueError(f"{where}: key {key!r} after {record['__key__']!r}: not its index; {REBUILD_HINT}")
                 record[suffix] = _content(tar, member)
     except tarfile.TarError as error:
-        raise ValueError(f"{where}, key {record.get('__key__')!r}: damaged: {error}; {MEND}") from error
+        raise ValueError(f"{where}, key {record.get('__key__')!r}: damaged: {error}; {REBUILD_HINT}") from error
     return record
 
 
@@ -119,7 +119,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _is_standing(annotation: bytes, *, where: str) -> bool:
+def _is_portrait(annotation: bytes, *, where: str) -> bool:
     try:
         sizes = json.loads(annotation)
         return bool(sizes["height"] > sizes["width"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detclipv2.data.shards import Shard, ShardIndex, key_and_suffix, parse_record, scan_shard
+from detclipv2.data.tar_shards import Shard, ShardIndex, key_and_suffix, parse_record, scan_shard
 
 Annotation = Callable[..., dict[str, Any]]
 
@@ -36,7 +36,7 @@ def test_an_index_from_the_tar(tmp_path: Path) -> None:
 
     assert index.offsets.tolist() == [0, 2560, 5120]
     assert index.num_bytes.tolist() == [2560] * 3  # two headers, two blocks and one
-    assert index.is_standing.tolist() == [False, True, False]
+    assert index.is_portrait.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -95,7 +95,7 @@ def test_another_number_of_samples(write_shard: Callable[..., Shard], annotation
 
 
 def test_the_given_index_is_taken(tmp_path: Path) -> None:
-    index = ShardIndex(offsets=np.zeros(1, np.int64), num_bytes=np.ones(1, np.int64), is_standing=np.ones(1, np.bool_))
+    index = ShardIndex(offsets=np.zeros(1, np.int64), num_bytes=np.ones(1, np.int64), is_portrait=np.ones(1, np.bool_))
     shard = Shard(url=str(tmp_path / "never opened"), num_samples=1, index=lambda: index)
 
     assert shard.read_index("detection") is index

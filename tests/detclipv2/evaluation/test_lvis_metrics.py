@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from detclipv2.evaluation.lvis import LvisMetrics, evaluate_lvis
+from detclipv2.evaluation.lvis_metrics import LvisMetrics, evaluate_lvis
 
 SHARED = Path(__file__).parents[4] / "shared/data/lvis_val_100"
 

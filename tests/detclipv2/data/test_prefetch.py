@@ -1,4 +1,4 @@
-"""Batches are made ahead, in order; errors come up as they were raised; what is closed leaves nothing behind."""
+"""Batches are prefetched in order; errors come up as they were raised; what is closed leaves nothing behind."""
 
 import itertools
 import multiprocessing
@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 import torch
 
-from detclipv2.data.ahead import ahead_in_processes, ahead_in_thread
+from detclipv2.data.prefetch import prefetch_in_processes, prefetch_in_thread
 from detclipv2.structures import Batch
 
-Ahead = Callable[..., Generator[Batch, None, None]]
+Prefetched = Callable[..., Generator[Batch, None, None]]
 
 
 def _batch(key: str) -> Batch:
@@ -29,24 +29,26 @@ def _batch(key: str) -> Batch:
     )
 
 
-def _lane(lane: int, *, made: list[str] | None = None, fails_at: int = -1) -> Generator[Batch, None, None]:
+def _worker(worker: int, *, made: list[str] | None = None, fails_at: int = -1) -> Generator[Batch, None, None]:
     for number in itertools.count():
         if number == fails_at:
-            raise FileNotFoundError(f"shard {lane} is gone")
+            raise FileNotFoundError(f"shard {worker} is gone")
         if made is not None:
-            made.append(f"{lane}-{number}")
-        yield _batch(f"{lane}-{number}")
+            made.append(f"{worker}-{number}")
+        yield _batch(f"{worker}-{number}")
 
 
-def _ahead(where: str, num_ahead: int = 2, **options: int) -> Generator[Batch, None, None]:
+def _prefetched(where: str, num_prefetched: int = 2, **options: int) -> Generator[Batch, None, None]:
     if where == "thread":
-        return ahead_in_thread(_lane(0, **options), num_ahead=num_ahead)
-    return ahead_in_processes(partial(_lane, **options), num_lanes=2, first_lane=1, num_ahead=num_ahead)
+        return prefetch_in_thread(_worker(0, **options), num_prefetched=num_prefetched)
+    return prefetch_in_processes(
+        partial(_worker, **options), num_workers=2, first_worker=1, num_prefetched=num_prefetched
+    )
 
 
-def test_a_thread_makes_so_many_ahead() -> None:
+def test_a_thread_makes_so_many_prefetched() -> None:
     made: list[str] = []
-    with closing(ahead_in_thread(_lane(0, made=made), num_ahead=3)) as batches:
+    with closing(prefetch_in_thread(_worker(0, made=made), num_prefetched=3)) as batches:
         assert next(batches).keys == ["0-0"]
         deadline = time.monotonic() + 20
         while len(made) < 4 and time.monotonic() < deadline:
@@ -56,10 +58,10 @@ def test_a_thread_makes_so_many_ahead() -> None:
         assert [next(batches).keys for _ in range(3)] == [["0-1"], ["0-2"], ["0-3"]]
 
 
-def test_processes_take_turns_from_the_first_lane_on() -> None:
+def test_processes_take_turns_from_the_first_worker_on() -> None:
     torch.manual_seed(0)
     drawn = torch.get_rng_state()
-    with closing(_ahead("processes")) as batches:
+    with closing(_prefetched("processes")) as batches:
         found = list(itertools.islice(batches, 5))
 
     assert [batch.keys for batch in found] == [["1-0"], ["0-0"], ["1-1"], ["0-1"], ["1-2"]]
@@ -72,18 +74,18 @@ def test_processes_take_turns_from_the_first_lane_on() -> None:
 @pytest.mark.parametrize("where", ["thread", "processes"])
 def test_an_error_comes_up_where_its_batch_would_have(where: str) -> None:
     num_good = 2 if where == "thread" else 4
-    batches = _ahead(where, fails_at=2)
+    batches = _prefetched(where, fails_at=2)
     assert len(list(itertools.islice(batches, num_good))) == num_good
     with pytest.raises(FileNotFoundError, match=r"^shard [01] is gone") as raised:
         next(batches)
     assert str(raised.value) == f"shard {0 if where == 'thread' else 1} is gone"
-    assert where == "thread" or any("in _lane" in note for note in raised.value.__notes__), "with its trace"
+    assert where == "thread" or any("in _worker" in note for note in raised.value.__notes__), "with its trace"
     _assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("where", ["thread", "processes"])
 def test_closing_ends_all(where: str) -> None:
-    batches = _ahead(where)
+    batches = _prefetched(where)
     next(batches)
     assert _num_helpers() > 0
     batches.close()
@@ -97,19 +99,19 @@ class ClientError(Exception):
         super().__init__(f"{code}: {text}")
 
 
-def _refused(lane: int) -> Generator[Batch, None, None]:
-    raise ClientError(403, f"lane {lane}")
+def _refused(worker: int) -> Generator[Batch, None, None]:
+    raise ClientError(403, f"worker {worker}")
     yield
 
 
 def test_an_error_that_does_not_pass_between_processes_is_told() -> None:
-    batches = ahead_in_processes(_refused, num_lanes=1, first_lane=0, num_ahead=1)
-    with pytest.raises(RuntimeError, match="^ClientError: 403: lane 0$"):
+    batches = prefetch_in_processes(_refused, num_workers=1, first_worker=0, num_prefetched=1)
+    with pytest.raises(RuntimeError, match="^ClientError: 403: worker 0$"):
         next(batches)
 
 
 def test_a_killed_process_is_an_error() -> None:
-    with closing(_ahead("processes")) as batches:
+    with closing(_prefetched("processes")) as batches:
         next(batches)
         for process in multiprocessing.active_children():
             process.kill()

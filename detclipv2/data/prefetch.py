@@ -1,4 +1,4 @@
-"""Batches made ahead of the step that takes them: by processes, or by a thread of this one."""
+"""Batch prefetching: by worker processes, or by a thread of this process."""
 
 import pickle
 import traceback
@@ -12,17 +12,17 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from detclipv2.structures import Batch
 
-Lane = Callable[[int], Generator[Batch, None, None]]
+WorkerBatches = Callable[[int], Generator[Batch, None, None]]
 
 
-def ahead_in_thread(batches: Generator[Batch, None, None], *, num_ahead: int) -> Generator[Batch, None, None]:
-    """The same endless batches, ``num_ahead`` of them made by a thread while the last one is used.
+def prefetch_in_thread(batches: Generator[Batch, None, None], *, num_prefetched: int) -> Generator[Batch, None, None]:
+    """The same endless batches, ``num_prefetched`` of them prefetched by a thread while the last one is used.
 
     Closing it ends the thread. An error comes up where its batch would have.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
         try:
-            waiting = deque(thread.submit(_next, batches) for _ in range(num_ahead))
+            waiting = deque(thread.submit(_next, batches) for _ in range(num_prefetched))
             while True:
                 batch = waiting.popleft().result()
                 waiting.append(thread.submit(_next, batches))
@@ -32,22 +32,24 @@ def ahead_in_thread(batches: Generator[Batch, None, None], *, num_ahead: int) ->
             batches.close()
 
 
-def ahead_in_processes(lane: Lane, *, num_lanes: int, first_lane: int, num_ahead: int) -> Generator[Batch, None, None]:
-    """The batches of lanes in turn, each lane made by a process of one thread.
+def prefetch_in_processes(
+    worker: WorkerBatches, *, num_workers: int, first_worker: int, num_prefetched: int
+) -> Generator[Batch, None, None]:
+    """The batches of loader workers in turn; each worker is a process of one thread.
 
     Closing it ends the processes. An error comes up where its batch would have, as it was raised in the process.
 
     Args:
-        lane: the endless batches of a lane, by its number.
-        num_lanes: how many lanes there are.
-        first_lane: which one's turn it is.
-        num_ahead: batches that each process makes ahead.
+        worker: the endless batches of a worker, by its number.
+        num_workers: number of workers.
+        first_worker: which one's turn it is.
+        num_prefetched: batches that each worker prefetches.
     """
     loader = DataLoader(
-        _Lanes(lane, num_lanes=num_lanes, first_lane=first_lane),
+        _WorkerDataset(worker, num_workers=num_workers, first_worker=first_worker),
         batch_size=None,
-        num_workers=num_lanes,
-        prefetch_factor=num_ahead,
+        num_workers=num_workers,
+        prefetch_factor=num_prefetched,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_unchanged,
         generator=torch.Generator(),  # the global one is the network's; nothing here depends on either
@@ -64,17 +66,17 @@ def ahead_in_processes(lane: Lane, *, num_lanes: int, first_lane: int, num_ahead
         batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-class _Lanes(IterableDataset[Batch | Exception]):
-    """In process w the batches of the lane whose turn comes after w others: the loader asks its processes in turn."""
+class _WorkerDataset(IterableDataset[Batch | Exception]):
+    """In process w the batches of the worker whose turn comes after w others: the loader asks its processes in turn."""
 
-    def __init__(self, lane: Lane, *, num_lanes: int, first_lane: int) -> None:
-        self._lane, self._num_lanes, self._first_lane = lane, num_lanes, first_lane
+    def __init__(self, worker: WorkerBatches, *, num_workers: int, first_worker: int) -> None:
+        self._worker, self._num_workers, self._first_worker = worker, num_workers, first_worker
 
     def __iter__(self) -> Iterator[Batch | Exception]:
         worker = get_worker_info()
         assert worker is not None
         try:
-            yield from self._lane((self._first_lane + worker.id) % self._num_lanes)
+            yield from self._worker((self._first_worker + worker.id) % self._num_workers)
         except Exception as error:
             error.add_note(traceback.format_exc())  # the trace does not pass between processes, notes do
             yield _portable(error)

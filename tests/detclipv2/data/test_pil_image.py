@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from detclipv2.data.images import upright_rgb
+from detclipv2.data.pil_image import upright_rgb
 
 ORIENTATION = 0x0112
 
@@ -36,7 +36,7 @@ def test_a_16_bit_png() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "I;16", "F"])
 def test_an_image_is_turned_upright(mode: str) -> None:
-    values = np.array([[1, 2, 3], [4, 5, 6]])  # lies on its side
+    values = np.array([[1, 2, 3], [4, 5, 6]])  # turned by 90 degrees
     if mode == "RGB":
         image = Image.fromarray(values.astype(np.uint8)).convert("RGB")
     else:

@@ -37,11 +37,10 @@ class Options(BuildConfig):
 
 def run(options: Options) -> None:
     """Plan, or build."""
-    if not options.plan:
+    if options.plan:
+        Console().print(forecast_table(forecast(options, retry=options.retry)))
+    else:
         main(options, retry=options.retry)
-        return
-    console = Console()
-    console.print(forecast_table(forecast(options, retry=options.retry)))
 
 
 def main(config: BuildConfig, *, retry: str | None = None) -> None:

@@ -27,7 +27,6 @@ BOXES_PER_IMAGE = 8
 POSITIVE_CONCEPTS = 5
 
 PAPER_RECIPE, PAPER_GPU, PAPER_NUM_GPUS = "detclipv2_t:pretrain", "v100", 32
-PAPER_GPU_HOURS = 2100.0  # Table 5, DetCLIPv2-T
 # Seconds of a step on 32 V100. Detection: Table 3's Objects365 row. The others are what makes its row of three datasets, and
 # Table 12's GPU-hours, come out.
 PAPER_STEP_S: Mapping[Supervision, float] = {"detection": 1.075, "grounding": 0.88, "image_text": 3.9}

@@ -80,15 +80,14 @@ def data_sizes(manifest: DatasetManifest, job: JobConfig) -> dict[Supervision, D
     has_dictionary = job.concept_dictionary is not None and job.concept_dictionary.is_file()
     dictionary = job.dictionary() if has_dictionary else None
     others = {*captions, *([] if dictionary is None else dictionary.definitions)}
-    sizes: dict[Supervision, DataSize] = {}
-    for name, split in splits.items():
-        concepts = {*split.vocabulary, *others} if name == "grounding" else set(split.vocabulary)
-        sizes[name] = DataSize(
+    return {
+        name: DataSize(
             num_samples=split.num_samples,
-            num_concepts=len(concepts),
+            num_concepts=len({*split.vocabulary, *(others if name == "grounding" else ())}),
             phrases_per_sample=PHRASES_PER_PAIR,
         )
-    return sizes
+        for name, split in splits.items()
+    }
 
 
 commands: dict[str, Callable[..., None]] = {"plan": plan}

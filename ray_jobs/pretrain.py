@@ -21,7 +21,7 @@ from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect
-from pipelines.storage import NUM_CONCURRENT, Location
+from pipelines.storage import NUM_CONCURRENT, Location, data_root
 from ray_jobs.cli import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
@@ -38,7 +38,6 @@ class TrainedRun:
     """A training that reached its last step."""
 
     name: str
-    run_id: str
     state: TrainState
 
 
@@ -46,12 +45,12 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     """Train to the last step, from where an earlier attempt of the same name stopped.
 
     Raises:
-        ValueError: there is no dataset, or nothing in it that the recipe trains on.
+        ValueError: there is no dataset, or nothing in it that the recipe trains on, or no client for such a storage.
         RuntimeError: training failed more often than ``max_failures`` allows.
     """
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
-    storage = job.run_storage(job.run_name(dataset))
+    storage = RunStorage(root=data_root(job.storage or job.outputs / "runs"), name=job.run_name(dataset))
     step = storage.finished_step()
     if step is None:
         check_shards(dataset, job.data_root)
@@ -65,7 +64,7 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         else:
             console.print(f"training   up to date: run {storage.name} reached its last step, {step}", highlight=False)
         status = "FINISHED"
-        return TrainedRun(name=storage.name, run_id=tracker.run_id, state=storage.load(step))
+        return TrainedRun(name=storage.name, state=storage.load(step))
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -81,25 +80,16 @@ def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
     """
     shards = [entry for split in dataset.supervisions.values() for entry in split.shards]
     with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
-        sizes = pool.map(lambda entry: _num_bytes(data_root / entry.path), shards)
-        for entry, num_bytes in zip(shards, sizes, strict=True):
-            if num_bytes != entry.num_bytes:
-                found = (
-                    "is missing"
-                    if num_bytes is None
-                    else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
-                )
-                raise ValueError(
-                    f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard again"
-                )
+        for problem in filter(None, pool.map(lambda entry: _problem(data_root / entry.path, entry.num_bytes), shards)):
+            raise ValueError(f"shard {problem}; build the dataset again, which makes only this shard again")
 
 
-def _num_bytes(path: Location) -> int | None:
-    """Size of a file, or None where there is none."""
+def _problem(path: Location, num_bytes: int) -> str | None:
     try:
-        return path.stat().st_size
+        found = path.stat().st_size
     except FileNotFoundError:
-        return None
+        return f"{path} is missing"
+    return None if found == num_bytes else f"{path} has {found} bytes, not {num_bytes}: it was cut off"
 
 
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:

@@ -128,7 +128,8 @@ def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None
     since_print, printed, status = 0.0, 0, Status()
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None, words="starting workers")
-        while True:
+        finished = False
+        while not finished:
             finished = done.wait(POLL_S)
             status = board.read() or status
             bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
@@ -138,5 +139,3 @@ def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None
                     f"step {status.step}/{status.num_steps}  {status.words()}", highlight=False, soft_wrap=True
                 )
                 since_print, printed = 0.0, status.step
-            if finished:
-                return

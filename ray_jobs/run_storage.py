@@ -90,9 +90,16 @@ class RunStorage:
         checkpoint that is gone, would keep the run from ever starting again, and goes; training finds the checkpoints by
         itself. So do old checkpoints that no record names any more, but for the newest ``num_to_keep``.
         """
-        recorded = self._recorded()
-        if recorded is None or not all((self.folder / name).is_dir() for name in recorded):
-            (self.folder / RAY_RECORD_NAME).unlink(missing_ok=True)
+        record, recorded, is_right = self.folder / RAY_RECORD_NAME, set(), True
+        try:
+            recorded = {entry["checkpoint_dir_name"] for entry in json.loads(record.read_text())["checkpoint_results"]}
+            is_right = all((self.folder / name).is_dir() for name in recorded)
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            is_right = False
+        if not is_right:
+            record.unlink(missing_ok=True)
             recorded = set()
         for name in {self.checkpoint_name(step) for step in self.steps()[:-num_to_keep]} - recorded:
             folder = self.folder / name
@@ -100,16 +107,6 @@ class RunStorage:
                 shutil.rmtree(folder)
             else:
                 folder.fs.rm(folder.path, recursive=True)
-
-    def _recorded(self) -> set[str] | None:
-        """Names of the checkpoints in Ray Train's record; None where it cannot be read."""
-        try:
-            record = json.loads((self.folder / RAY_RECORD_NAME).read_text())
-            return {entry["checkpoint_dir_name"] for entry in record["checkpoint_results"]}
-        except FileNotFoundError:
-            return set()
-        except (ValueError, KeyError, TypeError):
-            return None
 
     def finish(self, step: int) -> None:
         """Note that the run has come to its end with the checkpoint of ``step``."""

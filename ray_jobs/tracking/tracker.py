@@ -1,25 +1,30 @@
-"""MLflow run of a training, as its driver sees it: one run, from the first attempt to the last."""
+"""MLflow run of a training: one run, from the first attempt to the last, which the driver owns and workers log to."""
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Param
-from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+from mlflow.entities import Metric, Param
+from mlflow.environment_variables import (
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL,
+)
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
 from ray_jobs.job_config import JobConfig
-from ray_jobs.tracking.run_logger import RunLogger
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
+SYSTEM_METRICS_INTERVAL_S = 5
 # What an experiment is for. MLflow 3.17 takes every other one for GenAI.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 # Whatever the kind, MLflow 3.17's UI opens a page without this as GenAI: an experiment as an empty overview of traces.
@@ -61,6 +66,55 @@ def runs_page(server: str) -> str:
     """The page with all runs on a tracking server such as ``http://127.0.0.1:5000``; its first page where there is no run."""
     found = experiment_id(MlflowClient(server))
     return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs{_UI_MODE}"
+
+
+class RunLogger:
+    """Logs metrics and files to a run, in any process of a training; it neither opens nor ends it."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.client = MlflowClient(uri)
+        self.uri = uri
+        self.run_id = run_id
+        self._waiting: list[Any] = []  # metrics that MLflow is still writing
+
+    def watch_system(self) -> None:
+        """Sample this machine's load from now on, until ``end_watch``, as often as MLflow's own variable says where it is set."""
+        mlflow.set_tracking_uri(self.uri)
+        if not MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.is_set():
+            mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
+        mlflow.start_run(run_id=self.run_id, log_system_metrics=True)
+
+    def end_watch(self) -> None:
+        """The last sample; how the run ended is for the driver to say."""
+        mlflow.end_run()
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Metrics of a step, written while training goes on; ``flush`` waits for them."""
+        now = time.time_ns() // 1_000_000
+        entries = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._waiting.append(self.client.log_batch(self.run_id, metrics=entries, synchronous=False))
+
+    def flush(self) -> None:
+        """Wait until everything is written: a checkpoint must not be ahead of what is logged."""
+        for operation in self._waiting:
+            operation.wait()
+        self._waiting.clear()
+
+    def last_step(self, metric: str) -> int:
+        """Highest step of a metric: up to it, what a resumed training repeats is logged already."""
+        try:
+            return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
+        except MlflowException:
+            return 0
+
+    def log_record(self, record: Mapping[str, Any], name: str) -> None:
+        """A small record as a JSON artifact."""
+        self.client.log_dict(self.run_id, dict(record), name)
+
+    def log_files(self, *paths: Path, folder: str | None = None) -> None:
+        """Files as artifacts."""
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder)
 
 
 class Tracker:

@@ -118,13 +118,8 @@ def progress_of(board: ProgressBoard, *, console: Console) -> Iterator[None]:
 
 
 def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None:
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[words]}"),
-    )
+    counts = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("[dim]{task.fields[words]}"))
+    columns = (TextColumn("training"), BarColumn(bar_width=24), *counts)
     since_print, printed, status = 0.0, 0, Status()
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None, words="starting workers")
@@ -135,7 +130,6 @@ def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None
             bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
             since_print += POLL_S
             if not console.is_terminal and status.step != printed and (finished or since_print >= PRINT_EVERY_S):
-                console.print(
-                    f"step {status.step}/{status.num_steps}  {status.words()}", highlight=False, soft_wrap=True
-                )
+                line = f"step {status.step}/{status.num_steps}  {status.words()}"
+                console.print(line, highlight=False, soft_wrap=True)
                 since_print, printed = 0.0, status.step

@@ -1,7 +1,6 @@
 """Model export, evaluation and registration: of a finished training, with a report, and of checkpoints during training."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,8 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     )
     predictor = Predictor.from_pretrained(model_folder)
     if dataset.validation_annotations is None:
-        console.print(
-            f"model      {model_folder} (the dataset has no validation set to measure it on)", highlight=False
-        )
+        why = "the dataset has no validation set to measure it on"
+        console.print(f"model      {model_folder} ({why})", highlight=False)
         return None
     evaluated = evaluate(predictor, dataset, data_root=job.data_root, console=console)
     tracker = Tracker(job, dataset)
@@ -59,11 +57,10 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
         tracker.logger.log({f"val/{name}": value for name, value in values.items()}, step=state.step)
         tags = {"data_digest": dataset.digest} | {name: f"{value:.4f}" for name, value in values.items()}
         version = Registry(tracker.uri, job.registered_model).register(model_folder, run_id=tracker.run_id, tags=tags)
-        report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
+        report = _report(job, tracker, evaluated, predictor, model_folder)
         tracker.logger.log_files(report)
-        tracker.logger.log_files(
-            *sample_images(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
-        )
+        images = sample_images(dataset, evaluated, job.data_root, folder=report.parent)
+        tracker.logger.log_files(*images, folder="detections")
     finally:
         tracker.close("FINISHED")
     console.print(metrics_table(evaluated.metrics))
@@ -128,15 +125,8 @@ def _images_to_draw(validation: ValidationSet, evaluated: Evaluated) -> list[int
     return sorted(kinds, key=lambda image: (-len(kinds[image]), image))[:NUM_DRAWN]
 
 
-def _report(
-    job: JobConfig,
-    tracker: Tracker,
-    dataset: DatasetManifest,
-    evaluated: Evaluated,
-    predictor: Predictor,
-    model_folder: Path,
-) -> Path:
-    drawn = _images_to_draw(ValidationSet(dataset, data_root=job.data_root), evaluated)
+def _report(job: JobConfig, tracker: Tracker, evaluated: Evaluated, predictor: Predictor, model_folder: Path) -> Path:
+    drawn = _images_to_draw(ValidationSet(tracker.dataset, data_root=job.data_root), evaluated)
     path = job.outputs / "reports" / tracker.run_name / "report.html"
     write_report(
         ReportData(
@@ -145,7 +135,7 @@ def _report(
             training_time_s=tracker.training_seconds(),
             num_parameters=sum(parameter.numel() for parameter in predictor.detector.parameters()),
             model_bytes=sum(file.stat().st_size for file in model_folder.rglob("*") if file.is_file()),
-            dataset=dataset,
+            dataset=tracker.dataset,
             data_root=job.data_root,
             metrics=evaluated.metrics,
             losses=tracker.losses(),
@@ -159,9 +149,7 @@ def _report(
     return path
 
 
-def sample_images(
-    dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path
-) -> Sequence[Path]:
+def sample_images(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path) -> list[Path]:
     """Validation images with the detections drawn, as JPEG files in ``folder``."""
     validation = ValidationSet(dataset, data_root=data_root)
     paths = []

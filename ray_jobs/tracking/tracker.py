@@ -44,8 +44,7 @@ if not MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.is_set():
 
 def tracking_uri(given: str | None, outputs: Path) -> str:
     """The given tracking server, else MLFLOW_TRACKING_URI's, else the SQLite database of the outputs folder."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    if uri := given or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     outputs.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
@@ -54,12 +53,9 @@ def tracking_uri(given: str | None, outputs: Path) -> str:
 def experiment_id(client: MlflowClient) -> str | None:
     """Id of the experiment, which is marked as model training; None where there is none yet."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return None
-    found: str = experiment.experiment_id
-    if experiment.tags.get(_KIND_TAG) != _KIND:
-        client.set_experiment_tag(found, _KIND_TAG, _KIND)
-    return found
+    if experiment is not None and experiment.tags.get(_KIND_TAG) != _KIND:
+        client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+    return None if experiment is None else str(experiment.experiment_id)
 
 
 def runs_page(server: str) -> str:
@@ -147,8 +143,9 @@ class Tracker:
         else:
             tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
             run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
-        self.client.log_batch(run_id, params=list(_params(self.job.to_json())))
-        self.client.log_dict(run_id, self.job.to_json(), "config.json")
+        config = self.job.to_json()
+        self.client.log_batch(run_id, params=[Param(name, value[:_MAX_PARAM]) for name, value in _flat(config)])
+        self.client.log_dict(run_id, config, "config.json")
         self._log_data(run_id)
         self.client.set_tag(run_id, _OPENED_TAG, "yes")
         return run_id
@@ -200,10 +197,7 @@ class Tracker:
         self.client.set_terminated(self.run_id, status)
 
 
-def _params(value: Any, name: str = "") -> Iterator[Param]:
-    """A nested configuration as flat parameters, such as ``train.num_steps``."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _params(part, f"{name}.{key}" if name else key)
-    else:
-        yield Param(name, str(value)[:_MAX_PARAM])
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name, such as ``train.num_steps``, and value of every leaf of a nested configuration."""
+    for key, value in config.items():
+        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]

@@ -103,10 +103,6 @@ class RunLogger:
         except MlflowException:
             return 0
 
-    def log_record(self, record: Mapping[str, Any], name: str) -> None:
-        """A small record as a JSON artifact."""
-        self.client.log_dict(self.run_id, dict(record), name)
-
     def log_files(self, *paths: Path, folder: str | None = None) -> None:
         """Files as artifacts."""
         for path in paths:
@@ -172,12 +168,9 @@ class Tracker:
 
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """(step, value) of every logged loss."""
-        names = [name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/")]
-        histories = {name: self.client.get_metric_history(self.run_id, name) for name in sorted(names)}
-        return {
-            name.removeprefix("loss/"): [(metric.step, metric.value) for metric in history]
-            for name, history in histories.items()
-        }
+        names = sorted(name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/"))
+        histories = {name.removeprefix("loss/"): self.client.get_metric_history(self.run_id, name) for name in names}
+        return {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
 
     def training_seconds(self) -> float:
         """Time that all logged steps took together, whatever attempt they belong to."""

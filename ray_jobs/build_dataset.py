@@ -37,11 +37,10 @@ class Options(BuildConfig):
 
 def run(options: Options) -> None:
     """Plan, or build."""
-    if not options.plan:
+    if options.plan:
+        Console().print(forecast_table(forecast(options, retry=options.retry)))
+    else:
         main(options, retry=options.retry)
-        return
-    console = Console()
-    console.print(forecast_table(forecast(options, retry=options.retry)))
 
 
 def main(config: BuildConfig, *, retry: str | None = None) -> None:
@@ -52,20 +51,16 @@ def main(config: BuildConfig, *, retry: str | None = None) -> None:
     path = config.root / "datasets" / config.dataset().name / MANIFEST_NAME
     manifest = read_dataset_manifest(path)
     console.print(funnel_table(manifest))
-    seconds = time.monotonic() - started
-    console.print(
-        "nothing to do: everything is up to date" if num_runs == 0 else f"{num_runs} tables computed",
-        f"({seconds:.1f} s)",
-    )
+    done = f"{num_runs} tables computed" if num_runs else "nothing to do: everything is up to date"
+    console.print(f"{done} ({time.monotonic() - started:.1f} s)")
     console.print(f"dataset: {path}", soft_wrap=True, highlight=False)
     console.print(f"next: python ray_jobs/pretrain.py --data {path}", soft_wrap=True, highlight=False)
 
 
 def funnel_table(manifest: DatasetManifest) -> Table:
     """One row an asset: rows in and kept, and the most frequent reasons for dropping one."""
-    table = Table(
-        "asset", "unit", title=f"dataset {manifest.name}, version {manifest.digest[:16]}", title_justify="left"
-    )
+    title = f"dataset {manifest.name}, version {manifest.digest[:16]}"
+    table = Table("asset", "unit", title=title, title_justify="left")
     for column in ("in", "kept"):
         table.add_column(column, justify="right")
     table.add_column("dropped, by reason")

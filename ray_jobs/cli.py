@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -22,12 +22,9 @@ def run_cli(
     options replace.
     """
     try:
-        options = (tyro.conf.AvoidSubcommands,)  # an optional part is as the default has it
-        arguments = as_flags(sys.argv[1:])
-        if default is None:
-            main(tyro.cli(config_type, config=options, args=arguments))
-        else:
-            main(tyro.cli(config_type, config=options, args=arguments, default=default()))
+        given: dict[str, Any] = {} if default is None else {"default": default()}
+        # An optional part is as the default has it.
+        main(tyro.cli(config_type, config=(tyro.conf.AvoidSubcommands,), args=as_flags(sys.argv[1:]), **given))
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -33,20 +33,18 @@ def main(config: DemoConfig) -> None:
     console = Console()
     started = time.monotonic()
     data_root = config.outputs / "data"
+    manifest = data_root / "datasets" / config.scale / MANIFEST_NAME
     console.rule("data")
     build_dataset.main(BuildConfig(scale=config.scale, root=data_root))
     built = time.monotonic()
     console.rule("training")
-    job = replace(
-        load_recipe(config.recipe), data=data_root / "datasets" / config.scale / MANIFEST_NAME, outputs=config.outputs
-    )
+    job = replace(load_recipe(config.recipe), data=manifest, outputs=config.outputs)
     run = pretrain(job, console=console)
     trained = time.monotonic()
     console.rule("evaluation")
     metrics = evaluate_and_register(job, run.name, run.state, console=console)
-    timing = (
-        f"data {built - started:.0f} s, training {trained - built:.0f} s, evaluation {time.monotonic() - trained:.0f} s"
-    )
+    ended = time.monotonic()
+    timing = f"data {built - started:.0f} s, training {trained - built:.0f} s, evaluation {ended - trained:.0f} s"
     console.rule("what was built")
     console.print(last_screen(config, run.name, metrics, timing), soft_wrap=True, highlight=False)
 

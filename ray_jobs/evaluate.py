@@ -57,14 +57,8 @@ def evaluate(
     texts = predictor.encode_names(list(validation.names.values()), own_definitions=own)
     category_ids = list(validation.names)
     rows: list[dict[str, Any]] = []
-    image_ids = track(
-        list(validation.file_names),
-        description="evaluation",
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    for image_id in image_ids:
+    hidden = not console.is_terminal
+    for image_id in track(list(validation.file_names), "evaluation", console=console, disable=hidden, transient=True):
         try:
             image = Image.open(validation.path(image_id))
             image.load()
@@ -72,17 +66,11 @@ def evaluate(
             path = validation.folder / validation.file_names[image_id]
             raise ValueError(f"validation image {path} cannot be read: {error}; build the dataset again") from error
         found = predictor(image, names=texts, max_detections=max_detections)
-        for (x1, y1, x2, y2), score, label in zip(
-            found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        ):
-            rows.append(
-                LvisDetection(
-                    image_id=image_id,
-                    category_id=category_ids[label],
-                    bbox=(x1, y1, x2 - x1, y2 - y1),
-                    score=score,
-                ).model_dump()
-            )
+        values = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+        for (x1, y1, x2, y2), score, label in values:
+            bbox = (x1, y1, x2 - x1, y2 - y1)
+            row = LvisDetection(image_id=image_id, category_id=category_ids[label], bbox=bbox, score=score)
+            rows.append(row.model_dump())
     metrics = evaluate_lvis(rows, annotations_path=validation.annotations_path, boxed_concepts=dataset.boxed_concepts)
     return Evaluated(metrics=metrics, detections=rows)
 

@@ -49,7 +49,8 @@ class WorkerHooks:
             "losses": {name: str(value) for name, value in skipped.losses.items()},  # JSON has no infinity
             "grad_norm": str(skipped.norm),
         }
-        self.logger.log_record(record, f"skipped_steps/step_{step:09d}_rank_{self.rank}.json")
+        name = f"skipped_steps/step_{step:09d}_rank_{self.rank}.json"
+        self.logger.client.log_dict(self.logger.run_id, record, name)
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a machine is about to be taken away, and this is the first step that knows."""

@@ -13,9 +13,8 @@ from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import TextEncoder
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
-from pipelines.storage import DataRoot, Location, data_root
+from pipelines.storage import DataRoot, Location
 from ray_jobs.dataset_files import root_of_dataset
-from ray_jobs.run_storage import RunStorage
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
 
 
@@ -84,14 +83,6 @@ class JobConfig(RunOptions):
             raise ValueError(
                 f"validate_every {self.validate_every}: a multiple of train.checkpoint_every, {self.train.checkpoint_every}"
             )
-
-    def run_storage(self, name: str) -> RunStorage:
-        """Where the run of that name keeps its checkpoints.
-
-        Raises:
-            ValueError: there is no client for URLs of this kind.
-        """
-        return RunStorage(root=data_root(self.storage or self.outputs / "runs"), name=name)
 
     def run_name(self, dataset: DatasetManifest) -> str:
         """The given name, or one that equal configurations on equal data share."""

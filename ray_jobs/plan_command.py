@@ -14,8 +14,7 @@ from detclipv2.planning.table import plan_tables
 from detclipv2.planning.training_plan import PAPER_DATA, PHRASES_PER_PAIR, DataSize, gpu_named, make_plan
 from pipelines.storage import DataRoot
 from ray_jobs.job_config import JobConfig, load_recipe
-from ray_jobs.measure import measured_rates
-from ray_jobs.step_rates import RATES_PATH, add_rates, paper_rates, read_rates
+from ray_jobs.measure import RATES_PATH, add_rates, measured_rates, paper_rates, read_rates
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 
@@ -81,15 +80,14 @@ def data_sizes(manifest: DatasetManifest, job: JobConfig) -> dict[Supervision, D
     has_dictionary = job.concept_dictionary is not None and job.concept_dictionary.is_file()
     dictionary = job.dictionary() if has_dictionary else None
     others = {*captions, *([] if dictionary is None else dictionary.definitions)}
-    sizes: dict[Supervision, DataSize] = {}
-    for name, split in splits.items():
-        concepts = {*split.vocabulary, *others} if name == "grounding" else set(split.vocabulary)
-        sizes[name] = DataSize(
+    return {
+        name: DataSize(
             num_samples=split.num_samples,
-            num_concepts=len(concepts),
+            num_concepts=len({*split.vocabulary, *(others if name == "grounding" else ())}),
             phrases_per_sample=PHRASES_PER_PAIR,
         )
-    return sizes
+        for name, split in splits.items()
+    }
 
 
 commands: dict[str, Callable[..., None]] = {"plan": plan}

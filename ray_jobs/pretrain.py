@@ -21,15 +21,14 @@ from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect
-from pipelines.storage import NUM_CONCURRENT, Location
+from pipelines.storage import NUM_CONCURRENT, Location, data_root
 from ray_jobs.cli import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
-from ray_jobs.progress import ProgressBoard, progress_of
-from ray_jobs.register_model import evaluate_and_register
+from ray_jobs.progress import ProgressBoard, Status, progress_of
+from ray_jobs.register_model import evaluate_and_register, validate_checkpoint
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
-from ray_jobs.validate_checkpoint import validate_checkpoint
 from ray_jobs.worker import WorkerArgs, train_worker
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
@@ -39,7 +38,6 @@ class TrainedRun:
     """A training that reached its last step."""
 
     name: str
-    run_id: str
     state: TrainState
 
 
@@ -47,12 +45,12 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
     """Train to the last step, from where an earlier attempt of the same name stopped.
 
     Raises:
-        ValueError: there is no dataset, or nothing in it that the recipe trains on.
+        ValueError: there is no dataset, or nothing in it that the recipe trains on, or no client for such a storage.
         RuntimeError: training failed more often than ``max_failures`` allows.
     """
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
-    storage = job.run_storage(job.run_name(dataset))
+    storage = RunStorage(root=data_root(job.storage or job.outputs / "runs"), name=job.run_name(dataset))
     step = storage.finished_step()
     if step is None:
         check_shards(dataset, job.data_root)
@@ -66,7 +64,7 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         else:
             console.print(f"training   up to date: run {storage.name} reached its last step, {step}", highlight=False)
         status = "FINISHED"
-        return TrainedRun(name=storage.name, run_id=tracker.run_id, state=storage.load(step))
+        return TrainedRun(name=storage.name, state=storage.load(step))
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -82,25 +80,16 @@ def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
     """
     shards = [entry for split in dataset.supervisions.values() for entry in split.shards]
     with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
-        sizes = pool.map(lambda entry: _num_bytes(data_root / entry.path), shards)
-        for entry, num_bytes in zip(shards, sizes, strict=True):
-            if num_bytes != entry.num_bytes:
-                found = (
-                    "is missing"
-                    if num_bytes is None
-                    else f"has {num_bytes} bytes, not {entry.num_bytes}: it was cut off"
-                )
-                raise ValueError(
-                    f"shard {data_root / entry.path} {found}; build the dataset again, which makes only this shard again"
-                )
+        for problem in filter(None, pool.map(lambda entry: _problem(data_root / entry.path, entry.num_bytes), shards)):
+            raise ValueError(f"shard {problem}; build the dataset again, which makes only this shard again")
 
 
-def _num_bytes(path: Location) -> int | None:
-    """Size of a file, or None where there is none."""
+def _problem(path: Location, num_bytes: int) -> str | None:
     try:
-        return path.stat().st_size
+        found = path.stat().st_size
     except FileNotFoundError:
-        return None
+        return f"{path} is missing"
+    return None if found == num_bytes else f"{path} has {found} bytes, not {num_bytes}: it was cut off"
 
 
 def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:
@@ -111,11 +100,11 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     storage.recover(num_to_keep=job.num_checkpoints)
     steps = storage.steps()
-    console.print(
-        f"training   run {storage.name}: {', '.join(job.train.supervisions())} on {_workers(job)}"
-        + (f", going on after step {steps[-1]}" if steps else ""),
-        highlight=False,
-    )
+    fewest = "" if job.min_workers is None else f"{job.min_workers} to "
+    workers = f"{fewest}{job.num_workers} worker{'s' if job.num_workers > 1 else ''}"
+    since = f", going on after step {steps[-1]}" if steps else ""
+    kinds = ", ".join(job.train.supervisions())
+    console.print(f"training   run {storage.name}: {kinds} on {workers}{since}", highlight=False)
     sizes = data_sizes(dataset, job)
     num_samples = {name: size.num_samples for name, size in sizes.items()}
     if warning := pairs_left_out(job.train, num_samples, world_size=job.num_workers):
@@ -123,7 +112,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
     board = ProgressBoard(run_id=tracker.run_id)
-    board.clear()
+    board.update(Status())  # instead of an earlier attempt's
     args = WorkerArgs(
         job=job,
         dataset=dataset,
@@ -134,6 +123,10 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         flops_per_image=train_flops(job.model, job.train, sizes=sizes, world_size=job.num_workers),
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
+    # Checkpoints are evaluated in a Ray task that takes no CPU: where none is to spare it would wait for the training's end.
+    resources = {"num_cpus": 0, "num_gpus": job.validation_gpus}
+    validation = ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
+    validates = job.validate_every is not None and dataset.validation_annotations is not None
     make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train
     trainer = make_trainer(
         train_worker,
@@ -144,7 +137,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
             failure_config=FailureConfig(max_failures=job.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.num_checkpoints),
         ),
-        validation_config=_validation(job, args),
+        validation_config=validation if validates else None,
     )
     try:
         with progress_of(board, console=console):
@@ -154,20 +147,6 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     step: int = result.return_value
     storage.finish(step)
     return step
-
-
-def _validation(job: JobConfig, args: WorkerArgs) -> ValidationConfig | None:
-    """Evaluation of checkpoints during training, in a Ray task of its own."""
-    if job.validate_every is None or args.dataset.validation_annotations is None:
-        return None
-    # It takes no CPU: on a machine that has none to spare it would wait for the end of the training.
-    resources = {"num_cpus": 0, "num_gpus": job.validation_gpus}
-    return ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
-
-
-def _workers(job: JobConfig) -> str:
-    workers = f"{job.num_workers} workers" if job.num_workers > 1 else "1 worker"
-    return workers if job.min_workers is None else f"{job.min_workers} to {workers}"
 
 
 def main(job: JobConfig) -> None:

@@ -53,10 +53,6 @@ class ProgressBoard:
 
     run_id: str
 
-    def clear(self) -> None:
-        """Remove the status of an earlier attempt of the run."""
-        self.update(Status())
-
     def update(self, status: Status) -> None:
         """Write the status; called by rank 0."""
         with suppress(Exception):
@@ -77,14 +73,10 @@ class Progress:
     """
 
     def __init__(self, *, board: ProgressBoard, types: Sequence[Supervision], done: int) -> None:
-        self.board = board
-        self.num_steps = done + len(types)
-        self.done = done
-        self.types = types
+        self.board, self.types, self.done = board, types, done
         self.left = Counter(types)
         self.mean_s: dict[Supervision, float] = {}
-        self.losses: dict[str, float] = {}
-        self.rates: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
         self._updated_s = -math.inf
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -93,25 +85,18 @@ class Progress:
         self.left[kind] -= 1
         step_s = float(metrics["step_s"])
         self.mean_s[kind] = self.mean_s.get(kind, step_s) * (1 - _FORGETTING) + step_s * _FORGETTING
-        self.losses |= {name: float(value) for name, value in metrics.items() if name.startswith("loss/")}
-        self.rates |= {
-            name.removeprefix("images_per_s/"): float(value)
-            for name, value in metrics.items()
-            if name.startswith("images_per_s/")
-        }
+        self.latest |= metrics
+        num_steps = self.done + len(self.types)
         # As often as it is looked at: each call costs several processes some time, which a busy machine takes from the training.
-        if step < self.num_steps and time.monotonic() - self._updated_s < POLL_S:
+        if step < num_steps and time.monotonic() - self._updated_s < POLL_S:
             return
         self._updated_s = time.monotonic()
-        self.board.update(
-            Status(
-                step=step,
-                num_steps=self.num_steps,
-                losses=dict(self.losses),
-                images_per_s=dict(self.rates),
-                remaining_s=self.remaining_s(),
-            )
-        )
+        start = "images_per_s/"
+        losses = {name: float(value) for name, value in self.latest.items() if name.startswith("loss/")}
+        rates = {name.removeprefix(start): float(rate) for name, rate in self.latest.items() if name.startswith(start)}
+        remaining_s = self.remaining_s()
+        status = Status(step=step, num_steps=num_steps, losses=losses, images_per_s=rates, remaining_s=remaining_s)
+        self.board.update(status)
 
     def remaining_s(self) -> float:
         """Seconds to the last step; a type that has not had its turn is taken to be as fast as the others."""
@@ -133,25 +118,18 @@ def progress_of(board: ProgressBoard, *, console: Console) -> Iterator[None]:
 
 
 def _draw(board: ProgressBoard, console: Console, done: threading.Event) -> None:
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[words]}"),
-    )
+    counts = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("[dim]{task.fields[words]}"))
+    columns = (TextColumn("training"), BarColumn(bar_width=24), *counts)
     since_print, printed, status = 0.0, 0, Status()
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None, words="starting workers")
-        while True:
+        finished = False
+        while not finished:
             finished = done.wait(POLL_S)
             status = board.read() or status
             bar.update(task, completed=status.step, total=status.num_steps or None, words=status.words())
             since_print += POLL_S
             if not console.is_terminal and status.step != printed and (finished or since_print >= PRINT_EVERY_S):
-                console.print(
-                    f"step {status.step}/{status.num_steps}  {status.words()}", highlight=False, soft_wrap=True
-                )
+                line = f"step {status.step}/{status.num_steps}  {status.words()}"
+                console.print(line, highlight=False, soft_wrap=True)
                 since_print, printed = 0.0, status.step
-            if finished:
-                return

@@ -55,13 +55,11 @@ def main(config: PromoteConfig) -> None:
         raise ValueError(
             f"{config.registered_model} has no version {config.version!r}: train one, or look with `make ui`"
         )
-    if champion is not None and champion.number == version.number:
+    if champion == version:
         console.print(f"version {version.number} of {config.registered_model} is the champion already", highlight=False)
         return
     measured = {one.number: _measure(one, dataset, config, console) for one in (version, champion) if one is not None}
-    mine = measured[version.number]
-    theirs = None if champion is None else measured[champion.number]
-    promoted = theirs is None or mine > theirs + config.min_gain
+    promoted = champion is None or measured[version.number] > measured[champion.number] + config.min_gain
     record = {
         "metric": config.metric,
         "candidate": version.number,
@@ -73,10 +71,14 @@ def main(config: PromoteConfig) -> None:
         "promoted": promoted,
     }
     registry.record_comparison(version, record, promoted=promoted)
-    console.print(_table(config, version, champion, measured))
-    verdict = (
-        "is the champion now" if promoted else f"stays a candidate; version {champion and champion.number} is champion"
-    )
+    title = f"on the validation set of {config.data}"
+    table = Table("version", "role", "run", config.metric, title=title, title_justify="left")
+    for one, role in ((version, "candidate"), (champion, "champion")):
+        if one is not None:
+            table.add_row(one.number, role, one.run_id, f"{measured[one.number]:.4f}")
+    console.print(table)
+    kept = f"stays a candidate; version {record['champion']} is champion"
+    verdict = "is the champion now" if promoted else kept
     console.print(f"version {version.number} {verdict}; the comparison is with its run", highlight=False)
 
 
@@ -87,16 +89,6 @@ def _measure(version: Version, dataset: DatasetManifest, config: PromoteConfig, 
     if config.metric not in metrics:
         raise ValueError(f"no metric {config.metric!r}: there are {', '.join(sorted(metrics))}")
     return metrics[config.metric]
-
-
-def _table(config: PromoteConfig, version: Version, champion: Version | None, measured: dict[str, float]) -> Table:
-    table = Table(
-        "version", "role", "run", config.metric, title=f"on the validation set of {config.data}", title_justify="left"
-    )
-    for one, role in ((version, "candidate"), (champion, "champion")):
-        if one is not None:
-            table.add_row(one.number, role, one.run_id, f"{measured[one.number]:.4f}")
-    return table
 
 
 if __name__ == "__main__":

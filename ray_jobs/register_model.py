@@ -1,9 +1,10 @@
-"""Model export and registration: export, evaluate and register a finished training, and write its report."""
+"""Model export, evaluation and registration: of a finished training, with a report, and of checkpoints during training."""
 
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import ray.train
 import torch
 from rich.console import Console
 from torchvision.ops import nms
@@ -12,13 +13,14 @@ from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
-from detclipv2.training.checkpoint import TrainState, load_trained_state
+from detclipv2.training.checkpoint import TrainState, load_state, load_trained_state
 from pipelines.storage import Location
 from ray_jobs.dataset_files import ValidationSet
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table
 from ray_jobs.job_config import JobConfig
-from ray_jobs.report import ReportData, draw_image, write_report
-from ray_jobs.tracking import Registry, Tracker
+from ray_jobs.report import ReportData, draw_image, words, write_report
+from ray_jobs.tracking import Registry, RunLogger, Tracker
+from ray_jobs.worker import WorkerArgs
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 NUM_DRAWN = 9
@@ -31,11 +33,21 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     dataset = read_dataset_manifest(job.data)
     job = job.for_dataset(dataset)
     model_folder = job.outputs / "models" / run_name
-    predictor = _export(job, state, model_folder, dataset)
+    trained = trained_predictor(job, state, dataset)
+    save_pretrained(
+        model_folder,
+        trained.detector,
+        config=job.model,
+        image_size=trained.image_size,
+        shorter_size=trained.shorter_size,
+        data_digest=dataset.digest,
+        vocabulary=trained.vocabulary,
+        dictionary=trained.dictionary,
+    )
+    predictor = Predictor.from_pretrained(model_folder)
     if dataset.validation_annotations is None:
-        console.print(
-            f"model      {model_folder} (the dataset has no validation set to measure it on)", highlight=False
-        )
+        why = "the dataset has no validation set to measure it on"
+        console.print(f"model      {model_folder} ({why})", highlight=False)
         return None
     evaluated = evaluate(predictor, dataset, data_root=job.data_root, console=console)
     tracker = Tracker(job, dataset)
@@ -45,11 +57,10 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
         tracker.logger.log({f"val/{name}": value for name, value in values.items()}, step=state.step)
         tags = {"data_digest": dataset.digest} | {name: f"{value:.4f}" for name, value in values.items()}
         version = Registry(tracker.uri, job.registered_model).register(model_folder, run_id=tracker.run_id, tags=tags)
-        report = _report(job, tracker, dataset, evaluated, predictor, model_folder)
+        report = _report(job, tracker, evaluated, predictor, model_folder)
         tracker.logger.log_files(report)
-        tracker.logger.log_files(
-            *sample_images(dataset, evaluated, job.data_root, folder=report.parent), folder="detections"
-        )
+        images = sample_images(dataset, evaluated, job.data_root, folder=report.parent)
+        tracker.logger.log_files(*images, folder="detections")
     finally:
         tracker.close("FINISHED")
     console.print(metrics_table(evaluated.metrics))
@@ -85,19 +96,23 @@ def trained_predictor(job: JobConfig, state: TrainState, dataset: DatasetManifes
     return predictor
 
 
-def _export(job: JobConfig, state: TrainState, folder: Path, dataset: DatasetManifest) -> Predictor:
-    predictor = trained_predictor(job, state, dataset)
-    save_pretrained(
-        folder,
-        predictor.detector,
-        config=job.model,
-        image_size=predictor.image_size,
-        shorter_size=predictor.shorter_size,
-        data_digest=dataset.digest,
-        vocabulary=predictor.vocabulary,
-        dictionary=predictor.dictionary,
-    )
-    return Predictor.from_pretrained(folder)
+def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -> dict[str, Any]:
+    """Log LVIS AP and Fixed AP of a checkpoint to MLflow, and the same images each time with its detections drawn.
+
+    Runs in a Ray task beside the trainers, which go on meanwhile. Returns the metrics, which Ray Train keeps with the checkpoint.
+    """
+    with checkpoint.as_directory() as folder:
+        state = load_state(Path(folder))
+    predictor = trained_predictor(args.job, state, args.dataset)
+    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
+    metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
+    logger = RunLogger(args.tracking_uri, args.run_id)
+    logger.log(metrics, step=state.step)
+    with tempfile.TemporaryDirectory() as name:
+        images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))
+        logger.log_files(*images, folder=f"detections/step_{state.step:09d}")
+    logger.flush()
+    return metrics
 
 
 def _images_to_draw(validation: ValidationSet, evaluated: Evaluated) -> list[int]:
@@ -110,15 +125,8 @@ def _images_to_draw(validation: ValidationSet, evaluated: Evaluated) -> list[int
     return sorted(kinds, key=lambda image: (-len(kinds[image]), image))[:NUM_DRAWN]
 
 
-def _report(
-    job: JobConfig,
-    tracker: Tracker,
-    dataset: DatasetManifest,
-    evaluated: Evaluated,
-    predictor: Predictor,
-    model_folder: Path,
-) -> Path:
-    drawn = _images_to_draw(ValidationSet(dataset, data_root=job.data_root), evaluated)
+def _report(job: JobConfig, tracker: Tracker, evaluated: Evaluated, predictor: Predictor, model_folder: Path) -> Path:
+    drawn = _images_to_draw(ValidationSet(tracker.dataset, data_root=job.data_root), evaluated)
     path = job.outputs / "reports" / tracker.run_name / "report.html"
     write_report(
         ReportData(
@@ -127,7 +135,7 @@ def _report(
             training_time_s=tracker.training_seconds(),
             num_parameters=sum(parameter.numel() for parameter in predictor.detector.parameters()),
             model_bytes=sum(file.stat().st_size for file in model_folder.rglob("*") if file.is_file()),
-            dataset=dataset,
+            dataset=tracker.dataset,
             data_root=job.data_root,
             metrics=evaluated.metrics,
             losses=tracker.losses(),
@@ -141,15 +149,15 @@ def _report(
     return path
 
 
-def sample_images(
-    dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path
-) -> Sequence[Path]:
+def sample_images(dataset: DatasetManifest, evaluated: Evaluated, data_root: Location, *, folder: Path) -> list[Path]:
     """Validation images with the detections drawn, as JPEG files in ``folder``."""
     validation = ValidationSet(dataset, data_root=data_root)
     paths = []
     for image_id in _images_to_draw(validation, evaluated):
         rows = shown(evaluated.detections, image_id)
-        drawn = draw_image(validation, image_id, rows, novel=evaluated.metrics.novel_categories)
+        drawn = draw_image(
+            validation, image_id, rows, novel={words(name) for name in evaluated.metrics.novel_categories}
+        )
         paths.append(folder / f"detections_{image_id}.jpg")
         drawn.convert("RGB").save(paths[-1], quality=90)
     return paths

@@ -7,8 +7,6 @@ since whatever was killed may have been writing either.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +58,15 @@ class RunStorage:
         Raises:
             ValueError: its checkpoint is missing, cut off or damaged.
         """
-        with self._local_copy(step) as folder:
-            return load_state(folder)
+        source = self.folder / self.checkpoint_name(step)
+        if isinstance(source, Path):
+            return load_state(source)
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+            try:
+                source.fs.get_file((source / CHECKPOINT_NAME).path, f"{folder}/{CHECKPOINT_NAME}")
+            except FileNotFoundError as error:
+                raise ValueError(f"{source} has no {CHECKPOINT_NAME}") from error
+            return load_state(Path(folder))
 
     def newest(self) -> tuple[TrainState | None, list[str]]:
         """The newest whole checkpoint, and why newer ones were passed over."""
@@ -78,19 +83,6 @@ class RunStorage:
         path = self.folder / self.checkpoint_name(step) / name
         return path.read_text() if path.is_file() else None
 
-    @contextmanager
-    def _local_copy(self, step: int) -> Iterator[Path]:
-        source = self.folder / self.checkpoint_name(step)
-        if isinstance(source, Path):
-            yield source
-            return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            try:
-                source.fs.get_file((source / CHECKPOINT_NAME).path, f"{folder}/{CHECKPOINT_NAME}")
-            except FileNotFoundError as error:
-                raise ValueError(f"{source} has no {CHECKPOINT_NAME}") from error
-            yield Path(folder)
-
     def recover(self, *, num_to_keep: int) -> None:
         """Make a run that was killed ready to go on.
 
@@ -98,30 +90,23 @@ class RunStorage:
         checkpoint that is gone, would keep the run from ever starting again, and goes; training finds the checkpoints by
         itself. So do old checkpoints that no record names any more, but for the newest ``num_to_keep``.
         """
-        recorded = self._recorded()
-        if recorded is None or not all((self.folder / name).is_dir() for name in recorded):
-            (self.folder / RAY_RECORD_NAME).unlink(missing_ok=True)
-            recorded = set()
-        for step in self.steps()[:-num_to_keep]:
-            if self.checkpoint_name(step) not in recorded:
-                self._remove(self.folder / self.checkpoint_name(step))
-
-    def _recorded(self) -> set[str] | None:
-        """Names of the checkpoints in Ray Train's record; None where it cannot be read."""
+        record, recorded, is_right = self.folder / RAY_RECORD_NAME, set(), True
         try:
-            record = json.loads((self.folder / RAY_RECORD_NAME).read_text())
-            return {entry["checkpoint_dir_name"] for entry in record["checkpoint_results"]}
+            recorded = {entry["checkpoint_dir_name"] for entry in json.loads(record.read_text())["checkpoint_results"]}
+            is_right = all((self.folder / name).is_dir() for name in recorded)
         except FileNotFoundError:
-            return set()
+            pass
         except (ValueError, KeyError, TypeError):
-            return None
-
-    @staticmethod
-    def _remove(folder: Location) -> None:
-        if isinstance(folder, Path):
-            shutil.rmtree(folder)
-        else:
-            folder.fs.rm(folder.path, recursive=True)
+            is_right = False
+        if not is_right:
+            record.unlink(missing_ok=True)
+            recorded = set()
+        for name in {self.checkpoint_name(step) for step in self.steps()[:-num_to_keep]} - recorded:
+            folder = self.folder / name
+            if isinstance(folder, Path):
+                shutil.rmtree(folder)
+            else:
+                folder.fs.rm(folder.path, recursive=True)
 
     def finish(self, step: int) -> None:
         """Note that the run has come to its end with the checkpoint of ``step``."""

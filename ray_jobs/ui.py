@@ -35,113 +35,97 @@ class UiConfig:
     """Port of the Ray dashboard."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Service:
-    name: str
-    port: int
-    command: list[str]
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-def services(config: UiConfig) -> list[_Service]:
-    """The three servers and how each is started."""
-    bin_folder = Path(sys.executable).parent
+def services(config: UiConfig) -> dict[str, tuple[int, list[str]]]:
+    """Port and command, after ``bin/``, of the three servers by their names."""
     outputs = config.outputs.resolve()
-    return [
-        _Service(
-            name="MLflow",
-            port=config.mlflow_port,
-            command=[
-                *(str(bin_folder / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(config.mlflow_port)),
-                *("--workers", "1", "--backend-store-uri", f"sqlite:///{outputs / 'mlflow.db'}"),
-                *("--default-artifact-root", (outputs / "mlartifacts").as_uri()),
-            ],
-        ),
-        _Service(
-            name="Dagster",
-            port=config.dagster_port,
-            command=[
-                *(str(bin_folder / "dagster"), "dev", "-m", "pipelines.build.dagster_assets"),
-                *("-h", "127.0.0.1", "-p", str(config.dagster_port)),
-            ],
-        ),
-        _Service(
-            name="Ray",
-            port=config.ray_port,
-            command=[
-                *(str(bin_folder / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
-                *("--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1"),
-                *("--dashboard-port", str(config.ray_port), "--include-dashboard", "true"),
-            ],
-        ),
+    mlflow = [
+        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(config.mlflow_port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{outputs / 'mlflow.db'}"),
+        *("--default-artifact-root", (outputs / "mlartifacts").as_uri()),
     ]
+    dagster = [
+        "dagster",
+        "dev",
+        "-m",
+        "pipelines.build.dagster_assets",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(config.dagster_port),
+    ]
+    ray = [
+        *("ray", "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"),
+        *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(config.ray_port), "--include-dashboard", "true"),
+    ]
+    return {
+        "MLflow": (config.mlflow_port, mlflow),
+        "Dagster": (config.dagster_port, dagster),
+        "Ray": (config.ray_port, ray),
+    }
 
 
 def main(config: UiConfig) -> None:
     """Start all, print their addresses, wait for Ctrl-C, end what was started."""
     config.outputs.mkdir(parents=True, exist_ok=True)
     wanted = services(config)
-    for service in wanted:
-        _check_free(service)
-    root = Path(__file__).resolve().parent.parent
-    home = dagster_home(data_root(config.data))
+    for name, (port, _) in wanted.items():
+        _check_free(name, port)
     log_folder = config.outputs / "ui_logs"
     log_folder.mkdir(exist_ok=True)
     environment = os.environ | {
-        "DAGSTER_HOME": str(home),
+        "DAGSTER_HOME": str(dagster_home(data_root(config.data))),
         "DAGSTER_TELEMETRY_DISABLED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing started here outlives it
-    running: list[tuple[_Service, subprocess.Popen[bytes]]] = []
+    root, bin_folder = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
+    running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for service in wanted:
-            with (log_folder / f"{service.name.lower()}.log").open("wb") as log:
-                process = subprocess.Popen(
-                    service.command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
+        for name, (_, (program, *options)) in wanted.items():
+            with (log_folder / f"{name.lower()}.log").open("wb") as log:
+                running[name] = subprocess.Popen(
+                    [str(bin_folder / program), *options],
+                    cwd=root,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
-            running.append((service, process))
-        for service, process in running:
-            _wait(service, process, log_folder)
-            page = runs_page(service.address) if service.name == "MLflow" else service.address
-            print(f"{service.name:8} {page}", flush=True)
+        for name, process in running.items():
+            address = f"http://127.0.0.1:{wanted[name][0]}"
+            if not _comes_up(address, process):
+                raise ValueError(f"the {name} UI did not come up; see {log_folder / name.lower()}.log")
+            print(f"{name:8} {runs_page(address) if name == 'MLflow' else address}", flush=True)
         print("Ctrl-C ends all three", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         print("ending all three", flush=True)
     finally:
-        for _, process in running:
+        for process in running.values():
             _end(process)
 
 
-def _check_free(service: _Service) -> None:
+def _check_free(name: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", service.port))
+            probe.bind(("127.0.0.1", port))
         except OSError as error:
-            option = f"--{service.name.lower()}-port"
-            raise ValueError(
-                f"port {service.port} of the {service.name} UI is taken: {error}; choose another with {option}"
-            ) from error
+            option = f"--{name.lower()}-port"
+            raise ValueError(f"port {port} of the {name} UI is taken: {error}; choose another with {option}") from error
 
 
-def _wait(service: _Service, process: subprocess.Popen[bytes], log_folder: Path) -> None:
+def _comes_up(address: str, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + STARTUP_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(service.address, timeout=2):
-                return
+            with urllib.request.urlopen(address, timeout=2):
+                return True
         except urllib.error.HTTPError:
-            return
+            return True
         except OSError:
             time.sleep(0.5)
-    raise ValueError(f"the {service.name} UI did not come up; see {log_folder / service.name.lower()}.log")
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,6 @@ from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.planning.training_plan import gpu_of
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
-from detclipv2.training.schedule import Schedule
 from pipelines.storage import Location
 from ray_jobs.dataset_files import shard_index
 from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
@@ -70,23 +69,19 @@ def train_worker(config: dict[str, WorkerArgs]) -> int:
     state = resume_state(args.storage, rank=rank)
     schedule = training.schedule(() if state is None else state.segments)
     run_logger = RunLogger(args.tracking_uri, args.run_id)
-    train(training, _hooks(args, schedule, state, run_logger, rank=rank), resume=state)
+    if rank == 0:
+        waiting = None if state is None else args.storage.side_file(state.step, WAITING_NAME)
+        hooks: WorkerHooks = RankZeroHooks(
+            args.job,
+            run_logger,
+            board=ProgressBoard(run_id=args.run_id),
+            schedule=schedule,
+            waiting={} if waiting is None else json.loads(waiting),
+        )
+    else:
+        hooks = WorkerHooks(args.job, run_logger, rank=rank)
+    train(training, hooks, resume=state)
     return schedule.num_steps
-
-
-def _hooks(
-    args: WorkerArgs, schedule: Schedule, state: TrainState | None, run_logger: RunLogger, *, rank: int
-) -> WorkerHooks:
-    if rank > 0:
-        return WorkerHooks(args.job, run_logger, rank=rank)
-    waiting = None if state is None else args.storage.side_file(state.step, WAITING_NAME)
-    return RankZeroHooks(
-        args.job,
-        run_logger,
-        board=ProgressBoard(run_id=args.run_id),
-        schedule=schedule,
-        waiting={} if waiting is None else json.loads(waiting),
-    )
 
 
 def build_training(
@@ -102,15 +97,8 @@ def build_training(
 ) -> Training:
     """One rank's training of a job: the objective and its streams.
 
-    Args:
-        job: the job.
-        dataset: what it trains on.
-        data_root: what the paths of the manifest are relative to.
-        rank: of this process.
-        world_size: processes that train together.
-        device: of this process.
-        wrap: moves the objective to the device and makes it train with the other ranks.
-        flops_per_image: operations of a step for one image of each type, for the metrics.
+    ``wrap`` moves the objective to the device and makes it train with the other ranks. The metrics need ``flops_per_image``,
+    operations of a step for one image of each type.
     """
     torch.manual_seed(job.train.seed)
     objective = HybridObjective(job.detector(), job.train.loss).eval()  # until the loop trains it

@@ -2,7 +2,8 @@
 
 The comments give the paper's Fixed AP on LVIS minival, with (rare/common/frequent); ours are not yet measured. The base is
 DetCLIPv2-T on Objects365 and CC3M with the settings of Table 9 and the final choices of Table 2.
-`python ray_jobs/pretrain.py ablations:k_25`, with `--data` for a dataset of these sources alone.
+`python ray_jobs/pretrain.py ablations:k_25`, with `--data` for a dataset of these sources alone
+(docs/scales.md).
 """
 
 from collections.abc import Callable
@@ -13,20 +14,18 @@ from typing import Any
 from ray_jobs.job_config import JobConfig
 from ray_jobs.recipes import detclipv2_t
 
-# Built with the sources of the name alone (docs/scales.md).
-O365_CC3M = Path("outputs/data/datasets/o365_cc3m/MANIFEST.json")
-O365_GOLDG_CC3M = Path("outputs/data/datasets/o365_goldg_cc3m/MANIFEST.json")
-
 
 def base() -> JobConfig:
     """Objects365 and CC3M: 31.3 (29.4/31.7/31.3)."""
     full = detclipv2_t.pretrain()
-    return replace(full, data=O365_CC3M, train=replace(full.train, grounding=None))
+    return replace(
+        full, data=Path("outputs/data/datasets/o365_cc3m/MANIFEST.json"), train=replace(full.train, grounding=None)
+    )
 
 
 def o365_goldg_cc3m() -> JobConfig:
     """Tables 3 and 4, Objects365, GoldG and CC3M: 38.4 (36.7/37.9/39.1)."""
-    return replace(detclipv2_t.pretrain(), data=O365_GOLDG_CC3M)
+    return replace(detclipv2_t.pretrain(), data=Path("outputs/data/datasets/o365_goldg_cc3m/MANIFEST.json"))
 
 
 def _loss(*, start: Callable[[], JobConfig] = base, **changes: Any) -> Callable[[], JobConfig]:
@@ -37,16 +36,10 @@ def _loss(*, start: Callable[[], JobConfig] = base, **changes: Any) -> Callable[
     return recipe
 
 
-def _with_objectness() -> JobConfig:
-    """The base with class-agnostic scores in the head."""
-    job = base()
-    return replace(job, model=replace(job.model, objectness=True))
-
-
-def _fixed_convolution(start: Callable[[], JobConfig]) -> Callable[[], JobConfig]:
+def _model(*, start: Callable[[], JobConfig] = base, **changes: Any) -> Callable[[], JobConfig]:
     def recipe() -> JobConfig:
         job = start()
-        return replace(job, model=replace(job.model, deformable=False))
+        return replace(job, model=replace(job.model, **changes))
 
     return recipe
 
@@ -60,24 +53,20 @@ def _resolution(image_size: int) -> Callable[[], JobConfig]:
     return recipe
 
 
-# Table 2a, the score that ranks proposals.
-proposals_foreground = _loss(
-    start=_with_objectness, proposal_score="foreground"
-)  # classification: 28.4 (26.6/28.2/28.8)
-proposals_iou = _loss(start=_with_objectness, proposal_score="iou")  # IoU: 30.1 (30.0/30.1/30.2)
+# Table 2a, the score that ranks proposals: classification, IoU (both class-agnostic scores of the head), centerness, text
+# similarity within the sample or the batch, and that times centerness.
+_with_objectness = _model(objectness=True)
+proposals_foreground = _loss(start=_with_objectness, proposal_score="foreground")  # 28.4 (26.6/28.2/28.8)
+proposals_iou = _loss(start=_with_objectness, proposal_score="iou")  # 30.1 (30.0/30.1/30.2)
 proposals_centerness = _loss(proposal_score="centerness")  # 30.2 (28.4/30.6/30.1)
-proposals_text_sample = _loss(proposal_score="text_sample")  # text similarity within the sample: 29.6 (24.9/29.5/30.5)
-proposals_text_batch = _loss(proposal_score="text_batch")  # within the batch, the choice: 31.3 (29.4/31.7/31.3)
-proposals_text_batch_centerness = _loss(
-    proposal_score="text_batch_centerness"
-)  # times centerness: 30.9 (30.2/31.1/30.8)
+proposals_text_sample = _loss(proposal_score="text_sample")  # 29.6 (24.9/29.5/30.5)
+proposals_text_batch = _loss(proposal_score="text_batch")  # the choice: 31.3 (29.4/31.7/31.3)
+proposals_text_batch_centerness = _loss(proposal_score="text_batch_centerness")  # 30.9 (30.2/31.1/30.8)
 
-# Table 2b, the match of a text with regions.
-matching_max_box = _loss(
-    matching="max_box"
-)  # largest box: 29.8 (28.5/39.5/30.4), in which 39.5 is the paper's and surely 29.5
-matching_hard = _loss(matching="hard")  # one to one, the choice: 31.3 (29.4/31.7/31.3)
-matching_soft = _loss(matching="soft")  # one to many: 30.9 (31.3/30.7/31.1)
+# Table 2b, the match of a text with regions: with the largest box, one to one, one to many.
+matching_max_box = _loss(matching="max_box")  # 29.8 (28.5/39.5/30.4), in which 39.5 is the paper's and surely 29.5
+matching_hard = _loss(matching="hard")  # the choice: 31.3 (29.4/31.7/31.3)
+matching_soft = _loss(matching="soft")  # 30.9 (31.3/30.7/31.1)
 
 # Table 2c, the direction of the contrastive loss.
 direction_text_to_image = _loss(direction="text_to_image")  # the choice: 31.3 (29.4/31.7/31.3)
@@ -117,8 +106,8 @@ def o365_goldg_cc15m() -> JobConfig:
 o365_cc3m = base  # table 4: 31.3 (29.4/31.7/31.3)
 
 # Table 3, without the deformable module.
-fixed_o365 = _fixed_convolution(o365)  # 28.8 (26.0/28.0/30.0)
-fixed_o365_goldg_cc3m = _fixed_convolution(o365_goldg_cc3m)  # 37.3 (34.1/36.9/38.2)
+fixed_o365 = _model(start=o365, deformable=False)  # 28.8 (26.0/28.0/30.0)
+fixed_o365_goldg_cc3m = _model(start=o365_goldg_cc3m, deformable=False)  # 37.3 (34.1/36.9/38.2)
 
 # Table 12, the resolution of pairs in px, memory, and GPU-hours on V100.
 resolution_224 = _resolution(224)  # 30.5, 14.1 GB, 697.6 GPU-hours

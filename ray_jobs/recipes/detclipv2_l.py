@@ -14,9 +14,5 @@ def pretrain() -> JobConfig:
     none; ours not yet measured (docs/recipes.md has what `detclip plan --recipe detclipv2_l:pretrain` expects). Fixed AP on LVIS
     minival, zero-shot: the paper's 44.7; ours not yet measured.
     """
-    return replace(
-        detclipv2_t.pretrain(),
-        model=detclipv2_l(),
-        train=detclipv2_t.table9(image_text_batch_size=96),
-        num_workers=64,
-    )
+    train = detclipv2_t.table9(image_text_batch_size=96)
+    return replace(detclipv2_t.pretrain(), model=detclipv2_l(), train=train, num_workers=64)

@@ -6,17 +6,11 @@ from detclipv2.config import OptimConfig, SupervisionConfig, TrainConfig
 from detclipv2.presets import detclipv2_t
 from ray_jobs.job_config import JobConfig
 
-# What `python ray_jobs/build_dataset.py --scale detclipv2` writes.
-DATA = Path("outputs/data/datasets/detclipv2/MANIFEST.json")
-CONCEPTS = Path("concepts.json")  # of `detclip dictionary`
-# Table 9's images: 1333 x 800; multi-scale training draws the shorter side from 480 to 800 (U13 in docs/method.md).
-MULTI_SCALE = (0.6, 1.0)
-
 
 def boxed(*, num_concepts: int) -> SupervisionConfig:
-    """Detection and grounding: 4 images a GPU."""
+    """Detection and grounding: 4 images a GPU of 1333 x 800, the shorter side drawn from 480 to 800 (U13 in docs/method.md)."""
     return SupervisionConfig(
-        batch_size=4, image_size=1333, shorter_size=800, num_concepts=num_concepts, scale_jitter=MULTI_SCALE
+        batch_size=4, image_size=1333, shorter_size=800, num_concepts=num_concepts, scale_jitter=(0.6, 1.0)
     )
 
 
@@ -56,8 +50,8 @@ def pretrain() -> JobConfig:
     return JobConfig(
         model=detclipv2_t(),
         train=table9(image_text_batch_size=192),
-        data=DATA,
-        concept_dictionary=CONCEPTS,
+        data=Path("outputs/data/datasets/detclipv2/MANIFEST.json"),  # of `ray_jobs/build_dataset.py --scale detclipv2`
+        concept_dictionary=Path("concepts.json"),  # of `detclip dictionary`
         num_workers=32,
         use_gpu=True,
         max_failures=20,

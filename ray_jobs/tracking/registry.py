@@ -62,8 +62,8 @@ class Registry:
         """Keep a comparison with the version and its run; then, and only then, make it the champion if it won."""
         name = f"comparisons/{self.name}-{version.number}-with-{record['champion'] or 'none'}.json"
         self.client.log_dict(version.run_id, dict(record), name)
-        for key in ("metric", "champion", "data_digest"):
-            self.client.set_model_version_tag(self.name, version.number, f"comparison.{key}", str(record[key]))
-        self.client.set_model_version_tag(self.name, version.number, "comparison.result", "won" if promoted else "lost")
+        tags = {key: record[key] for key in ("metric", "champion", "data_digest")}
+        for key, value in (tags | {"result": "won" if promoted else "lost"}).items():
+            self.client.set_model_version_tag(self.name, version.number, f"comparison.{key}", str(value))
         if promoted:
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)

@@ -1,25 +1,30 @@
-"""MLflow run of a training, as its driver sees it: one run, from the first attempt to the last."""
+"""MLflow run of a training: one run, from the first attempt to the last, which the driver owns and workers log to."""
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Param
-from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+from mlflow.entities import Metric, Param
+from mlflow.environment_variables import (
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL,
+)
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
 from ray_jobs.job_config import JobConfig
-from ray_jobs.tracking.run_logger import RunLogger
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
+SYSTEM_METRICS_INTERVAL_S = 5
 # What an experiment is for. MLflow 3.17 takes every other one for GenAI.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 # Whatever the kind, MLflow 3.17's UI opens a page without this as GenAI: an experiment as an empty overview of traces.
@@ -39,8 +44,7 @@ if not MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.is_set():
 
 def tracking_uri(given: str | None, outputs: Path) -> str:
     """The given tracking server, else MLFLOW_TRACKING_URI's, else the SQLite database of the outputs folder."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    if uri := given or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     outputs.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
@@ -49,18 +53,60 @@ def tracking_uri(given: str | None, outputs: Path) -> str:
 def experiment_id(client: MlflowClient) -> str | None:
     """Id of the experiment, which is marked as model training; None where there is none yet."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return None
-    found: str = experiment.experiment_id
-    if experiment.tags.get(_KIND_TAG) != _KIND:
-        client.set_experiment_tag(found, _KIND_TAG, _KIND)
-    return found
+    if experiment is not None and experiment.tags.get(_KIND_TAG) != _KIND:
+        client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+    return None if experiment is None else str(experiment.experiment_id)
 
 
 def runs_page(server: str) -> str:
     """The page with all runs on a tracking server such as ``http://127.0.0.1:5000``; its first page where there is no run."""
     found = experiment_id(MlflowClient(server))
     return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs{_UI_MODE}"
+
+
+class RunLogger:
+    """Logs metrics and files to a run, in any process of a training; it neither opens nor ends it."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.client = MlflowClient(uri)
+        self.uri = uri
+        self.run_id = run_id
+        self._waiting: list[Any] = []  # metrics that MLflow is still writing
+
+    def watch_system(self) -> None:
+        """Sample this machine's load from now on, until ``end_watch``, as often as MLflow's own variable says where it is set."""
+        mlflow.set_tracking_uri(self.uri)
+        if not MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.is_set():
+            mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
+        mlflow.start_run(run_id=self.run_id, log_system_metrics=True)
+
+    def end_watch(self) -> None:
+        """The last sample; how the run ended is for the driver to say."""
+        mlflow.end_run()
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Metrics of a step, written while training goes on; ``flush`` waits for them."""
+        now = time.time_ns() // 1_000_000
+        entries = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._waiting.append(self.client.log_batch(self.run_id, metrics=entries, synchronous=False))
+
+    def flush(self) -> None:
+        """Wait until everything is written: a checkpoint must not be ahead of what is logged."""
+        for operation in self._waiting:
+            operation.wait()
+        self._waiting.clear()
+
+    def last_step(self, metric: str) -> int:
+        """Highest step of a metric: up to it, what a resumed training repeats is logged already."""
+        try:
+            return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
+        except MlflowException:
+            return 0
+
+    def log_files(self, *paths: Path, folder: str | None = None) -> None:
+        """Files as artifacts."""
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder)
 
 
 class Tracker:
@@ -93,8 +139,9 @@ class Tracker:
         else:
             tags = {_NAME_TAG: self.run_name, "data.digest": self.dataset.digest, "data.name": self.dataset.name}
             run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
-        self.client.log_batch(run_id, params=list(_params(self.job.to_json())))
-        self.client.log_dict(run_id, self.job.to_json(), "config.json")
+        config = self.job.to_json()
+        self.client.log_batch(run_id, params=[Param(name, value[:_MAX_PARAM]) for name, value in _flat(config)])
+        self.client.log_dict(run_id, config, "config.json")
         self._log_data(run_id)
         self.client.set_tag(run_id, _OPENED_TAG, "yes")
         return run_id
@@ -121,13 +168,9 @@ class Tracker:
 
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """(step, value) of every logged loss."""
-        names = [name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/")]
-        return {
-            name.removeprefix("loss/"): [
-                (metric.step, metric.value) for metric in self.client.get_metric_history(self.run_id, name)
-            ]
-            for name in sorted(names)
-        }
+        names = sorted(name for name in self.client.get_run(self.run_id).data.metrics if name.startswith("loss/"))
+        histories = {name.removeprefix("loss/"): self.client.get_metric_history(self.run_id, name) for name in names}
+        return {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
 
     def training_seconds(self) -> float:
         """Time that all logged steps took together, whatever attempt they belong to."""
@@ -147,10 +190,7 @@ class Tracker:
         self.client.set_terminated(self.run_id, status)
 
 
-def _params(value: Any, name: str = "") -> Iterator[Param]:
-    """A nested configuration as flat parameters, such as ``train.num_steps``."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _params(part, f"{name}.{key}" if name else key)
-    else:
-        yield Param(name, str(value)[:_MAX_PARAM])
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name, such as ``train.num_steps``, and value of every leaf of a nested configuration."""
+    for key, value in config.items():
+        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]

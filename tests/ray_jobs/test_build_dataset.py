@@ -150,7 +150,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(killed.glob("image_text_shards/*"))
-    assert len(list(killed.glob("images/.spool-*/rows.jsonl"))) > 0
+    assert len(list(killed.glob("images/.spool-*/spool.sqlite"))) > 0
 
     for root in (killed, whole):
         done = subprocess.run(

@@ -15,7 +15,7 @@ from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.stages.statistics import count_heads, count_phrases
 from pipelines.storage import count_reasons, format_counts, split
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 
 LONGEST_CAPTION_SHOWN = 100
 

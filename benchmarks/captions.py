@@ -28,7 +28,7 @@ from pipelines.stages.filter_presets import PRESETS
 from pipelines.stages.filters import clean_caption
 from pipelines.stages.noun_phrases import NounPhrases
 from pipelines.storage import format_counts, write_split
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from schemas.tables import IMAGES, SCORES
 
 T = TypeVar("T")

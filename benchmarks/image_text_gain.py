@@ -14,7 +14,7 @@ from rich.table import Table
 from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from ray_jobs.job_config import load_recipe
 from ray_jobs.pretrain import pretrain
 from ray_jobs.register_model import evaluate_and_register

@@ -15,7 +15,7 @@ from pipelines.build.dagster_assets import build
 from pipelines.build.forecast import forecast
 from pipelines.build.forecast_table import forecast_table
 from pipelines.storage import format_counts
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 
 NUM_REASONS_SHOWN = 3

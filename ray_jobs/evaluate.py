@@ -16,7 +16,7 @@ from rich.table import Table
 from detclipv2.evaluation.lvis_metrics import LvisMetrics, evaluate_lvis
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot, Location
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import ValidationSet, root_of_dataset
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 from schemas.predictions import LvisDetection

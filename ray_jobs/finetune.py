@@ -12,7 +12,7 @@ from rich.console import Console
 from detclipv2.hub import concepts_path, from_pretrained, model_folder
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
-from ray_jobs.cli import recipe_argument, run_cli
+from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.evaluate import evaluate
 from ray_jobs.job_config import JobConfig, RunOptions, load_recipe
 from ray_jobs.pretrain import pretrain

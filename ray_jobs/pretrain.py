@@ -22,7 +22,7 @@ from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location, data_root
-from ray_jobs.cli import recipe_argument, run_cli
+from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
 from ray_jobs.progress import ProgressBoard, Status, progress_of

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import root_of_dataset
 from ray_jobs.evaluate import evaluate
 from ray_jobs.tracking import CANDIDATE, CHAMPION, Registry, Version, tracking_uri

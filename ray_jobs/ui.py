@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.build.dagster_assets import dagster_home
 from pipelines.storage import DataRoot, data_root
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from ray_jobs.tracking import runs_page
 
 STARTUP_S = 90.0

@@ -25,7 +25,7 @@ from pipelines.build.scales import SCALES
 from pipelines.sources.small_web import SmallWeb
 from pipelines.storage.tars import read_tar
 from ray_jobs.build_dataset import Options, funnel_table, run
-from ray_jobs.cli import run_cli
+from ray_jobs.command_line import run_cli
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 from schemas.training import TrainingSample
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_jobs.cli import as_flags
+from ray_jobs.command_line import as_flags
 
 
 @pytest.mark.parametrize(

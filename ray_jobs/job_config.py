@@ -137,6 +137,16 @@ class JobConfig(RunOptions):
         """
         return root_of_dataset(self.data)
 
+    def absolute(self) -> "JobConfig":
+        """The same job with absolute paths: a worker's working directory is another."""
+        changes: dict[str, Any] = {
+            name: value.absolute() for name, value in vars(self).items() if isinstance(value, Path)
+        }
+        prefix, colon, name = self.model.text_weights.rpartition(":")
+        if name not in ("package", "random") and Path(name).exists():  # a file or folder, else a name
+            changes["model"] = replace(self.model, text_weights=f"{prefix}{colon}{Path(name).absolute()}")
+        return replace(self, **changes)
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
         config: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))

@@ -114,7 +114,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     board = ProgressBoard(run_id=tracker.run_id)
     board.update(Status())  # instead of an earlier attempt's
     args = WorkerArgs(
-        job=job,
+        job=job.absolute(),
         dataset=dataset,
         data_root=job.data_root,
         storage=storage,

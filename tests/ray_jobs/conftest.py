@@ -47,10 +47,16 @@ def job_environment() -> dict[str, str]:
     }
 
 
-def run_job(*command: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a script of ray_jobs as a person would, from the repository's root."""
+def run_job(*command: str, cwd: Path = ROOT, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a script of ray_jobs as a person would, from the repository's root or another folder."""
+    script, *options = command
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=job_environment(), text=True, capture_output=True, timeout=timeout_s
+        [sys.executable, str(ROOT / script), *options],
+        cwd=cwd,
+        env=job_environment(),
+        text=True,
+        capture_output=True,
+        timeout=timeout_s,
     )
 
 

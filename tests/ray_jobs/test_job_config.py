@@ -1,6 +1,8 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from ray_jobs.job_config import load_recipe
 from schemas.manifest import DatasetManifest
@@ -24,3 +26,19 @@ def test_runs_on_disk_keep_their_names(recipe: str, name: str) -> None:
     job = replace(load_recipe(recipe), concept_dictionary=None)
 
     assert job.run_name(DATASET) == name
+
+
+def test_paths_of_a_job_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip").mkdir()
+    job = load_recipe("detclipv2_t:pretrain")
+    assert job.concept_dictionary == Path("concepts.json")
+    remote = replace(job, data=UPath("memory://data/MANIFEST.json"), start_from=Path("outputs/models/a"))
+    remote = replace(remote, model=replace(job.model, text_weights="quick_gelu:clip"))
+
+    found = remote.absolute()
+
+    assert (found.concept_dictionary, found.start_from) == (tmp_path / "concepts.json", tmp_path / "outputs/models/a")
+    assert (found.data, found.outputs) == (remote.data, tmp_path / "outputs")
+    assert found.model.text_weights == f"quick_gelu:{tmp_path / 'clip'}"
+    assert job.absolute().model == job.model, "a name is no path"

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from detclipv2.text.dictionary import ConceptDictionary
 from schemas.manifest import read_dataset_manifest
 from tests.ray_jobs.conftest import ROOT, TINY_OPTIONS, job_environment, run_job
 
@@ -105,6 +106,20 @@ def outputs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = run_job("ray_jobs/pretrain.py", *options)
     assert job.returncode == 0, job.stdout + job.stderr
     return folder
+
+
+def test_relative_paths_are_those_of_the_folder_that_the_job_starts_in(tiny_data: Path, tmp_path: Path) -> None:
+    """With the README's own options: a worker's folder is another, and it reads the dictionary."""
+    ConceptDictionary(definitions={"owl": "a bird with large eyes", "kite": "a toy on a string"}).save(
+        tmp_path / "concepts.json"
+    )
+    data = os.path.relpath(tiny_data, tmp_path)
+    options = ("--concept-dictionary", "concepts.json", "--model.definitions", "on", "--outputs", "mine")
+
+    job = run_job("ray_jobs/pretrain.py", "--data", data, *options, *TINY_OPTIONS, cwd=tmp_path)
+
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert list((tmp_path / "mine" / "models").glob("*/concepts.json"))
 
 
 def _wait_for(condition: Callable[[], bool], complaint: str, timeout_s: float = 150) -> None:

@@ -12,17 +12,17 @@ from detclipv2.data.tar_shards import ShardIndex
 from pipelines.storage import Location, fetch
 from pipelines.storage import data_root as fresh_root
 from schemas.conform import conform
-from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest, manifest_path
 from schemas.shard_index import SHARD_INDEX
 
 
-def root_of_dataset(manifest: str | Location) -> Location:
-    """The data root of ``<root>/datasets/<name>/MANIFEST.json``, which the paths in the manifest are relative to.
+def root_of_dataset(dataset: str | Location) -> Location:
+    """The data root of ``<root>/datasets/<name>[/MANIFEST.json]``, which the paths in the manifest are relative to.
 
     Raises:
         ValueError: there is no client for URLs of this kind.
     """
-    return fresh_root(manifest).parent.parent.parent
+    return manifest_path(fresh_root(dataset)).parent.parent.parent
 
 
 def local_file(entry: FileEntry, *, data_root: Location) -> Path:

@@ -25,7 +25,7 @@ class RunOptions:
     train: TrainConfig
     """How to train."""
     data: DataRoot = Path("outputs/data/datasets/demo/MANIFEST.json")
-    """Manifest of the dataset: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
+    """The dataset, by its folder or its manifest: a path, or a URL such as s3://bucket/prefix/datasets/cc3m/MANIFEST.json."""
     outputs: Path = Path("outputs")
     """Runs, models and the MLflow database go below it."""
     name: str | None = None

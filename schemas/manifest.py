@@ -96,12 +96,18 @@ class DatasetManifest(BaseModel, frozen=True, extra="forbid"):
         return sha256_hex(canonical_json(self.model_dump()))
 
 
+def manifest_path(dataset: Path | UPath) -> Path | UPath:
+    """``MANIFEST.json`` of a dataset that is named by its folder or by its manifest."""
+    return dataset if dataset.suffix == ".json" else dataset / MANIFEST_NAME
+
+
 def read_dataset_manifest(path: Path | UPath) -> DatasetManifest:
-    """Read a dataset manifest.
+    """Read the manifest of a dataset, which is named by it or by its folder.
 
     Raises:
         ValueError: there is none, or it is not one.
     """
+    path = manifest_path(path)
     if not path.is_file():
         raise ValueError(f"no dataset at {path}: build one with `python ray_jobs/build_dataset.py --scale demo`")
     try:

@@ -9,7 +9,7 @@ from upath import UPath
 
 from pipelines.storage import Location, PublishedTable, data_root, fetch
 from pipelines.storage.dataset_tables import DatasetTables
-from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, read_dataset_manifest
+from schemas.manifest import DatasetManifest, FileEntry, manifest_path, read_dataset_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,6 @@ def open_dataset(location: str | Path | UPath) -> BuiltDataset:
     Raises:
         ValueError: there is none.
     """
-    path = data_root(location)
-    if path.suffix != ".json":
-        path = path / MANIFEST_NAME
+    path = manifest_path(data_root(location))
     manifest = read_dataset_manifest(path)
     return BuiltDataset(root=path.parent.parent.parent, folder=path.parent, manifest=manifest)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.manifest import DatasetManifest, FileEntry, Manifest, fingerprint, read_dataset_manifest
+from ray_jobs.dataset_files import root_of_dataset
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest, fingerprint, read_dataset_manifest
 
 ENTRY = FileEntry(path="kept.parquet", sha256="0" * 64, num_bytes=10, num_rows=2)
 
@@ -44,3 +45,15 @@ def test_reading_a_dataset_manifest_says_what_is_wrong(tmp_path: Path) -> None:
     path.write_text(whole.model_dump_json())
     assert read_dataset_manifest(path) == whole
     assert read_dataset_manifest(path).digest == whole.digest
+
+
+def test_a_dataset_is_named_by_its_folder_or_its_manifest(tmp_path: Path) -> None:
+    manifest = DatasetManifest(name="mine", supervisions={}, boxed_concepts=[])
+    folder = tmp_path / "datasets" / "mine"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+
+    assert read_dataset_manifest(folder) == read_dataset_manifest(folder / MANIFEST_NAME) == manifest
+    assert root_of_dataset(folder) == root_of_dataset(str(folder / MANIFEST_NAME)) == tmp_path
+    with pytest.raises(ValueError, match="no dataset at .*/nowhere/MANIFEST.json: build one"):
+        read_dataset_manifest(tmp_path / "nowhere")

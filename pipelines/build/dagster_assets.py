@@ -115,7 +115,7 @@ def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
             raise ValueError(f"no training sample is left: {'; '.join(steps)}")
         change = publish_dataset(manifest, folder=runner.folder)
         line = f"{'dataset':<18} {change or 'unchanged'}: {manifest.digest[:16]}"
-        runner.console.print(line, highlight=False)
+        runner.console.print(line, highlight=False, soft_wrap=True)
         return dg.MaterializeResult(metadata={"what ran": line, "digest": manifest.digest})
 
     return dataset

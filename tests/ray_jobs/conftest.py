@@ -49,9 +49,9 @@ def job_environment() -> dict[str, str]:
 
 def run_job(*command: str, cwd: Path = ROOT, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     """Run a script of ray_jobs as a person would, from the repository's root or another folder."""
-    script, *options = command
+    first, *options = command
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *options],
+        [sys.executable, str(ROOT / first) if first.endswith(".py") else first, *options],
         cwd=cwd,
         env=job_environment(),
         text=True,

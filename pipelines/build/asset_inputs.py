@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.build.build_config import BuildConfig, DatasetConfig
+from pipelines.build.build_config import DatasetConfig
 from pipelines.build.job import Job
 from pipelines.build.pair_jobs import download_job, ingest_job
 from pipelines.build.retries import Retries
@@ -36,9 +36,9 @@ class AssetInputs:
     retries: Retries
 
     @classmethod
-    def open(cls, config: BuildConfig, runner: Runner) -> "AssetInputs":
+    def open(cls, dataset: DatasetConfig, runner: Runner) -> "AssetInputs":
         """Of the tables that a dataset has now."""
-        return cls(dataset=config.dataset(), root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
+        return cls(dataset=dataset, root=runner.root, tables=runner.tables, retries=Retries.read(runner.root))
 
     def kept(self, asset: str) -> dict[str, TableFile]:
         """The kept rows of an asset by shard, the oldest source first."""

@@ -42,8 +42,8 @@ class Asset:
         summary: what it holds, for people.
         parents: the assets whose tables its jobs read.
         find_jobs: what it wants, one job a table.
-        where: in what its jobs run, where there are several.
-        is_global: one job reads all shards, in this process.
+        where: in what its jobs run.
+        is_global: one job reads all shards.
         is_absent: whether a dataset has nothing of it, told without any table.
         rate: what a row costs on one machine of a few cores, until a data root has measured its own.
         needs_web: its jobs run while `AssetInputs.connected` is entered.
@@ -184,6 +184,7 @@ ASSETS: dict[str, Asset] = {
             summary="One pair per image, over all shards.",
             parents=("filtered",),
             find_jobs=_deduplicated,
+            where="here",
             is_global=True,
             rate=Rate(rows_per_s=50_000, bytes_per_row=200),
         ),
@@ -209,6 +210,7 @@ ASSETS: dict[str, Asset] = {
             summary="The phrases that are too rare or too common over all shards, where the build bounds them.",
             parents=("noun_phrases",),
             find_jobs=_phrase_bounds,
+            where="here",
             is_global=True,
             is_absent=lambda dataset: not dataset.balance.is_bounded,
             rate=Rate(rows_per_s=200_000, bytes_per_row=1),
@@ -234,6 +236,7 @@ ASSETS: dict[str, Asset] = {
             summary="How often each phrase and head noun occurs: phrases.parquet and heads.parquet.",
             parents=("phrase_counts",),
             find_jobs=_statistics,
+            where="here",
             is_global=True,
             rate=Rate(rows_per_s=200_000, bytes_per_row=20),
         ),
@@ -264,6 +267,7 @@ ASSETS: dict[str, Asset] = {
             summary="The held-out images in LVIS v1 format; how rare a category is follows from the training boxes.",
             parents=("detection_shards", "grounding_shards"),
             find_jobs=_validation,
+            where="here",
             is_global=True,
             is_absent=lambda dataset: dataset.validation is None,
             rows_per_job=1,

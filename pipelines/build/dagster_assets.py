@@ -52,8 +52,9 @@ class BuildOptions(dg.ConfigurableResource):
 
 def open_build(config: BuildConfig) -> tuple[AssetInputs, Runner]:
     """What the jobs of a dataset are made from, and the runner of its assets."""
-    runner = Runner(config.root, dataset=config.dataset().name)
-    return AssetInputs.open(config, runner), runner
+    dataset = config.dataset()
+    runner = Runner(config.root, dataset=dataset.name)
+    return AssetInputs.open(dataset, runner), runner
 
 
 def asset_definitions() -> list[dg.AssetsDefinition]:
@@ -78,8 +79,7 @@ def _asset_definition(asset: Asset) -> dg.AssetsDefinition:
     def run_asset(build_options: BuildOptions) -> dg.MaterializeResult:
         inputs, runner = open_build(build_options.config)
         context = {"around": inputs.connected} if asset.needs_web else {}
-        where = "here" if asset.is_global else asset.where
-        run = runner.run(asset.name, asset.jobs(inputs), where=where, **context)
+        run = runner.run(asset.name, asset.jobs(inputs), where=asset.where, **context)
         metadata: dict[str, dg.RawMetadataValue] = {
             "what ran": run.line,
             "rows in": run.rows_in,
@@ -124,8 +124,8 @@ def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
 def _check_definition(check: Check) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=check.asset, name=check.name, description=check.what, blocking=True)
     def run_check(build_options: BuildOptions) -> dg.AssetCheckResult:
-        _, runner = open_build(build_options.config)
-        finding = check.find(runner.tables(check.asset), build_options.config.limits)
+        inputs, runner = open_build(build_options.config)
+        finding = check.find(runner.tables(check.asset), inputs.dataset.limits)
         return dg.AssetCheckResult(
             passed=finding.passed,
             description=finding.message,

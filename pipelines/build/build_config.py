@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.build.checks import Limits
-from pipelines.build.own_data import own_boxes, own_held_out, own_pairs, slug
+from pipelines.build.own_boxes import own_boxes, own_held_out
+from pipelines.build.own_pairs import own_captions, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, Sources, web_sources
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
@@ -97,18 +98,20 @@ class BuildConfig:
     """The data root with all tables, shards and datasets: a folder, or a URL such as s3://bucket/prefix."""
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
-    urls: Path | None = None
-    """Own pairs: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or a folder of .parquet or .tar."""
+    urls: tuple[Path, ...] = ()
+    """Own pairs, one or several: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or a folder of .parquet or .tar."""
+    captions: tuple[Path, ...] = ()
+    """Own images with captions: a folder of images with captions.txt, a table of file names and captions, or COCO captions .json."""
     allow_loopback: bool = False
     """Whether own URLs may point to this machine."""
     image_size: int = 320
     """Shorter side of the downloaded images as they are stored, in pixels; they are never enlarged."""
-    detection: Path | None = None
-    """Own boxes with category names: COCO, LVIS or Objects365 .json, ODVG .jsonl, or a folder of Pascal-VOC .xml."""
-    grounding: Path | None = None
-    """Own boxes with phrases: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
-    images: Path | None = None
-    """Folder of the images of --detection, --grounding and --validation."""
+    detection: tuple[Path, ...] = ()
+    """Own boxes with category names, one or several: COCO, LVIS or Objects365 .json, ODVG .jsonl, or a folder of Pascal-VOC .xml."""
+    grounding: tuple[Path, ...] = ()
+    """Own boxes with phrases, one or several: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
+    images: tuple[Path, ...] = ()
+    """Folders of the images of --captions, --detection, --grounding and --validation."""
     validation: Path | None = None
     """COCO instances JSON of the held-out images; without one every fifth image of a --detection .json is held out."""
     held_out: Path | None = None
@@ -131,13 +134,13 @@ class BuildConfig:
         """
         if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"--name {self.name}: letters, digits, dots, dashes and underscores only")
-        if self.urls or self.detection or self.grounding:
+        if self.urls or self.captions or self.detection or self.grounding or self.validation:
             return self._own_data()
         if self.scale not in SCALES.keys() | WEB_SCALES.keys():
             names = ", ".join([*SCALES, *WEB_SCALES])
             raise ValueError(f"--scale {self.scale}: there is no such scale; choose one of {names}")
-        if self.validation or self.images or self.held_out:
-            raise ValueError("--validation, --images and --held-out go with --urls, --detection or --grounding")
+        if self.images or self.held_out:
+            raise ValueError("--images and --held-out go with --urls, --captions, --detection, --grounding or --validation")
         return self._web_scale() if self.scale in WEB_SCALES else self._emoji_scenes()
 
     def _emoji_scenes(self) -> DatasetConfig:
@@ -185,13 +188,8 @@ class BuildConfig:
         return NounPhrases(cache=local_folder(data_root(self.root), "phrase_cache"))
 
     def _own_data(self) -> DatasetConfig:
-        for option in ("urls", "detection", "grounding", "validation", "held_out"):
-            path, is_file = getattr(self, option), option in ("validation", "held_out")
-            if path is not None and not (path.is_file() if is_file else path.exists()):
-                what = "file" if is_file else "file or folder"
-                raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such {what}")
-        own = self.urls or self.detection or self.grounding
-        assert own is not None
+        own = (*self.urls, *self.captions, *self.detection, *self.grounding)
+        self._check_paths()
         held_out = None if self.held_out is None else own_held_out(self.held_out)
         boxes = own_boxes(
             detection=self.detection,
@@ -201,5 +199,22 @@ class BuildConfig:
             max_side_px=self.max_side,
             held_out=held_out,
         )
-        pairs = () if self.urls is None else (own_pairs(self.urls),)
-        return self._dataset(slug(own), replace(boxes, pairs=pairs, held_out=held_out))
+        pairs = (
+            *(own_pairs(path) for path in self.urls),
+            *(own_captions(path, images=self.images) for path in self.captions),
+        )
+        name = slug(own[0] if own else self.validation)
+        return self._dataset(name, replace(boxes, pairs=pairs, held_out=held_out))
+
+    def _check_paths(self) -> None:
+        """Raise ValueError where one of the own files and folders is not there."""
+        for option in ("urls", "captions", "detection", "grounding", "images", "validation", "held_out"):
+            given = getattr(self, option)
+            for path in given if isinstance(given, tuple) else filter(None, [given]):
+                what, is_there = "file or folder", path.exists()
+                if option == "images":
+                    what, is_there = "folder", path.is_dir()
+                elif option in ("validation", "held_out"):
+                    what, is_there = "file", path.is_file()
+                if not is_there:
+                    raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such {what}")

@@ -95,14 +95,14 @@ _FILES: dict[str, tuple[str, str]] = {
 class GoldgFlickr30k(Mdetr):
     """The part of GoldG with Flickr30k's images."""
 
-    name: ClassVar[str] = "goldg_flickr30k"
+    name: str = "goldg_flickr30k"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldgMixed(Mdetr):
     """The part of GoldG with the images of Visual Genome and COCO."""
 
-    name: ClassVar[str] = "goldg_mixed"
+    name: str = "goldg_mixed"
 
 
 def web_sources(scale: str, folder: Path, *, max_side_px: int) -> Sources:
@@ -121,7 +121,7 @@ def web_sources(scale: str, folder: Path, *, max_side_px: int) -> Sources:
     held_out = held_out_images(ids=[find("lvis/minival.txt")], hashes=read_hashes(hashes) if hashes.is_file() else None)
     options: dict[str, Any] = {"max_side_px": max_side_px, "held_out": held_out}
     annotations, images = find("objects365/zhiyuan_objv2_train.json"), find("objects365/images")
-    objects365 = Objects365(annotations=annotations, images=images, **options)
+    objects365 = Objects365(annotations=annotations, images=(images,), **options)
     annotations, images = find("goldg/final_flickr_separateGT_train.json"), find("goldg/flickr30k-images")
     flickr30k = GoldgFlickr30k(annotations=annotations, images=(images,), **options)
     annotations, folders = find("goldg/final_mixed_train.json"), (find("goldg/vg"), find("goldg/train2014"))

@@ -190,12 +190,12 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
         (tmp_path / "pairs.csv").write_text(
             "\n".join(["url,caption", *rows, f"http://{address}/none.jpg,nothing there"])
         )
-        strict = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv")
+        strict = BuildConfig(root=tmp_path / "data", urls=(tmp_path / "pairs.csv",))
         with pytest.raises(
             ValueError, match=r"images: 11 of 11 \(100\.0%\) pairs have no image \(forbidden_address 11\)"
         ):
             build(strict)
-        own = replace(strict, allow_loopback=True, detection=tmp_path / "instances.json", images=photos)
+        own = replace(strict, allow_loopback=True, detection=(tmp_path / "instances.json",), images=(photos,))
         build(own)
     assert "config changed: allow_loopback false -> true" in capsys.readouterr().out
     for figure in ("max_missing", "min_phrases"):  # the check alone is repeated, and stops again
@@ -242,7 +242,7 @@ def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.Captu
             port = unused.getsockname()[1]
         rows.append(f"http://127.0.0.1:{port}/4.jpg,a grey image of noise 4")
         (tmp_path / "pairs.csv").write_text("\n".join(["url,caption", *rows]))
-        config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
+        config = BuildConfig(root=tmp_path / "data", urls=(tmp_path / "pairs.csv",), allow_loopback=True)
         build(config)
         asked = web.request_counts()
         capsys.readouterr()
@@ -259,7 +259,7 @@ def test_a_retry_asks_for_what_failed_alone(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_an_outage_is_an_error_and_no_finished_shard(tmp_path: Path, ray_ends: None) -> None:
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1:1234/1.jpg,a small red apple\n")
-    config = BuildConfig(root=tmp_path / "data", urls=tmp_path / "pairs.csv", allow_loopback=True)
+    config = BuildConfig(root=tmp_path / "data", urls=(tmp_path / "pairs.csv",), allow_loopback=True)
 
     for _ in range(2):
         with pytest.raises(ValueError, match=r"none of its 1 URLs answered \(connection 1\): is the web in reach\?"):

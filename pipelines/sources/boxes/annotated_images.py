@@ -65,7 +65,7 @@ class AnnotatedImages(ABC):
     max_side_px: int = 1333
     held_out: HeldOutImages | None = None
 
-    name: ClassVar[str]
+    name: str
     supervision: ClassVar[Supervision]
 
     @abstractmethod

@@ -22,15 +22,15 @@ class Coco(AnnotatedImages):
 
     Attributes:
         annotations: instances JSON with ``images``, ``annotations`` and ``categories``; an LVIS file will do.
-        images: folder of the images.
+        images: folders of the images.
         split: all images, or every fifth in the order of their ids ("held_out"), or the others ("train").
     """
 
     annotations: Path
-    images: Path
+    images: tuple[Path, ...]
     split: Split = "all"
 
-    name: ClassVar[str] = "coco"
+    name: str = "coco"
     supervision: ClassVar[Supervision] = "detection"
     name_of: ClassVar[NameOf] = staticmethod(spaced)  # what becomes of a category's name
 
@@ -50,7 +50,7 @@ class Coco(AnnotatedImages):
                 Entry(key=record.key, names=record.names, num_boxes=len(record.annotations), handle=record)
                 for record in coco.images
             ),
-            folders=[self.images],
+            folders=self.images,
             held_out=self.held_out,
             digest=coco.sha256,
             vocabulary=(category.name for category in coco.categories.values()),
@@ -84,7 +84,7 @@ class Lvis(Coco):
     image. A training sample has no place for either (training takes what is not boxed for absent); `CocoValidation` keeps both.
     """
 
-    name: ClassVar[str] = "lvis"
+    name: str = "lvis"
 
     def read_index(self) -> ImageIndex:
         if any(image.absent is None for image in self.coco.images):

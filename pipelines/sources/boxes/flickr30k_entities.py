@@ -34,15 +34,15 @@ class Flickr30kEntities(AnnotatedImages):
 
     Attributes:
         entities: folder with ``Sentences`` and ``Annotations``.
-        images: folder of the images, ``<number>.jpg``.
+        images: folders of the images, ``<number>.jpg``.
         image_set: a list of image numbers, one a line (the official ``train.txt``); None: all.
     """
 
     entities: Path
-    images: Path
+    images: tuple[Path, ...]
     image_set: Path | None = None
 
-    name: ClassVar[str] = "flickr30k_entities"
+    name: str = "flickr30k_entities"
     supervision: ClassVar[Supervision] = "grounding"
 
     def read_index(self) -> ImageIndex:
@@ -61,7 +61,7 @@ class Flickr30kEntities(AnnotatedImages):
                     entries.append(Entry(key=key, names=(f"{number}.jpg",), num_boxes=num_boxes, handle=sentence))
         return index_images(
             entries,
-            folders=[self.images],
+            folders=self.images,
             held_out=self.held_out,
             digest=sha256_hex(canonical_json(contents)),
             vocabulary=vocabulary,

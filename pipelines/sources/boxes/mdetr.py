@@ -34,7 +34,7 @@ class Mdetr(AnnotatedImages):
     annotations: Path
     images: tuple[Path, ...]
 
-    name: ClassVar[str] = "mdetr"
+    name: str = "mdetr"
     supervision: ClassVar[Supervision] = "grounding"
 
     def read_index(self) -> ImageIndex:

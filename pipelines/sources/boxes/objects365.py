@@ -33,7 +33,7 @@ class Objects365(Coco):
     A crowd (``iscrowd``: one box around many) is dropped.
     """
 
-    name: ClassVar[str] = "objects365"
+    name: str = "objects365"
     name_of: ClassVar[NameOf] = staticmethod(corrected_name)
 
     @property

@@ -23,11 +23,11 @@ class _Odvg(AnnotatedImages):
 
     Attributes:
         annotations: the file of JSON lines.
-        images: folder of the images.
+        images: folders of the images.
     """
 
     annotations: Path
-    images: Path
+    images: tuple[Path, ...]
 
     def read_index(self) -> ImageIndex:
         digest = hashlib.sha256()
@@ -45,7 +45,7 @@ class _Odvg(AnnotatedImages):
             entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=annotations.num_boxes, handle=handle))
         return index_images(
             entries,
-            folders=[self.images],
+            folders=self.images,
             held_out=self.held_out,
             digest=digest.hexdigest(),
             vocabulary=vocabulary,
@@ -71,7 +71,7 @@ class OdvgDetection(_Odvg):
     Boxes are dropped for the reasons of `AnnotatedImages`.
     """
 
-    name: ClassVar[str] = "odvg_detection"
+    name: str = "odvg_detection"
     supervision: ClassVar[Supervision] = "detection"
 
     def _annotations(self, image: dict[str, Any], where: str) -> Annotations:
@@ -93,7 +93,7 @@ class OdvgGrounding(_Odvg):
     (nothing, or a pronoun) and for the reasons of `AnnotatedImages`.
     """
 
-    name: ClassVar[str] = "odvg_grounding"
+    name: str = "odvg_grounding"
     supervision: ClassVar[Supervision] = "grounding"
 
     def _annotations(self, image: dict[str, Any], where: str) -> Annotations:

@@ -27,17 +27,17 @@ class PascalVoc(AnnotatedImages):
 
     Attributes:
         annotations: folder of the XML files (``Annotations``).
-        images: folder of the images (``JPEGImages``); may be the same.
+        images: folders of the images (``JPEGImages``); may be the same.
         image_set: a list of XML names without ending, one a line (``ImageSets/Main/train.txt``); None: all.
         difficult: what becomes of objects marked as hard to recognize; VOC's evaluation leaves them out.
     """
 
     annotations: Path
-    images: Path
+    images: tuple[Path, ...]
     image_set: Path | None = None
     difficult: Literal["drop", "keep"] = "drop"
 
-    name: ClassVar[str] = "pascal_voc"
+    name: str = "pascal_voc"
     supervision: ClassVar[Supervision] = "detection"
 
     @property
@@ -57,7 +57,7 @@ class PascalVoc(AnnotatedImages):
         )
         return index_images(
             entries,
-            folders=[self.images],
+            folders=self.images,
             held_out=self.held_out,
             digest=sha256_hex(canonical_json({stem: file.text for stem, file in files.items()})),
             vocabulary=(spaced(item.names[0]) for file in files.values() for item in file.objects),

@@ -51,17 +51,17 @@ def test_the_larger_demo_keeps_the_shards_of_the_smaller() -> None:
 
 
 def test_own_pairs_alone_are_fetched_from_the_web(files: dict[str, Path]) -> None:
-    dataset = BuildConfig(urls=files["urls"], image_size=256).dataset()
+    dataset = BuildConfig(urls=(files["urls"],), image_size=256).dataset()
 
     assert (dataset.name, dataset.served, dataset.num_pairs) == ("my_pairs", None, None)
     assert (dataset.detection, dataset.grounding, dataset.validation) == ((), (), None)
     assert dataset.download.image_size_px == 256
     assert not dataset.download.http.allow_loopback
-    assert BuildConfig(urls=files["urls"], allow_loopback=True).dataset().download.http.allow_loopback
+    assert BuildConfig(urls=(files["urls"],), allow_loopback=True).dataset().download.http.allow_loopback
 
 
 def test_every_fifth_image_is_held_out_unless_others_are_given(files: dict[str, Path]) -> None:
-    own = {key: files[key] for key in ("detection", "images")}
+    own = {key: (files[key],) for key in ("detection", "images")}
     dataset = BuildConfig(**own).dataset()
 
     assert (dataset.name, dataset.pairs) == ("my_boxes", ())
@@ -82,22 +82,16 @@ def test_every_fifth_image_is_held_out_unless_others_are_given(files: dict[str, 
         ({"urls": "none.csv"}, "--urls none.csv: there is no such file or folder"),
         ({"detection": "none.json"}, "--detection none.json: there is no such file or folder"),
         ({"urls": True, "validation": "none.json"}, "--validation none.json: there is no such file"),
-        (
-            {"detection": True},
-            "--images None: --detection, --grounding and --validation need the folder of their images",
-        ),
-        (
-            {"detection": True, "images": "none"},
-            "--images none: --detection, --grounding and --validation need the folder",
-        ),
-        ({"validation": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
-        ({"images": True}, "--validation, --images and --held-out go with --urls, --detection or --grounding"),
+        ({"detection": True}, "--images: --detection, --grounding and --validation need the folder of their images"),
+        ({"detection": True, "images": "none"}, "--images none: there is no such folder"),
+        ({"images": True}, "--images and --held-out go with --urls, --captions, --detection, --grounding"),
     ],
 )
 def test_contradictions_are_named(options: dict[str, Any], message: str, files: dict[str, Path]) -> None:
-    given = {
-        key: files[key] if value is True else Path(value) if key in files else value for key, value in options.items()
-    }
+    given: dict[str, Any] = {}
+    for key, value in options.items():
+        path = files[key] if value is True else Path(value) if key in files else None
+        given[key] = value if path is None else path if key == "validation" else (path,)
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below
         BuildConfig(**given).dataset()
     assert str(error.value).startswith(message)

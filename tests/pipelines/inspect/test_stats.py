@@ -71,7 +71,7 @@ def test_a_mirror_whose_tars_have_a_dash_in_their_names_is_one_source(
     for name in ("part-00000", "part-b"):
         sample = TarSample(key="0", members={"jpg": make_image(size=(240, 240)), "txt": name.encode()})
         write_tar(tars / f"{name}.tar", [sample])
-    inputs, runner = open_build(BuildConfig(urls=tars, root=tmp_path / "data"))
+    inputs, runner = open_build(BuildConfig(urls=(tars,), root=tmp_path / "data"))
     for asset in ("urls", "images"):
         runner.run(asset, ASSETS[asset].jobs(inputs), where="here")
     manifest = DatasetManifest(

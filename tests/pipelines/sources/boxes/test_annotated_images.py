@@ -34,7 +34,7 @@ def source(tmp_path: Path, noise: Callable[..., bytes]) -> Callable[..., Coco]:
         }
         path = tmp_path / "annotations.json"
         path.write_text(json.dumps(content))
-        return Coco(annotations=path, images=tmp_path / "images", **options)
+        return Coco(annotations=path, images=(tmp_path / "images",), **options)
 
     return write
 

@@ -42,7 +42,7 @@ def coco(tmp_path: Path, content: dict[str, Any]) -> Callable[..., Coco]:
     def write(**options: Any) -> Coco:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
         path.write_text(json.dumps(content))
-        return Coco(annotations=path, images=images, **options)
+        return Coco(annotations=path, images=(images,), **options)
 
     return write
 
@@ -194,12 +194,12 @@ def test_errors_name_the_file_and_the_key(text: str, message: str, tmp_path: Pat
     path.write_text(text)
 
     with pytest.raises(ValueError, match=f"instances.json.*{message}"):
-        len(Coco(annotations=path, images=tmp_path))
+        len(Coco(annotations=path, images=(tmp_path,)))
 
 
 def test_a_missing_json_and_a_broken_image_are_named(coco: Callable[..., Coco], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.json cannot be read"):
-        len(Coco(annotations=tmp_path / "none.json", images=tmp_path))
+        len(Coco(annotations=tmp_path / "none.json", images=(tmp_path,)))
     source = coco()
     (source.images / "three.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"none of 1 image\(s\) from .*three.jpg on can be used: image_unreadable"):
@@ -208,7 +208,7 @@ def test_a_missing_json_and_a_broken_image_are_named(coco: Callable[..., Coco], 
 
 @pytest.mark.skipif(not COCO_CCBY.is_dir(), reason="the shared data (coco_ccby) is not there")
 def test_every_box_of_real_photos_is_kept_or_counted() -> None:
-    source = Coco(annotations=COCO_CCBY / "instances.json", images=COCO_CCBY / "images", max_side_px=64)
+    source = Coco(annotations=COCO_CCBY / "instances.json", images=(COCO_CCBY / "images",), max_side_px=64)
     images = list(source.read(0, len(source)))
 
     num_boxes = sum(len(image.sample.labels) + sum(image.dropped_boxes.values()) for image in images)
@@ -223,7 +223,7 @@ def write_lvis(folder: Path, image: dict[str, object], *, name: str = "bow_(deco
         "categories": [{"id": 1, "name": name}],
     }
     (folder / "lvis.json").write_text(json.dumps(content))
-    return Lvis(annotations=folder / "lvis.json", images=folder)
+    return Lvis(annotations=folder / "lvis.json", images=(folder,))
 
 
 def test_an_image_is_found_by_its_url_and_names_have_spaces(tmp_path: Path, noise: Callable[..., bytes]) -> None:
@@ -250,7 +250,7 @@ def test_every_box_of_real_annotations_is_kept_or_counted(
     for image in json.loads(annotations.read_text())["images"][::3]:
         name = image["coco_url"].rpartition("/")[2]
         (tmp_path / name).write_bytes(noise(size=(image["width"], image["height"])))
-    lvis = Lvis(annotations=annotations, images=tmp_path, max_side_px=64)
+    lvis = Lvis(annotations=annotations, images=(tmp_path,), max_side_px=64)
     images = list(lvis.read(0, 100))
 
     assert len(images) == 34

@@ -28,7 +28,7 @@ def flickr(tmp_path: Path, noise: Callable[..., bytes]) -> Callable[..., Flickr3
         (tmp_path / "Sentences" / f"{number}.txt").write_text(sentences)
         (tmp_path / "Annotations" / f"{number}.xml").write_text(ANNOTATION)
         (tmp_path / "images" / f"{number}.jpg").write_bytes(noise())
-        return Flickr30kEntities(entities=tmp_path, images=tmp_path / "images", **options)
+        return Flickr30kEntities(entities=tmp_path, images=(tmp_path / "images",), **options)
 
     return write
 
@@ -76,6 +76,6 @@ def test_errors_name_the_file(flickr: Callable[..., Flickr30kEntities], tmp_path
     with pytest.raises(ValueError, match="7.txt cannot be read"):
         len(flickr(image_set=tmp_path / "list2.txt"))
     with pytest.raises(ValueError, match="Sentences names no image"):
-        len(Flickr30kEntities(entities=tmp_path / "images", images=tmp_path))
+        len(Flickr30kEntities(entities=tmp_path / "images", images=(tmp_path,)))
     with pytest.raises(ValueError, match="none of its 0 sentences with a box is in the folder"):
         len(flickr("no phrase here", max_side_px=64))

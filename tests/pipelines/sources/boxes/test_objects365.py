@@ -90,7 +90,7 @@ def test_the_patch_folder_is_found_below_any_folder(tmp_path: Path, noise: Calla
     (tmp_path / "train" / "patch8").mkdir(parents=True)
     (tmp_path / "train" / "patch8" / "objects365_v1_00420917.jpg").write_bytes(noise())
     for folder in (tmp_path / "train", tmp_path / "train" / "patch8"):
-        source = Objects365(annotations=tmp_path / "zhiyuan.json", images=folder)
+        source = Objects365(annotations=tmp_path / "zhiyuan.json", images=(folder,))
         (image,) = source.read(0, 1)
         assert (image.sample.concepts, image.sample.boxes_xyxy) == (["basket"], [(1, 2, 4, 6)])
         assert image.dropped_boxes == {"crowd": 1}

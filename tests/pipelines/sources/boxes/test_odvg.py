@@ -20,7 +20,7 @@ def odvg(tmp_path: Path, noise: Callable[..., bytes]) -> Callable[..., Any]:
             (tmp_path / "images" / name).write_bytes(noise())
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
         path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
-        return kind(annotations=path, images=tmp_path / "images", **options)
+        return kind(annotations=path, images=(tmp_path / "images",), **options)
 
     return write
 
@@ -103,4 +103,4 @@ def test_errors_name_the_file_and_the_row(odvg: Callable[..., Any], kind: type, 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.jsonl cannot be read"):
-        len(OdvgGrounding(annotations=tmp_path / "none.jsonl", images=tmp_path))
+        len(OdvgGrounding(annotations=tmp_path / "none.jsonl", images=(tmp_path,)))

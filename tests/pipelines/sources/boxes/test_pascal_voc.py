@@ -24,7 +24,7 @@ def voc(tmp_path: Path, noise: Callable[..., bytes]) -> Callable[..., PascalVoc]
             (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / "JPEGImages" / image).write_bytes(noise())
         (tmp_path / "Annotations" / f"{stem}.xml").write_text(f"<annotation>{body}</annotation>")
-        return PascalVoc(annotations=tmp_path / "Annotations", images=tmp_path / "JPEGImages", **options)
+        return PascalVoc(annotations=tmp_path / "Annotations", images=(tmp_path / "JPEGImages",), **options)
 
     return write
 
@@ -119,10 +119,10 @@ def test_errors_name_the_file_and_the_object(
 
 def test_an_empty_folder_and_a_folder_without_images_are_named(voc: Callable[..., PascalVoc], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path} has no Pascal-VOC XML"):
-        len(PascalVoc(annotations=tmp_path, images=tmp_path))
+        len(PascalVoc(annotations=tmp_path, images=(tmp_path,)))
     annotations = voc(item("a", 2, 2, 9, 9)).annotations
     with pytest.raises(ValueError, match="Annotations: none of its 1 images is in the folder"):
-        len(PascalVoc(annotations=annotations, images=annotations))
+        len(PascalVoc(annotations=annotations, images=(annotations,)))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_box_of_real_data_is_kept_or_counted(
     shared_data: Path, folder: str, annotations: str, images: str, wanted: dict[str, int], dropped: dict[str, int]
 ) -> None:
     root = shared_data / folder
-    source = PascalVoc(annotations=root / annotations, images=root / images, max_side_px=32)
+    source = PascalVoc(annotations=root / annotations, images=(root / images,), max_side_px=32)
     num_boxes, num_dropped = Counter[str](), Counter[str]()
     for image in source.read(0, len(source)):
         num_boxes.update(image.sample.concepts[label] for label in image.sample.labels)
@@ -149,5 +149,5 @@ def test_every_box_of_real_data_is_kept_or_counted(
 def test_the_real_training_list_chooses(shared_data: Path) -> None:
     root = shared_data / "bccd" / "BCCD"
     image_set = root / "ImageSets" / "Main" / "train.txt"
-    source = PascalVoc(annotations=root / "Annotations", images=root / "JPEGImages", image_set=image_set)
+    source = PascalVoc(annotations=root / "Annotations", images=(root / "JPEGImages",), image_set=image_set)
     assert len(source) == len(image_set.read_text().split()) < 364

@@ -99,17 +99,17 @@ class BuildConfig:
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
     urls: tuple[Path, ...] = ()
-    """Own pairs, one or several: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or a folder of .parquet or .tar."""
+    """Own pairs: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or folders of .parquet or .tar."""
     captions: tuple[Path, ...] = ()
-    """Own images with captions: a folder of images with captions.txt, a table of file names and captions, or COCO captions .json."""
+    """Own images with captions: a folder with captions.txt, a table of file names and captions, or COCO captions .json."""
     allow_loopback: bool = False
     """Whether own URLs may point to this machine."""
     image_size: int = 320
     """Shorter side of the downloaded images as they are stored, in pixels; they are never enlarged."""
     detection: tuple[Path, ...] = ()
-    """Own boxes with category names, one or several: COCO, LVIS or Objects365 .json, ODVG .jsonl, or a folder of Pascal-VOC .xml."""
+    """Own boxes with category names: COCO, LVIS or Objects365 .json, ODVG .jsonl, or folders of Pascal-VOC .xml."""
     grounding: tuple[Path, ...] = ()
-    """Own boxes with phrases, one or several: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
+    """Own boxes with phrases: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
     images: tuple[Path, ...] = ()
     """Folders of the images of --captions, --detection, --grounding and --validation."""
     validation: Path | None = None
@@ -140,7 +140,9 @@ class BuildConfig:
             names = ", ".join([*SCALES, *WEB_SCALES])
             raise ValueError(f"--scale {self.scale}: there is no such scale; choose one of {names}")
         if self.images or self.held_out:
-            raise ValueError("--images and --held-out go with --urls, --captions, --detection, --grounding or --validation")
+            raise ValueError(
+                "--images and --held-out go with --urls, --captions, --detection, --grounding or --validation"
+            )
         return self._web_scale() if self.scale in WEB_SCALES else self._emoji_scenes()
 
     def _emoji_scenes(self) -> DatasetConfig:
@@ -203,7 +205,7 @@ class BuildConfig:
             *(own_pairs(path) for path in self.urls),
             *(own_captions(path, images=self.images) for path in self.captions),
         )
-        name = slug(own[0] if own else self.validation)
+        name = slug(next(filter(None, (*own, self.validation))))
         return self._dataset(name, replace(boxes, pairs=pairs, held_out=held_out))
 
     def _check_paths(self) -> None:

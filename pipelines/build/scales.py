@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365

@@ -80,7 +80,7 @@ def test_a_rotated_photo_is_stored_upright(coco: Callable[..., Coco]) -> None:
     source = coco()
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter
-    Image.new("RGB", (16, 8)).save(source.images / "three.jpg", exif=exif)
+    Image.new("RGB", (16, 8)).save(source.images[0] / "three.jpg", exif=exif)
 
     assert (next(source.read(0, 1)).sample.width, next(source.read(0, 1)).sample.height) == (8, 16)
 
@@ -114,7 +114,7 @@ def test_the_config_follows_json_images_and_options(coco: Callable[..., Coco], c
     assert coco().config == before
     assert coco(max_side_px=60).config != before
 
-    Image.new("RGB", (17, 16), "blue").save(source.images / "three.jpg")
+    Image.new("RGB", (17, 16), "blue").save(source.images[0] / "three.jpg")
     assert source.config != before
 
     content["annotations"].pop()
@@ -201,7 +201,7 @@ def test_a_missing_json_and_a_broken_image_are_named(coco: Callable[..., Coco], 
     with pytest.raises(ValueError, match="none.json cannot be read"):
         len(Coco(annotations=tmp_path / "none.json", images=(tmp_path,)))
     source = coco()
-    (source.images / "three.jpg").write_bytes(b"no image")
+    (source.images[0] / "three.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"none of 1 image\(s\) from .*three.jpg on can be used: image_unreadable"):
         list(source.read(0, 1))
 

@@ -4,10 +4,28 @@ The model's configuration never enters a module: ``build.py`` alone translates i
 loop take their own small configuration.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from detclipv2.ranges import (
+    ABOVE_0,
+    ABOVE_0_OR_INF,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    BETWEEN_0_AND_1,
+    FROM_0_TO_1,
+    Range,
+    check_ranges,
+)
+
 Supervision = Literal["detection", "grounding", "image_text"]
+
+_LEAST_TOKENS = Range("at least 3: the beginning, the end, and one of the text", lambda value: value >= 3)
+_WEIGHT_OF_A_TYPE = Range("above 0; `off` leaves the type out", ABOVE_0.holds)
+# Fields that came after version 0.1, with what every training did until then.
+_LATER_FIELDS: Mapping[str, Any] = {"weight": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +80,19 @@ class ModelConfig:
     definitions: bool = False
     """Whether a definition follows a category name (section 3.1's concept enrichment); takes a concept dictionary."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that no network can be built with."""
+        check_ranges(self, channels=AT_LEAST_1, num_tower_convs=AT_LEAST_1, norm_groups=AT_LEAST_1, embed_dim=AT_LEAST_1)
+        check_ranges(self, anchor_scale=ABOVE_0, drop_path=BELOW_1, max_text_tokens=_LEAST_TOKENS)
+        if self.channels % self.norm_groups:
+            raise ValueError(f"channels {self.channels}: a multiple of norm_groups, {self.norm_groups}")
+        if not all(ABOVE_0.holds(value) for value in self.pixel_std):
+            raise ValueError(f"pixel_std {self.pixel_std}: three numbers above 0")
+        if self.prompt.count("{}") != 1:
+            raise ValueError(
+                f"prompt {self.prompt!r}: wanted one {{}}, where the name goes, such as 'a photo of a {{}}'"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -101,6 +132,13 @@ class LossConfig:
     caption_as_concept: bool = True
     """Whether the whole caption counts as one more concept of an image-text pair (section 3.1 says so, 3.2 is silent)."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that no loss can be computed with."""
+        check_ranges(self, focal_alpha=FROM_0_TO_1, focal_gamma=AT_LEAST_0, label_smoothing=FROM_0_TO_1)
+        check_ranges(self, box_weight=AT_LEAST_0, centerness_weight=AT_LEAST_0, contrastive_weight=AT_LEAST_0)
+        check_ranges(self, temperature=ABOVE_0, soft_temperature=ABOVE_0, assignment_topk=AT_LEAST_1)
+        check_ranges(self, num_proposals=AT_LEAST_1, proposal_nms_iou=FROM_0_TO_1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionConfig:
@@ -124,6 +162,8 @@ class SupervisionConfig:
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     """Both sides of an image with boxes are a factor from this range times what they may be at most.
     Of one that becomes larger a random part is taken. 0.6 to 1 is the usual multi-scale training, 0.1 to 2 large-scale jitter."""
+    weight: float = 1.0
+    """Weight of the type: what all of its losses are multiplied by, besides the weights that --train.loss gives each."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no batch can be made with."""
@@ -131,10 +171,8 @@ class SupervisionConfig:
             raise ValueError(f"scale_jitter {self.scale_jitter}: two factors above 0, the lower one first")
         if self.batch_size < 1 or self.image_size < 32:
             raise ValueError(f"batch_size {self.batch_size}, image_size {self.image_size}: at least 1 and 32 px")
-        if self.global_batch_size is not None and self.global_batch_size < 1:
-            raise ValueError(f"global_batch_size {self.global_batch_size}: at least 1")
-        if not 0 <= self.dictionary_share <= 1:
-            raise ValueError(f"dictionary_share {self.dictionary_share}: from 0 to 1")
+        check_ranges(self, global_batch_size=AT_LEAST_1, num_concepts=AT_LEAST_0)
+        check_ranges(self, dictionary_share=FROM_0_TO_1, flip=FROM_0_TO_1, weight=_WEIGHT_OF_A_TYPE)
         if self.shorter_size is not None and not 32 <= self.shorter_size <= self.image_size:
             raise ValueError(f"shorter_size {self.shorter_size}: from 32 px to image_size, {self.image_size}")
 
@@ -175,6 +213,12 @@ class OptimConfig:
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated; None: there is none."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that nothing can be learnt with."""
+        check_ranges(self, learning_rate=ABOVE_0, reference_batch_size=AT_LEAST_1, ema_decay=BETWEEN_0_AND_1)
+        check_ranges(self, text_learning_rate_factor=AT_LEAST_0, backbone_learning_rate_factor=AT_LEAST_0)
+        check_ranges(self, weight_decay=AT_LEAST_0, warmup_steps=AT_LEAST_0, clip_grad_norm=ABOVE_0_OR_INF)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -187,11 +231,11 @@ class TrainConfig:
     seed: int = 0
     """Start of the random numbers: order of samples, augmentation, negatives."""
     detection: SupervisionConfig | None
-    """Images with boxes of categories: how they take part; None, or no data: they do not."""
+    """Images with boxes of categories: how they take part. `--train.detection off`, or no data: they do not."""
     grounding: SupervisionConfig | None
-    """Images with boxes of phrases: how they take part; None, or no data: they do not."""
+    """Images with boxes of phrases: how they take part. `--train.grounding off`, or no data: they do not."""
     image_text: SupervisionConfig | None
-    """Images with captions: how they take part; None, or no data: they do not."""
+    """Images with captions: how they take part. `--train.image-text off`, or no data: they do not."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights and constants of the losses (Eq. 6 and Table 9 of arXiv:2304.04514)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -216,6 +260,8 @@ class TrainConfig:
         """Raise ValueError for settings that contradict each other."""
         if (self.num_steps is None) == (self.epochs is None):
             raise ValueError(f"num_steps {self.num_steps}, epochs {self.epochs}: give one of the two")
+        check_ranges(self, num_steps=AT_LEAST_1, epochs=ABOVE_0, image_text_after=AT_LEAST_0)
+        check_ranges(self, log_every=AT_LEAST_1, checkpoint_every=AT_LEAST_1, max_skipped_steps=AT_LEAST_1)
         if self.loader_workers < 0 or self.prefetch_batches < 1:
             raise ValueError(
                 f"loader_workers {self.loader_workers}, prefetch_batches {self.prefetch_batches}: at least 0 and 1"
@@ -234,12 +280,13 @@ class TrainConfig:
 
 
 def recorded_fields(config: ModelConfig | TrainConfig) -> dict[str, Any]:
-    """The fields as run names are derived from them: "on" and "off" for bools, which version 0.1 had as such literals.
+    """The fields as run names are derived from them, so that a training that an earlier version began goes on under its name.
 
-    So a training that it began goes on under its name.
+    Bools are "on" and "off", as version 0.1 had them; a later field is left out where it changes nothing.
     """
 
     def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in fields}
+        known = [(name, value) for name, value in fields if (name, value) not in _LATER_FIELDS.items()]
+        return {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in known}
 
     return asdict(config, dict_factory=recorded)

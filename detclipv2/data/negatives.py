@@ -54,7 +54,8 @@ def concept_list(
     Negatives of detection are other categories of the same dataset. Those of grounding are concepts of the dictionary, or
     other phrases of the dataset, whose head noun no positive has: "large dog" is no safe negative for an image of a "black
     dog". Image-text pairs take none; their caption may count as one more concept, the last (method U3). An image with more
-    positives than M keeps them all and takes no negative: each is the label of a box.
+    positives than M keeps them all and takes no negative: each is the label of a box. One without any takes a negative in any
+    case: a batch of such images alone would have no text to compare its regions with.
 
     ``negatives`` are categories or phrases of the same dataset, ``dictionary`` concepts that are not among them. Of the
     negatives of grounding ``dictionary_share`` come from the dictionary; where one side has too few, the other fills up.
@@ -64,7 +65,7 @@ def concept_list(
         if caption_as_concept and sample.caption:
             positives = [text for text in positives if text != sample.caption] + [sample.caption]
         return positives
-    wanted = max(0, num_concepts - len(positives))
+    wanted = max(0 if positives else 1, num_concepts - len(positives))
     if sample.supervision == "detection":
         return positives + negatives.draw(wanted, positives=positives, avoid_shared_heads=False, rng=rng)
     pools = (negatives, dictionary or NegativePool())

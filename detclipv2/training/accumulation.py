@@ -21,7 +21,7 @@ Shapes: B images of this process, M_B distinct concepts of the global batch, k p
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -51,6 +51,11 @@ def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> Abstra
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def weighted(losses: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Losses of a supervision type, times the weight of the type."""
+    return dict(losses) if weight == 1 else {name: weight * loss for name, loss in losses.items()}
+
+
 @dataclass(frozen=True)
 class Accumulation:
     """One step's gradient of a batch, part by part.
@@ -64,6 +69,7 @@ class Accumulation:
     part_size: int  # images that go through the network together
     precision: Literal["fp32", "bf16"]  # of the network's forward pass
     seed: tuple[int | str, ...]  # of the step's random numbers; differs between steps and ranks
+    weight: float = 1.0  # of the batch's supervision type
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of the batch's summed losses to the parameters; every rank calls it.
@@ -113,7 +119,7 @@ class Accumulation:
             output = self._output(part, images.start)
             if targets is None:  # all parts have the same canvas, so the same anchors
                 targets = self.objective.targets(batch, output, pool)
-            losses = self.objective.boxed_losses(output, texts, targets.of_images(images))
+            losses = weighted(self.objective.boxed_losses(output, texts, targets.of_images(images)), self.weight)
             torch.stack(list(losses.values())).sum().backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach()
@@ -129,7 +135,7 @@ class Accumulation:
         fields = vars(parts[0])
         proposals = Proposals(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
         proposals.embeddings.requires_grad_()
-        losses = self.objective.image_text_losses(proposals, texts, pool)
+        losses = weighted(self.objective.image_text_losses(proposals, texts, pool), self.weight)
         torch.stack(list(losses.values())).sum().backward()
         gradients = proposals.embeddings.grad  # [B, k, D]
         assert gradients is not None

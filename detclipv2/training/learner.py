@@ -9,7 +9,7 @@ from detclipv2.data.order import Segment
 from detclipv2.distributed import mean_over_ranks, rank
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.structures import Batch
-from detclipv2.training.accumulation import Accumulation, autocast, seed_torch
+from detclipv2.training.accumulation import Accumulation, autocast, seed_torch, weighted
 from detclipv2.training.checkpoint import TrainState, load_trained_state, trained_state
 from detclipv2.training.metrics import DeviceTimer, StepRecord
 from detclipv2.training.optim import WeightAverage, build_optimizer, guarded_step, set_learning_rates
@@ -75,13 +75,19 @@ class Learner:
         """Gradients of the mean of all ranks' losses; returns the losses of this rank, without a graph."""
         config = self.config
         seed = (config.seed, step, rank())
-        part_size = config.supervisions()[batch.supervision].batch_size
-        if len(batch.keys) > part_size:
-            accumulation = Accumulation(self.objective, part_size=part_size, precision=config.precision, seed=seed)
+        settings = config.supervisions()[batch.supervision]
+        if len(batch.keys) > settings.batch_size:
+            accumulation = Accumulation(
+                self.objective,
+                part_size=settings.batch_size,
+                precision=config.precision,
+                seed=seed,
+                weight=settings.weight,
+            )
             return accumulation.backward(batch)
         seed_torch(*seed)
         with autocast(self.device, config.precision):
-            losses: dict[str, Tensor] = self.wrapped(batch)
+            losses: dict[str, Tensor] = weighted(self.wrapped(batch), settings.weight)
         torch.stack(list(losses.values())).sum().backward()
         return {name: loss.detach() for name, loss in losses.items()}
 

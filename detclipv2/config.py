@@ -82,7 +82,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no network can be built with."""
-        check_ranges(self, channels=AT_LEAST_1, num_tower_convs=AT_LEAST_1, norm_groups=AT_LEAST_1, embed_dim=AT_LEAST_1)
+        check_ranges(
+            self, channels=AT_LEAST_1, num_tower_convs=AT_LEAST_1, norm_groups=AT_LEAST_1, embed_dim=AT_LEAST_1
+        )
         check_ranges(self, anchor_scale=ABOVE_0, drop_path=BELOW_1, max_text_tokens=_LEAST_TOKENS)
         if self.channels % self.norm_groups:
             raise ValueError(f"channels {self.channels}: a multiple of norm_groups, {self.norm_groups}")

@@ -1,7 +1,11 @@
 """Command line of the scripts: options from a dataclass, user errors as one line."""
 
+import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import tyro
@@ -10,6 +14,7 @@ Config = TypeVar("Config")
 
 # Flags that took "on" or "off" in version 0.1.
 _FORMER_SWITCHES = {"definitions", "objectness", "deformable", "gradient-checkpointing", "caption-as-concept"}
+_TYPES = {f"--train.{name.replace('_', '-')}": name for name in ("detection", "grounding", "image_text")}
 
 
 def run_cli(
@@ -22,15 +27,42 @@ def run_cli(
     options replace.
     """
     try:
-        given: dict[str, Any] = {} if default is None else {"default": default()}
-        # An optional part is as the default has it.
-        main(tyro.cli(config_type, config=(tyro.conf.AvoidSubcommands,), args=as_flags(sys.argv[1:]), **given))
+        main(parsed(config_type, sys.argv[1:], default=None if default is None else default()))
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
+
+
+def parsed(config_type: type[Config], arguments: Sequence[str], *, default: Config | None = None) -> Config:
+    """The configuration that the arguments give.
+
+    Raises:
+        ValueError: a value is outside of its range, values contradict each other, or a type of supervision cannot be switched.
+        SystemExit: an option is unknown or no value of its type, which tyro has said on stderr, or help was asked for.
+    """
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    train = getattr(default, "train", None)
+    left, off = as_flags(arguments), list[str]()
+    if train is not None:
+        left, off = without_types(left, there={name for name in _TYPES.values() if getattr(train, name) is not None})
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            # An optional part is as the default has it.
+            config = tyro.cli(config_type, config=(tyro.conf.AvoidSubcommands,), args=left, **given)
+    except SystemExit as ended:
+        # tyro draws a box around what a configuration says of its own values.
+        if (problem := _of_a_configuration(ended)) is not None:
+            raise problem from None
+        sys.stderr.write(said.getvalue())
+        raise
+    if not off:
+        return config
+    changed: Any = config
+    return replace(changed, train=replace(changed.train, **dict.fromkeys(off)))  # type: ignore[no-any-return]
 
 
 def as_flags(arguments: Sequence[str]) -> list[str]:
@@ -45,6 +77,49 @@ def as_flags(arguments: Sequence[str]) -> list[str]:
     return flags
 
 
+def without_types(arguments: Sequence[str], *, there: set[str]) -> tuple[list[str], list[str]]:
+    """Command line without ``--train.TYPE on`` or ``off``, and the types that are off.
+
+    Args:
+        arguments: the command line; other options of a type that is off may be on it.
+        there: the types that the recipe trains on.
+
+    Raises:
+        ValueError: there is no such value, or the recipe has no settings for a type that is to be on.
+    """
+    left: list[str] = []
+    off: dict[str, bool] = {}  # the last one counts, as for every option
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = _TYPES.get(flag.replace("_", "-"))
+        if name is None:
+            left.append(argument)
+            continue
+        value = value if equals else (waiting.pop(0) if waiting else "")
+        if value not in ("on", "off"):
+            raise ValueError(f"{flag} {value}: on or off; its settings are options such as {flag}.batch-size")
+        if value == "on" and name not in there:
+            raise ValueError(
+                f"{flag} on: the recipe has no settings for it; take one that trains on it ({', '.join(sorted(there))}"
+                " are on in this one)"
+            )
+        off[name] = value == "off" and name in there
+    return left, [name for name, is_off in off.items() if is_off]
+
+
 def recipe_argument(*, default: str) -> str:
     """Take the name of a recipe, if there is one, off the front of the command line."""
     return sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else default
+
+
+def _of_a_configuration(ended: BaseException) -> ValueError | None:
+    """The error that a configuration's own check raised, before tyro ended the program for it; None for any other reason."""
+    error: BaseException | None = ended
+    while error is not None:
+        names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if isinstance(error, ValueError) and "__post_init__" in names:
+            return error
+        error = error.__context__
+    return None

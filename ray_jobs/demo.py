@@ -13,6 +13,7 @@ from ray_jobs.command_line import run_cli
 from ray_jobs.job_config import load_recipe
 from ray_jobs.pretrain import pretrain
 from ray_jobs.register_model import evaluate_and_register
+from ray_jobs.writable import check_folder
 from schemas.manifest import MANIFEST_NAME
 
 
@@ -31,6 +32,8 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     """Run the whole pipeline."""
     console = Console()
+    recipe = load_recipe(config.recipe)  # a slip in its name, or a folder that is none, is no reason to build first
+    check_folder(config.outputs, option="outputs")
     started = time.monotonic()
     data_root = config.outputs / "data"
     manifest = data_root / "datasets" / config.scale / MANIFEST_NAME
@@ -38,7 +41,7 @@ def main(config: DemoConfig) -> None:
     build_dataset.main(BuildConfig(scale=config.scale, root=data_root))
     built = time.monotonic()
     console.rule("training")
-    job = replace(load_recipe(config.recipe), data=manifest, outputs=config.outputs)
+    job = replace(recipe, data=manifest, outputs=config.outputs)
     run = pretrain(job, console=console)
     trained = time.monotonic()
     console.rule("evaluation")

@@ -18,6 +18,7 @@ from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot, Location
 from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import ValidationSet, root_of_dataset
+from ray_jobs.writable import check_file
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 from schemas.predictions import LvisDetection
 
@@ -87,21 +88,27 @@ def metrics_table(metrics: LvisMetrics) -> Table:
         ("Fixed AP, 10,000 per category", "fixed", 10_000),
     ):
         cells = [values.get(f"{prefix}_{column.lower()}_{cap}") for column in columns]
-        table.add_row(label, *("-" if cell is None else f"{100 * cell:.1f}" for cell in cells))
+        table.add_row(label, *map(points, cells))
     for label, value in (("base concepts", metrics.base_ap50), ("novel concepts", metrics.novel_ap50)):
-        table.add_row(label, "", "-" if value is None else f"{100 * value:.1f}", "", "", "", "")
+        table.add_row(label, "", points(value), "", "", "", "")
     return table
+
+
+def points(value: float | None) -> str:
+    """A metric in points of 100; "-" where it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def main(config: EvaluateConfig) -> None:
     """Evaluate a saved model and print the table."""
     console = Console()
     dataset = read_dataset_manifest(config.data)
+    if config.out is not None:
+        check_file(config.out, option="out")
     predictor = Predictor.from_pretrained(config.model)
     evaluated = evaluate(predictor, dataset, data_root=root_of_dataset(config.data), console=console)
     console.print(metrics_table(evaluated.metrics))
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
         config.out.write_text(json.dumps(evaluated.detections) + "\n")
         console.print(f"detections {config.out}", highlight=False)
 

@@ -13,13 +13,11 @@ from detclipv2.hub import concepts_path, from_pretrained, model_folder
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
 from ray_jobs.command_line import recipe_argument, run_cli
-from ray_jobs.evaluate import evaluate
+from ray_jobs.evaluate import evaluate, points
 from ray_jobs.job_config import JobConfig, RunOptions, load_recipe
-from ray_jobs.pretrain import pretrain
+from ray_jobs.prepare import prepared_run
+from ray_jobs.pretrain import train_prepared
 from ray_jobs.register_model import evaluate_and_register
-from schemas.manifest import read_dataset_manifest
-
-AP50, AP = "lvis_ap50_300", "lvis_ap_300"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +57,27 @@ def finetune_job(recipe: str, options: FinetuneOptions) -> JobConfig:
 
 
 def main(job: JobConfig) -> None:
-    """Evaluate, train, evaluate, register.
+    """Check, evaluate, train, evaluate, register; figures that are undefined are printed as "-".
 
     Raises:
-        ValueError: the model or the dataset cannot be read, or the dataset has no boxes.
+        ValueError: what `pretrain` raises it for.
     """
     assert job.start_from is not None
     console = Console()
-    dataset = read_dataset_manifest(job.data)
+    prepared = prepared_run(job, console=console)
     before = None
-    if dataset.validation_annotations is not None:
+    if prepared.dataset.validation_annotations is not None:
         predictor = Predictor.from_pretrained(job.start_from)
-        before = evaluate(predictor, dataset, data_root=job.data_root, console=console).metrics.to_dict()
-        console.print(f"before     AP50 {100 * before[AP50]:.1f}, AP {100 * before[AP]:.1f}", highlight=False)
-    run = pretrain(job, console=console)
-    metrics = evaluate_and_register(job, run.name, run.state, console=console)
-    if before is not None and metrics is not None:
-        after = metrics.to_dict()
+        before = evaluate(predictor, prepared.dataset, data_root=job.data_root, console=console).metrics
         console.print(
-            f"fine-tuned AP50 {100 * before[AP50]:.1f} before, {100 * after[AP50]:.1f} after;"
-            f" AP {100 * before[AP]:.1f} before, {100 * after[AP]:.1f} after",
+            f"before     AP50 {points(before.lvis_ap50_300)}, AP {points(before.lvis_ap_300)}", highlight=False
+        )
+    run = train_prepared(prepared, console=console)
+    after = evaluate_and_register(job, run.name, run.state, console=console)
+    if before is not None and after is not None:
+        console.print(
+            f"fine-tuned AP50 {points(before.lvis_ap50_300)} before, {points(after.lvis_ap50_300)} after;"
+            f" AP {points(before.lvis_ap_300)} before, {points(after.lvis_ap_300)} after",
             highlight=False,
         )
 

@@ -1,8 +1,11 @@
 """Training job configuration: the options, the recipe, the name of the run, and what is built from them."""
 
 import importlib
+import inspect
 import json
-from dataclasses import asdict, dataclass, field, replace
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,16 @@ from detclipv2.config import ModelConfig, TrainConfig, recorded_fields
 from detclipv2.hub import from_pretrained, model_digest
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.text_encoder import TextEncoder
+from detclipv2.ranges import AT_LEAST_0, AT_LEAST_1, Range, check_ranges
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.enrichment import Enricher
 from pipelines.storage import DataRoot, Location
 from ray_jobs.dataset_files import root_of_dataset
 from schemas.manifest import DatasetManifest, canonical_json, sha256_hex
+
+_FAILURES = Range("at least 0, or -1 for any number", lambda value: value >= -1)
+# How weights are found, trained and named, in which a job may differ from the model that it starts from.
+_NOT_OF_THE_NETWORK = {"backbone_weights", "text_weights", "prompt", "definitions"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,13 @@ class RunOptions:
     """MLflow's tracking server or database; MLFLOW_TRACKING_URI, else an SQLite file below outputs, unless given."""
     registered_model: str = "detclipv2"
     """Name under which the model is registered."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for names and numbers that no training can have."""
+        if self.name is not None:
+            check_name(self.name, option="name")
+        check_name(self.registered_model, option="registered_model")
+        check_ranges(self, num_workers=AT_LEAST_1, max_failures=_FAILURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +88,8 @@ class JobConfig(RunOptions):
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that contradict each other."""
+        super().__post_init__()
+        check_ranges(self, validation_gpus=AT_LEAST_0)
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(f"min_workers {self.min_workers}: from 1 to num_workers, {self.num_workers}")
         if self.num_checkpoints < 2:
@@ -103,9 +120,24 @@ class JobConfig(RunOptions):
         """The network as training starts with it.
 
         Raises:
-            ValueError: weights that the configuration names are not there, or the model that it starts from cannot be read.
+            ValueError: weights that the configuration names are not there, or the model that it starts from cannot be read or
+                has another network than the configuration says.
         """
-        return build_detector(self.model) if self.start_from is None else from_pretrained(self.start_from).detector
+        if self.start_from is None:
+            return build_detector(self.model)
+        start = from_pretrained(self.start_from)
+        differing = [
+            field.name
+            for field in fields(ModelConfig)
+            if field.name not in _NOT_OF_THE_NETWORK
+            and getattr(start.config, field.name) != getattr(self.model, field.name)
+        ]
+        if differing:
+            raise ValueError(
+                f"start_from {self.start_from}: its network has other settings than the recipe's ({', '.join(differing)});"
+                " use ray_jobs/finetune.py, which takes the model's own"
+            )
+        return start.detector
 
     def dictionary(self) -> ConceptDictionary | None:
         """The concept dictionary, if there is one.
@@ -155,16 +187,39 @@ class JobConfig(RunOptions):
     def for_dataset(self, dataset: DatasetManifest) -> "JobConfig":
         """The same job without the supervision types of which the dataset has no samples.
 
+        Without boxes to wait for, image-text pairs take part from the first step.
+
         Raises:
-            ValueError: none is left.
+            ValueError: no type is left.
         """
-        present = {name for name, split in dataset.supervisions.items() if split.num_samples}
-        missing: dict[str, Any] = {name: None for name in self.train.supervisions() if name not in present}
-        if len(missing) == len(self.train.supervisions()):
+        wanted = self.train.supervisions()
+        present = {name: split.num_samples for name, split in dataset.supervisions.items() if split.num_samples}
+        changes: dict[str, Any] = {name: None for name in wanted if name not in present}
+        left = wanted.keys() - changes.keys()
+        if not left:
             raise ValueError(
-                f"{self.data}: it has {sorted(present)}, the recipe trains on {sorted(self.train.supervisions())}"
+                f"{self.data}: it has {_listed(present)}, the recipe trains on {_listed(wanted)}: take another recipe"
+                " (ray_jobs/recipes), or build a dataset that has some"
             )
-        return replace(self, train=replace(self.train, **missing))
+        if left == {"image_text"}:
+            changes["image_text_after"] = 0
+        return replace(self, train=replace(self.train, **changes)) if changes else self
+
+
+def check_name(name: str, *, option: str) -> None:
+    """Check that a name can be a folder, and a value in a query of MLflow.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not re.fullmatch(r"[^/\\:'\"`%\x00-\x1f]{1,200}", name) or not name.strip(" ."):
+        raise ValueError(
+            f"{option} {name!r}: 1 to 200 characters, not all of them dots, and none of / \\ : ' \" ` % or a line break"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "no type of supervision"
 
 
 def load_recipe(name: str) -> JobConfig:
@@ -179,8 +234,16 @@ def load_recipe(name: str) -> JobConfig:
     if module_name not in known:
         raise ValueError(f"no recipe {name!r}: there are {', '.join(known)} in ray_jobs/recipes, as in demo:pretrain")
     module = importlib.import_module(f"ray_jobs.recipes.{module_name}")
-    recipe = getattr(module, function_name or "pretrain", None)
-    if recipe is None:
-        raise ValueError(f"ray_jobs/recipes/{module_name}.py has no recipe {function_name!r}")
-    config: JobConfig = recipe()
+    recipes = {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and inspect.isfunction(value) and value.__module__ == module.__name__
+    }
+    recipe = recipes.get(function_name or "pretrain")
+    config = None if recipe is None or inspect.signature(recipe).parameters else recipe()
+    if not isinstance(config, JobConfig):
+        there = ", ".join(sorted(key for key, value in recipes.items() if not inspect.signature(value).parameters))
+        raise ValueError(
+            f"ray_jobs/recipes/{module_name}.py has no recipe {function_name or 'pretrain'!r}: there are {there}"
+        )
     return replace(config, recipe=f"{module_name}:{function_name or 'pretrain'}")

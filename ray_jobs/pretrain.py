@@ -5,8 +5,8 @@ The recipe, ``demo:pretrain`` unless given, is a complete configuration; every o
 """
 
 import logging
+import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,21 +16,20 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
-from detclipv2.training.schedule import pairs_left_out
 from pipelines.build.ray_cluster import connect
-from pipelines.storage import NUM_CONCURRENT, Location, data_root
 from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
+from ray_jobs.prepare import PreparedRun, prepared_run
 from ray_jobs.progress import ProgressBoard, Status, progress_of
 from ray_jobs.register_model import evaluate_and_register, validate_checkpoint
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import Tracker
 from ray_jobs.worker import WorkerArgs, train_worker
-from schemas.manifest import DatasetManifest, read_dataset_manifest
+from ray_jobs.worker_errors import EndAtUserErrors, user_error
+from schemas.manifest import DatasetManifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +41,27 @@ class TrainedRun:
 
 
 def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
-    """Train to the last step, from where an earlier attempt of the same name stopped.
+    """Check the job, then train to the last step, from where an earlier attempt of the same name stopped.
 
     Raises:
-        ValueError: there is no dataset, or nothing in it that the recipe trains on, or no client for such a storage.
+        ValueError: what `prepared_run` finds, what no cluster like this can do, or what a worker could not read.
         RuntimeError: training failed more often than ``max_failures`` allows.
     """
-    dataset = read_dataset_manifest(job.data)
-    job = job.for_dataset(dataset)
-    storage = RunStorage(root=data_root(job.storage or job.outputs / "runs"), name=job.run_name(dataset))
-    step = storage.finished_step()
+    return train_prepared(prepared_run(job, console=console), console=console)
+
+
+def train_prepared(run: PreparedRun, *, console: Console) -> TrainedRun:
+    """Train a run that was checked; see `pretrain`."""
+    job, dataset, storage, step = run.job, run.dataset, run.storage, run.finished_step
+    dashboard = None
     if step is None:
-        check_shards(dataset, job.data_root)
-        # An error of the model is raised here, once, rather than by every worker.
-        job.enricher(HybridObjective(job.detector(), job.train.loss).detector.text_encoder)
+        dashboard = connect()
+        check_cluster(job, console=console)
     tracker = Tracker(job, dataset)
     status = "FAILED"
     try:
         if step is None:
-            step = _fit(job, dataset, tracker, storage, console=console)
+            step = _fit(job, dataset, tracker, storage, dashboard=dashboard, console=console)
         else:
             console.print(f"training   up to date: run {storage.name} reached its last step, {step}", highlight=False)
         status = "FINISHED"
@@ -72,29 +73,36 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
         tracker.close(status)
 
 
-def check_shards(dataset: DatasetManifest, data_root: Location) -> None:
-    """Check the size of every shard before a cluster starts; on an object store this takes a request a shard.
+def check_cluster(job: JobConfig, *, console: Console) -> None:
+    """Compare the workers with what the cluster has; Ray would wait for more without a word.
+
+    A cluster that others run may grow, so that there the training waits, and says so.
 
     Raises:
-        ValueError: one is missing or has another size than the manifest says.
+        ValueError: the cluster is this machine, and has too little.
     """
-    shards = [entry for split in dataset.supervisions.values() for entry in split.shards]
-    with ThreadPoolExecutor(NUM_CONCURRENT) as pool:
-        for problem in filter(None, pool.map(lambda entry: _problem(data_root / entry.path, entry.num_bytes), shards)):
-            raise ValueError(f"shard {problem}; build the dataset again, which makes only this shard again")
+    kind = "GPU" if job.use_gpu else "CPU"
+    there, needed = int(ray.cluster_resources().get(kind, 0)), job.min_workers or job.num_workers
+    if there >= needed:
+        return
+    lacking = f"{needed} worker(s) take a {kind} each, and the cluster has {there}"
+    if "RAY_ADDRESS" in os.environ:
+        console.print(f"check      {lacking}: training waits for more", highlight=False, soft_wrap=True)
+        return
+    remedy = f"--num-workers {there}" if there else "--no-use-gpu"
+    raise ValueError(f"{lacking}: train with {remedy}, or on a larger Ray cluster (RAY_ADDRESS)")
 
 
-def _problem(path: Location, num_bytes: int) -> str | None:
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return f"{path} is missing"
-    return None if found == num_bytes else f"{path} has {found} bytes, not {num_bytes}: it was cut off"
-
-
-def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: RunStorage, *, console: Console) -> int:
+def _fit(
+    job: JobConfig,
+    dataset: DatasetManifest,
+    tracker: Tracker,
+    storage: RunStorage,
+    *,
+    dashboard: str | None,
+    console: Console,
+) -> int:
     """Run Ray Train; return the last step."""
-    dashboard = connect()
     # Silence deprecation warnings, which are not for whoever trains.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -105,10 +113,6 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     since = f", going on after step {steps[-1]}" if steps else ""
     kinds = ", ".join(job.train.supervisions())
     console.print(f"training   run {storage.name}: {kinds} on {workers}{since}", highlight=False)
-    sizes = data_sizes(dataset, job)
-    num_samples = {name: size.num_samples for name, size in sizes.items()}
-    if warning := pairs_left_out(job.train, num_samples, world_size=job.num_workers):
-        console.print(f"           warning: {warning}", highlight=False, soft_wrap=True)
     links = [tracker.url() or "`make ui` shows its curves", *([f"Ray http://{dashboard}"] if dashboard else [])]
     console.print(f"           {', '.join(links)}", highlight=False, soft_wrap=True)
     board = ProgressBoard(run_id=tracker.run_id)
@@ -120,7 +124,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         storage=storage,
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
-        flops_per_image=train_flops(job.model, job.train, sizes=sizes, world_size=job.num_workers),
+        flops_per_image=train_flops(job.model, job.train, sizes=data_sizes(dataset, job), world_size=job.num_workers),
     )
     num_workers: Any = job.num_workers if job.min_workers is None else (job.min_workers, job.num_workers)
     # Checkpoints are evaluated in a Ray task that takes no CPU: where none is to spare it would wait for the training's end.
@@ -128,6 +132,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
     validation = ValidationConfig(fn=partial(validate_checkpoint, args=args), ray_remote_kwargs=resources)
     validates = job.validate_every is not None and dataset.validation_annotations is not None
     make_trainer: Any = TorchTrainer  # annotated as in version 1 of Ray Train
+    callbacks: Any = [EndAtUserErrors()]  # this, too
     trainer = make_trainer(
         train_worker,
         train_loop_config={"args": args},
@@ -136,6 +141,7 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
             **storage.ray_arguments(),
             failure_config=FailureConfig(max_failures=job.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.num_checkpoints),
+            callbacks=callbacks,
         ),
         validation_config=validation if validates else None,
     )
@@ -143,6 +149,8 @@ def _fit(job: JobConfig, dataset: DatasetManifest, tracker: Tracker, storage: Ru
         with progress_of(board, console=console):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
+        if problem := user_error(error):
+            raise ValueError(f"run {storage.name}: {problem}") from error
         raise RuntimeError(f"run {storage.name} failed: {error}; its checkpoints are in {storage.folder}") from error
     step: int = result.return_value
     storage.finish(step)

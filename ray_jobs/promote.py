@@ -3,18 +3,22 @@
 ``python ray_jobs/promote.py --data outputs/data/datasets/demo/MANIFEST.json --metric novel_ap50``
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from detclipv2.evaluation.lvis_metrics import METRIC_NAMES
 from detclipv2.inference import Predictor
 from pipelines.storage import DataRoot
 from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import root_of_dataset
 from ray_jobs.evaluate import evaluate
-from ray_jobs.tracking import CANDIDATE, CHAMPION, Registry, Version, tracking_uri
+from ray_jobs.job_config import check_name
+from ray_jobs.tracking import CANDIDATE, CHAMPION, Registry, Version, check_tracking, tracking_uri
+from ray_jobs.writable import check_folder
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
 
@@ -48,7 +52,16 @@ def main(config: PromoteConfig) -> None:
         ValueError: there is no such version or metric, its model folder is gone, or the dataset has no validation set.
     """
     console = Console()
+    check_name(config.registered_model, option="registered_model")
+    if config.metric not in METRIC_NAMES:
+        raise ValueError(f"no metric {config.metric!r}: there are {', '.join(METRIC_NAMES)}")
+    if not math.isfinite(config.min_gain):
+        raise ValueError(f"min_gain {config.min_gain}: a finite number")
     dataset = read_dataset_manifest(config.data)
+    if dataset.validation_annotations is None:
+        raise ValueError(f"{config.data}: it has no validation set to compare on; name a dataset that has one")
+    check_folder(config.outputs, option="outputs")
+    check_tracking(tracking_uri(config.tracking_uri, config.outputs))
     registry = Registry(tracking_uri(config.tracking_uri, config.outputs), config.registered_model)
     version, champion = registry.version(config.version), registry.version(CHAMPION)
     if version is None:
@@ -87,7 +100,10 @@ def _measure(version: Version, dataset: DatasetManifest, config: PromoteConfig, 
     evaluated = evaluate(predictor, dataset, data_root=root_of_dataset(config.data), console=console)
     metrics = evaluated.metrics.to_dict()
     if config.metric not in metrics:
-        raise ValueError(f"no metric {config.metric!r}: there are {', '.join(sorted(metrics))}")
+        raise ValueError(
+            f"{config.metric} is undefined on the validation set of {config.data}, which has no box of such categories:"
+            f" nothing to compare; take another --metric ({', '.join(sorted(metrics))}) or another dataset"
+        )
     return metrics[config.metric]
 
 

@@ -15,6 +15,7 @@ from pipelines.build.dagster_assets import dagster_home
 from pipelines.storage import DataRoot, data_root
 from ray_jobs.command_line import run_cli
 from ray_jobs.tracking import runs_page
+from ray_jobs.writable import check_folder
 
 STARTUP_S = 90.0
 
@@ -66,9 +67,15 @@ def services(config: UiConfig) -> dict[str, tuple[int, list[str]]]:
 
 def main(config: UiConfig) -> None:
     """Start all, print their addresses, wait for Ctrl-C, end what was started."""
-    config.outputs.mkdir(parents=True, exist_ok=True)
+    check_folder(config.outputs, option="outputs")
     wanted = services(config)
+    ports = [port for port, _ in wanted.values()]
     for name, (port, _) in wanted.items():
+        option = f"--{name.lower()}-port"
+        if not 1 <= port <= 65535:
+            raise ValueError(f"{option} {port}: from 1 to 65535")
+        if ports.count(port) > 1:
+            raise ValueError(f"{option} {port}: another UI has this port, too; give each its own")
         _check_free(name, port)
     log_folder = config.outputs / "ui_logs"
     log_folder.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ Shapes: T = 10 IoU thresholds (0.50 to 0.95), R = 101 recall thresholds, C = cat
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ class LvisMetrics:
     def to_dict(self) -> dict[str, float]:
         """The single numbers by name, for logging; undefined ones are left out."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, int | float)}
+
+
+# Names that `LvisMetrics.to_dict` can have.
+METRIC_NAMES = tuple(field.name for field in fields(LvisMetrics) if field.type in (float | None, int))
 
 
 def evaluate_lvis(

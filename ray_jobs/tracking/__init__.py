@@ -1,6 +1,16 @@
 """MLflow tracking: runs, curves and model versions. The only package that imports MLflow."""
 
 from ray_jobs.tracking.registry import CANDIDATE, CHAMPION, Registry, Version
-from ray_jobs.tracking.tracker import RunLogger, Tracker, runs_page, tracking_uri
+from ray_jobs.tracking.tracker import RunLogger, Tracker, check_tracking, runs_page, tracking_uri
 
-__all__ = ["CANDIDATE", "CHAMPION", "Registry", "RunLogger", "Tracker", "Version", "runs_page", "tracking_uri"]
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "Registry",
+    "RunLogger",
+    "Tracker",
+    "Version",
+    "check_tracking",
+    "runs_page",
+    "tracking_uri",
+]

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param
 from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
     MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL,
 )
@@ -25,6 +28,7 @@ from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
 SYSTEM_METRICS_INTERVAL_S = 5
+CHECK_TIMEOUT_S = 10  # for the first answer of a tracking server
 # What an experiment is for. MLflow 3.17 takes every other one for GenAI.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 # Whatever the kind, MLflow 3.17's UI opens a page without this as GenAI: an experiment as an empty overview of traces.
@@ -32,6 +36,7 @@ _UI_MODE = "?workflowType=machine_learning"
 _NAME_TAG = "detclipv2.run_name"
 _OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is logged
 _MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
+_MAX_REASON = 300  # characters of an error of MLflow that a line has room for
 _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
 
 # Whoever trains needs no messages of schema migrations and the like.
@@ -48,6 +53,28 @@ def tracking_uri(given: str | None, outputs: Path) -> str:
         return uri
     outputs.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+
+
+def check_tracking(uri: str) -> None:
+    """Ask the tracking server, or the database, for the experiment.
+
+    Raises:
+        ValueError: there is neither, or it does not answer.
+    """
+    tries = (MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1), (MLFLOW_HTTP_REQUEST_TIMEOUT, CHECK_TIMEOUT_S)
+    with ExitStack() as stack:
+        for variable, value in tries:  # a server that is not there would be asked for minutes
+            if uri.startswith("http") and not variable.is_set():
+                variable.set(value)
+                stack.callback(variable.unset)
+        try:
+            MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+        except Exception as error:  # of MLflow, of its database's driver, of its HTTP client
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(
+                f"tracking_uri {uri}: no MLflow there ({reason[:_MAX_REASON]}); give a server such as http://host:5000, or a"
+                " database such as sqlite:///runs.db"
+            ) from error
 
 
 def experiment_id(client: MlflowClient) -> str | None:

@@ -28,7 +28,7 @@ from pipelines.storage.file_cache import cached_files, remove_oldest
 from ray_jobs.dataset_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job_config import JobConfig, load_recipe
-from ray_jobs.pretrain import check_shards
+from ray_jobs.prepare import check_shards
 from ray_jobs.register_model import sample_images
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.run_storage import RunStorage

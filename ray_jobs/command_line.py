@@ -62,7 +62,7 @@ def parsed(config_type: type[Config], arguments: Sequence[str], *, default: Conf
     if not off:
         return config
     changed: Any = config
-    return replace(changed, train=replace(changed.train, **dict.fromkeys(off)))  # type: ignore[no-any-return]
+    return replace(changed, train=replace(changed.train, **dict.fromkeys(off)))
 
 
 def as_flags(arguments: Sequence[str]) -> list[str]:

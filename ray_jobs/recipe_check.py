@@ -1,4 +1,4 @@
-"""Recipe check against a dataset: what would fail, or teach nothing, is an error before a cluster, a worker or a run of MLflow."""
+"""Recipe check: what a dataset does not allow, or would teach nothing, is an error before a cluster or a run of MLflow starts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -36,7 +36,7 @@ _UI_MODE = "?workflowType=machine_learning"
 _NAME_TAG = "detclipv2.run_name"
 _OPENED_TAG = "detclipv2.opened"  # set when all that a run begins with is logged
 _MAX_DIGEST = 36  # characters of a dataset digest that MLflow stores
-_MAX_REASON = 300  # characters of an error of MLflow that a line has room for
+_MAX_REASON = 160  # characters of an error of MLflow that a line has room for
 _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
 
 # Whoever trains needs no messages of schema migrations and the like.

@@ -7,6 +7,7 @@ Every ``--train`` option replaces one value of the recipe. The same job submitte
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import tyro
 from rich.console import Console
 
 from detclipv2.hub import concepts_path, from_pretrained, model_folder
@@ -31,10 +32,10 @@ class FinetuneOptions(RunOptions):
 
 
 def options_of(recipe: JobConfig) -> FinetuneOptions:
-    """The options' defaults; model and data have none."""
+    """The options' defaults; model and data have none: a command without them is told so."""
     shared = {field.name for field in fields(FinetuneOptions)} - {"model", "data"}
     return FinetuneOptions(
-        model=Path("MODEL"), data=Path("MANIFEST"), **{name: getattr(recipe, name) for name in sorted(shared)}
+        model=tyro.MISSING, data=tyro.MISSING, **{name: getattr(recipe, name) for name in sorted(shared)}
     )
 
 

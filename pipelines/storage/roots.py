@@ -5,6 +5,7 @@ Jobs always write into a local folder; publishing moves it to its final name, or
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ def data_root(location: str | Location) -> Location:
     try:
         path = _parsed(location)
         if isinstance(path, Path):
+            if scheme := re.match(
+                r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)
+            ):  # what a command line makes of a URL of no known kind
+                raise ValueError(f"no client for {scheme[1]}:// is known")
             return path.resolve()
         remote = UPath(path, use_listings_cache=False)  # other machines write here too
         _ = remote.fs  # makes the client, which may not be installed

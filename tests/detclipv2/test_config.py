@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from detclipv2.config import LossConfig, ModelConfig, SupervisionConfig, TrainConfig, recorded_fields
 
@@ -15,6 +15,15 @@ def test_run_names_know_yes_or_no_options_as_on_and_off() -> None:
     recorded = recorded_fields(train)
     assert recorded["loss"] == asdict(train.loss) | {"caption_as_concept": "off"}
     assert recorded | {"loss": None} == asdict(train) | {"loss": None}
+
+
+def test_a_later_field_changes_a_run_name_only_where_it_changes_the_training() -> None:
+    settings = SupervisionConfig(batch_size=1, image_size=64)
+    train = TrainConfig(num_steps=5, detection=settings, grounding=None, image_text=None)
+    weighted = replace(train, detection=replace(settings, weight=2.0))
+
+    assert "weight" not in recorded_fields(train)["detection"]
+    assert recorded_fields(weighted)["detection"] == recorded_fields(train)["detection"] | {"weight": 2.0}
 
 
 def test_canvas_is_that_of_a_landscape_image() -> None:

@@ -78,7 +78,7 @@ def test_a_boxed_type_without_a_box(name: str, samples: list[TrainingSample], tm
     lost: dict[str, object] = {"stage": f"{name}_shards", "dropped": {"image_missing": 12, "crowd": 1}}
     path = write_dataset(tmp_path, samples, validation_boxes=1, funnel=[lost])
 
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match="has a box") as raised:
         checked(path)
 
     assert str(raised.value) == (
@@ -106,7 +106,7 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
 def test_pairs_that_would_never_take_part(steps: int, tmp_path: Path) -> None:
     path = write_dataset(tmp_path, BOXES + PAIRS)
 
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match="never take part") as raised:
         checked(path, num_steps=steps)
 
     assert str(raised.value) == (
@@ -137,7 +137,9 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     without = write_dataset(tmp_path / "a", BOXES + PHRASES + PAIRS)
     empty = write_dataset(tmp_path / "b", BOXES + PHRASES + PAIRS, validation_boxes=0)
 
-    assert checked(without, job=job)[1] == ["no validation set: nothing is measured, and --validate-every has no effect"]
+    assert checked(without, job=job)[1] == [
+        "no validation set: nothing is measured, and --validate-every has no effect"
+    ]
     assert checked(empty, job=job)[1] == ["the validation set has 1 image(s) and no box: its figures are undefined (-)"]
 
 

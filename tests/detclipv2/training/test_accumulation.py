@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from detclipv2.config import LossConfig, ModelConfig, Supervision
+from detclipv2.config import LossConfig, ModelConfig, Supervision, SupervisionConfig, TrainConfig
 from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.losses.pool import concept_pool
 from detclipv2.models.detector import DetCLIPv2
@@ -16,6 +16,7 @@ from detclipv2.models.text_encoder import packaged_minilm
 from detclipv2.structures import Batch, HeadOutput
 from detclipv2.training import accumulation as accumulation_module
 from detclipv2.training.accumulation import Accumulation, seed_torch
+from detclipv2.training.learner import Learner
 from tests.detclipv2.ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("accumulation_rank.py")
@@ -112,6 +113,28 @@ def _assert_equal(found: tuple[dict[str, Tensor], Gradients], wanted: tuple[dict
 def _assert_close(found: Tensor, wanted: Tensor, *, where: str) -> None:
     atol = 1e-5 * float(wanted.abs().max()) + 1e-9
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=atol, msg=lambda text: f"{where}: {text}")
+
+
+@pytest.mark.parametrize("supervision", ["detection", "image_text"])
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_the_weight_of_a_type_multiplies_its_losses_and_their_gradients(
+    supervision: Supervision, batch_size: int, tiny_detector: Build, make_batch: MakeBatch
+) -> None:
+    """In parts, and in one go."""
+    found: list[tuple[dict[str, Tensor], Gradients]] = []
+    for weight in (1.0, 0.5):
+        objective = HybridObjective(tiny_detector(region_norm="unit"), CONFIG)
+        settings = SupervisionConfig(batch_size=batch_size, image_size=64, weight=weight)
+        types: dict[str, SupervisionConfig | None] = {"detection": None, "grounding": None, "image_text": None}
+        config = TrainConfig(num_steps=1, **types | {supervision: settings})
+        learner = Learner(objective, objective, config=config, device=torch.device("cpu"), resume=None)
+        losses = learner._backward(1, _batch(make_batch, supervision))
+        found.append((losses, {name: parameter.grad for name, parameter in objective.named_parameters()}))
+
+    (losses, gradients), half = found
+    assert all(float(loss) > 0 for loss in losses.values())
+    halved = {name: None if gradient is None else gradient / 2 for name, gradient in gradients.items()}
+    _assert_equal(half, ({name: loss / 2 for name, loss in losses.items()}, halved))
 
 
 @pytest.mark.parametrize("supervision", ["detection", "grounding", "image_text"])

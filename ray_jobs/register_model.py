@@ -47,7 +47,7 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     predictor = Predictor.from_pretrained(model_folder)
     if dataset.validation_annotations is None:
         why = "the dataset has no validation set to measure it on"
-        console.print(f"model      {model_folder} ({why})", highlight=False)
+        console.print(f"model      {model_folder} ({why})", highlight=False, soft_wrap=True)
         return None
     evaluated = evaluate(predictor, dataset, data_root=job.data_root, console=console)
     tracker = Tracker(job, dataset)
@@ -64,7 +64,8 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
     finally:
         tracker.close("FINISHED")
     console.print(metrics_table(evaluated.metrics))
-    console.print(f"model      {model_folder}, registered as {job.registered_model} version {version}", highlight=False)
+    registered = f"{model_folder}, registered as {job.registered_model} version {version}"
+    console.print(f"model      {registered}", highlight=False, soft_wrap=True)
     console.print(f"report     {report}", highlight=False, soft_wrap=True)
     return evaluated.metrics
 

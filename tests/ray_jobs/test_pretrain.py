@@ -251,23 +251,3 @@ def test_a_shard_cut_in_half_is_named_before_anything_starts(tiny_data: Path, tm
     assert str(shard) in failed.stderr
     assert "cut off" in failed.stderr
     assert "Traceback" not in failed.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["nowhere:pretrain"], "no recipe 'nowhere:pretrain'"),
-        (["demo:nothing"], "has no recipe 'nothing'"),
-        (["--data", "missing/MANIFEST.json"], "no dataset at missing/MANIFEST.json"),
-        (["--train.learning-rat", "1"], "learning-rat"),
-        (["--model.backbone", "resnet5000"], "resnet5000"),
-    ],
-)
-def test_user_errors_are_one_line_and_status_2(
-    options: list[str], message: str, tiny_data: Path, tmp_path: Path
-) -> None:
-    given = [] if "--data" in options else ["--data", str(tiny_data)]
-    failed = run_job("ray_jobs/pretrain.py", *options, *given, "--outputs", str(tmp_path))
-    assert failed.returncode == 2
-    assert message in failed.stdout + failed.stderr
-    assert "Traceback" not in failed.stderr

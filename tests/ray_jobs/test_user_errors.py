@@ -1,16 +1,21 @@
 """User errors at the doors of the training: one line on stderr, exit status 2, before a cluster starts."""
 
+import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from rich.console import Console
 
 from ray_jobs import demo, evaluate, finetune, pretrain, promote, ui
 from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
-from tests.ray_jobs.conftest import run_job
 from tests.ray_jobs.small_dataset import sample, write_dataset
 
 SAMPLES = [
@@ -187,13 +192,39 @@ def test_fine_tuning_asks_for_its_model_and_its_data(
     assert "--model" in said and "--data" in said
 
 
-@pytest.mark.integration
-def test_more_workers_than_this_machine_has(data: Path, tmp_path: Path) -> None:
-    failed = run_job(
-        "ray_jobs/pretrain.py", "--num-workers", "9999", "--data", str(data), "--outputs", str(tmp_path / "outputs")
-    )
+@pytest.mark.parametrize(
+    ("changes", "there", "message"),
+    [
+        (
+            {"num_workers": 3},
+            {"CPU": 2.0},
+            "3 worker(s) take a CPU each, and the cluster has 2: train with --num-workers 2",
+        ),
+        ({"num_workers": 4, "min_workers": 3}, {"CPU": 2.0}, "3 worker(s) take a CPU each"),
+        (
+            {"use_gpu": True},
+            {"CPU": 2.0},
+            "2 worker(s) take a GPU each, and the cluster has 0: train with --no-use-gpu",
+        ),
+        ({"num_workers": 2}, {"CPU": 2.0}, None),
+        ({"num_workers": 4, "min_workers": 2}, {"CPU": 2.0}, None),
+    ],
+)
+def test_a_machine_that_has_too_little_is_named(
+    changes: dict[str, Any], there: dict[str, float], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(load_recipe("demo:pretrain"), **changes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = io.StringIO()
+    console = Console(file=said, width=200)
 
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "9999 worker(s) take a CPU each, and the cluster has" in failed.stderr
-    assert len(failed.stderr.splitlines()) == 1
-    assert not list((tmp_path / "outputs" / "runs").iterdir())
+    if message is None:
+        pretrain.check_cluster(job, console=console)
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            pretrain.check_cluster(job, console=console)
+        # A cluster that others run may grow: there the training waits.
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+        pretrain.check_cluster(job, console=console)
+        assert "training waits for more" in said.getvalue()

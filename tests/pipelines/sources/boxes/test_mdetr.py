@@ -72,18 +72,22 @@ def test_spans_become_phrases_and_every_box_is_kept_or_counted(
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("images", {"caption": 3}, r"images\[0\] has the caption 3; it must be text"),
-        ("images", {"id": "a/b"}, r"images\[0\] has the id 'a/b'; it must be letters and digits"),
-        ("annotations", {"bbox": [1, 2, 3]}, r"annotations\[0\] has the bbox \[1, 2, 3\]; it must be four numbers"),
-        ("annotations", {"tokens_positive": None}, r"annotations\[0\] has the tokens_positive None; it must be a list"),
-        ("annotations", {"tokens_positive": [[1]]}, r"annotations\[0\] has the tokens_positive \[\[1\]\]"),
+        ("images", {"caption": 3}, r"images\[0\].caption: expected text, got 3"),
+        ("images", {"id": "a/b"}, r"images\[0\].id: expected text of letters and digits, got 'a/b'"),
+        ("annotations", {"bbox": [1, 2, 3]}, r"annotations\[0\].bbox: expected four numbers"),
+        ("annotations", {"tokens_positive": None}, r"annotations\[0\].tokens_positive: expected a list, got None"),
+        (
+            "annotations",
+            {"tokens_positive": [[1]]},
+            r"annotations\[0\].tokens_positive\[0\]: expected a list of length 2, got \[1\]",
+        ),
     ],
 )
 def test_errors_name_the_file_and_the_entry(
     mdetr: Callable[..., Mdetr], content: dict[str, Any], section: str, change: dict[str, Any], message: str
 ) -> None:
     content[section][0].update(change)
-    with pytest.raises(ValueError, match=f"json: {message}"):
+    with pytest.raises(ValueError, match=f"json: ?{message}"):
         len(mdetr())
 
 
@@ -91,7 +95,7 @@ def test_errors_name_the_file_and_the_entry(
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "has no list 'images': MDETR's JSON has images and annotations"),
+        ("[]", r": expected an object, got \[\]: MDETR's JSON has images and annotations"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', r"images\[0\] has no 'caption'"),
         ('{"images": [], "annotations": []}', "none of its 0 images is in the folder .* or "),
     ],

@@ -13,7 +13,7 @@ Fields that no record declares are skipped, whatever is in them.
 import json
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,9 +31,10 @@ WholeNumber = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 ImageNumber = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 ImageId = ImageNumber | Annotated[str, msgspec.Meta(pattern=_LETTERS_AND_DIGITS)]
 Flag = bool | WholeNumber | None
-Text = str | int | float
-Name = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)] | int | float
+Text = str | WholeNumber | float
+Name = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)] | WholeNumber | float
 
+_HALF = re.compile("[\ud800-\udfff]")
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _WORDS = {
     "bool | int": "0 or 1",
@@ -69,15 +70,18 @@ def decode_records(
     except (msgspec.DecodeError, RecursionError, ValueError):
         pass  # once more with Python's parser: it reads NaN, and knows the value to complain of
     value = _parse(content, where=where, expected=expected)
+    is_broken: Callable[[str], object] = _HALF.search
     try:
         records = msgspec.convert(value, decoder.type, strict=False)
     except msgspec.ValidationError as error:
         raise ValueError(_explained(str(error), value, where=where, expected=expected)) from None
-    for place, text in _texts(msgspec.to_builtins(records), ""):
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError(
-                f"{where}: {place}: half of a character (a surrogate without its pair) in {_repr.repr(text)}; correct it"
-            )
+    except UnicodeEncodeError as error:
+        texts, is_broken = _texts(value), error.object.__eq__
+    else:
+        texts = _texts(msgspec.to_builtins(records))
+    for place, text in texts:
+        if is_broken(text):
+            raise ValueError(f"{where}: {place}: it has half of a character (a surrogate without its pair); correct it")
     return records
 
 
@@ -121,13 +125,14 @@ def _in_words(types: str) -> str:
     return _WORDS.get(names) or " or ".join(_WORDS.get(name, name) for name in names.split(" | "))
 
 
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """Every text of plain values with its place."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, f"{place}.{key}" if place else key)
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _texts(item, f"{place}[{i}]")
+    waiting = [("", value)]
+    while waiting:
+        place, item = waiting.pop()
+        if isinstance(item, str):
+            yield place, item
+        elif isinstance(item, dict):
+            waiting += [(f"{place}.{key}".removeprefix("."), inner) for key, inner in item.items()]
+        elif isinstance(item, list | tuple):
+            waiting += [(f"{place}[{i}]", inner) for i, inner in enumerate(item)]

@@ -69,6 +69,33 @@ def test_spans_become_phrases_and_every_box_is_kept_or_counted(
     assert (source.supervision, source.vocabulary()) == ("grounding", ["man", "red shirt"])
 
 
+def test_values_in_another_type_are_read(mdetr: Callable[..., Mdetr], content: dict[str, Any]) -> None:
+    plain = list(mdetr().read(0, 9))
+    for annotation in content["annotations"]:
+        spans = [[float(side) for side in span] for span in annotation["tokens_positive"]]
+        crowd = str(annotation.get("iscrowd", 0))
+        annotation |= {"image_id": f"{annotation['image_id']:03d}", "tokens_positive": spans, "iscrowd": crowd}
+    assert list(mdetr().read(0, 9)) == plain
+
+
+def test_every_box_of_the_file_is_kept_or_counted(mdetr: Callable[..., Mdetr], content: dict[str, Any]) -> None:
+    content["annotations"] += [
+        {"image_id": 4, "tokens_positive": [[0, 5]]},
+        {"image_id": 4, "tokens_positive": [[0, 5]], "bbox": [float("nan"), 1, 2, 3]},
+    ]
+    images = list(mdetr().read(0, 9))
+
+    assert images[2].dropped_boxes == {"no_box": 1, "box_not_finite": 1}
+    kept_or_counted = sum(len(image.sample.labels) + sum(image.dropped_boxes.values()) for image in images)
+    assert kept_or_counted == len(content["annotations"])
+
+
+def test_an_id_with_two_captions_is_refused(mdetr: Callable[..., Mdetr], content: dict[str, Any]) -> None:
+    content["images"][2]["id"] = "2"
+    with pytest.raises(ValueError, match=r"json: images\[2\] has the id '2' of another one; number them anew"):
+        len(mdetr())
+
+
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [

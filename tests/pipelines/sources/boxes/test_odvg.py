@@ -70,6 +70,54 @@ def test_detection_has_categories(odvg: Callable[..., Any]) -> None:
     assert list(source.read(1, 2)) == [second]
 
 
+def test_every_box_is_kept_or_counted_with_no_box(odvg: Callable[..., Any]) -> None:
+    instances = [
+        {"category": 7},
+        {"category": "dog", "bbox": []},
+        {"category": "dog", "bbox": [[1, 2, "9", 9.5], [2, 2, 8, 8]]},
+    ]
+    regions = [
+        {"phrase": "a dog"},
+        {"phrase": "it", "bbox": None},
+        {"phrase": "it", "bbox": [[1, 2, 9, 9], [2, 2, 8, 8]]},
+    ]
+    (first,) = odvg(OdvgDetection, detection(*instances)).read(0, 1)
+    (second,) = odvg(OdvgGrounding, grounding(*regions)).read(0, 1)
+
+    assert (first.sample.boxes_xyxy, first.dropped_boxes) == ([(1, 2, 9, 9.5), (2, 2, 8, 8)], {"no_box": 2})
+    assert (second.sample.boxes_xyxy, second.dropped_boxes) == ([], {"no_box": 2, "no_phrase": 2})
+
+
+def test_names_that_are_one_have_the_spelling_of_the_first(odvg: Callable[..., Any]) -> None:
+    box = [1, 2, 9, 9]
+    source = odvg(
+        OdvgDetection,
+        detection({"category": "Traffic light", "bbox": box}),
+        detection(
+            {"category": "traffic_light", "bbox": box}, {"category": " Traffic  light", "bbox": box}, filename="b.jpg"
+        ),
+    )
+    _, image = source.read(0, 2)
+
+    assert (image.sample.concepts, image.sample.labels) == (["Traffic light"], [0, 0])
+    assert source.vocabulary() == ["Traffic light"]
+    assert source.notes == (
+        "odvg_detection: names that differ in case, blanks or underscores alone are one: 'traffic light' as 'Traffic light'",
+    )
+    assert odvg(OdvgDetection, detection({"category": "cat", "bbox": box})).notes == ()
+
+
+def test_a_mark_at_the_beginning_of_the_file_is_no_part_of_it(odvg: Callable[..., Any]) -> None:
+    line = grounding({"bbox": [1, 2, 9, 9], "phrase": "dog"})
+    plain, marked = odvg(OdvgGrounding, line), odvg(OdvgGrounding, "\ufeff" + json.dumps(line))
+
+    assert list(marked.read(0, 1)) == list(plain.read(0, 1))
+    assert marked.config == plain.config
+    marked.annotations.write_text(json.dumps(line), encoding="utf-16")
+    with pytest.raises(ValueError, match="jsonl is in UTF-16: save it as UTF-8"):
+        marked.read_index()
+
+
 def test_the_config_follows_every_line(odvg: Callable[..., Any]) -> None:
     line = grounding({"bbox": [1, 2, 9, 9], "phrase": "dog"})
     configs = [odvg(OdvgGrounding, line).config, odvg(OdvgGrounding, line).config, odvg(OdvgGrounding, line, "").config]

@@ -18,6 +18,7 @@ from pipelines.build.checks import CHECKS, Check
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.retries import reasons_of, request_retry
 from pipelines.build.runner import Runner
+from pipelines.sources.boxes.names import one_spelling
 from pipelines.storage import Location, data_root, format_counts, local_folder, write_text_atomically
 
 SHARDS_RUN = "shards run"
@@ -105,7 +106,7 @@ def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
         manifest = assemble_dataset(
             config.name,
             assets={asset: runner.tables(asset) for asset in ASSETS},
-            categories=sorted({name for source in config.detection for name in source.vocabulary()}),
+            categories=one_spelling(name for source in config.detection for name in source.vocabulary()),
             units={name: asset.unit for name, asset in ASSETS.items()},
         )
         if not manifest.supervisions:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from pipelines.build.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
+from pipelines.sources.boxes.names import one_spelling
 from pipelines.storage import Location, PublishedTable, table_name, write_text_atomically
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, SupervisionSplit, canonical_json, sha256_hex
 from schemas.shard_index import index_name
@@ -31,7 +32,7 @@ def assemble_dataset(
     boxed = {kind: _concepts(assets[f"{kind}_shards"].values()) for kind in ("detection", "grounding")}
     vocabularies = {
         "detection": categories,
-        "grounding": sorted(boxed["grounding"]),
+        "grounding": one_spelling(sorted(boxed["grounding"])),
         "image_text": common_phrases(assets["statistics"]),
     }
     splits = {kind: _split(assets[f"{kind}_shards"], vocabulary) for kind, vocabulary in vocabularies.items()}

@@ -12,6 +12,7 @@ from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
 from pipelines.sources.boxes.coco_json import read_coco
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
 from pipelines.sources.boxes.mdetr import Mdetr
+from pipelines.sources.boxes.names import concept_key
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding
 from pipelines.sources.boxes.pascal_voc import PascalVoc
@@ -33,7 +34,7 @@ def own_detection(path: Path, *, images: tuple[Path, ...], **options: Any) -> An
     if path.suffix.lower() == ".jsonl":
         return OdvgDetection(**options)
     coco = read_coco(path.resolve(), "all")
-    if {category.name.lower() for category in coco.categories.values()} >= _OBJECTS365:
+    if {concept_key(name) for name in coco.names} >= _OBJECTS365:
         return Objects365(**options)
     if coco.images and all(image.absent is not None for image in coco.images):
         return Lvis(**options)

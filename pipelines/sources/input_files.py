@@ -1,5 +1,6 @@
 """Text, JSON and JPEG files of sources with boxes, read with errors that name the file."""
 
+import codecs
 import io
 import json
 from pathlib import Path
@@ -8,16 +9,55 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-def read_text(path: Path) -> str:
-    """The content of an annotation file.
+def read_bytes(path: Path) -> bytes:
+    """The content of a text file in UTF-8, without the mark at its beginning (BOM), lines ending as Unix ends them.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or is in UTF-16.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    content = without_bom(content, where=path)
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
+
+
+def without_bom(content: bytes, *, where: Path | str) -> bytes:
+    """The beginning of a text without the byte order mark that Windows writes.
+
+    Raises:
+        ValueError: it is in UTF-16.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        raise ValueError(f"{where} is in UTF-16: save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def utf8_text(content: bytes, *, where: Path | str) -> str:
+    """Text of bytes in UTF-8.
+
+    Raises:
+        ValueError: they are in another encoding; the message has the row of the first byte that shows it.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8")
+        row = f" in row {before.count(chr(10)) + 1}" if b"\n" in content.rstrip() else ""
+        after = before.rpartition("\n")[2][-20:]
+        raise ValueError(
+            f"{where} is not UTF-8: byte 0x{content[error.start]:02x}{row}, after {after!r}; save it as UTF-8"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """The content of an annotation file; see `read_bytes`.
+
+    Raises:
+        ValueError: it cannot be read, or is in another encoding.
+    """
+    return utf8_text(read_bytes(path), where=path)
 
 
 def parse_json(text: str, *, path: Path) -> Any:
@@ -28,7 +68,7 @@ def parse_json(text: str, *, path: Path) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.sources.boxes.image_index import ImageIndex
 from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.names import respelled_note
 from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.input_files import decode_upright, encode_jpeg
 from schemas.manifest import canonical_json, sha256_hex
@@ -90,6 +91,12 @@ class AnnotatedImages(ABC):
             config["held_out"] = {**self.held_out.config, "num_pictures_by_name": index.num_held_out}
         return config
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the annotations, one line each."""
+        respelled = index_of(self).respelled
+        return (f"{self.name}: {respelled_note(respelled)}",) if respelled else ()
+
     def __len__(self) -> int:
         return len(index_of(self).keys)
 
@@ -133,9 +140,11 @@ class AnnotatedImages(ABC):
             return {"image_unreadable": annotations.num_boxes}
         if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):
             return {"held_out": annotations.num_boxes}
-        return self._boxed_image(index.keys[position], image, annotations)
+        return self._boxed_image(index.keys[position], image, annotations, respelled=index.respelled)
 
-    def _boxed_image(self, key: str, image: Image.Image, annotations: Annotations) -> BoxedImage:
+    def _boxed_image(
+        self, key: str, image: Image.Image, annotations: Annotations, *, respelled: Mapping[str, str]
+    ) -> BoxedImage:
         small = _shrink(image, max_side_px=self.max_side_px)
         dropped = Counter(annotations.dropped)
         boxes: list[Box] = []
@@ -147,7 +156,7 @@ class AnnotatedImages(ABC):
                 dropped[clipped] += 1
             else:
                 boxes.append(_scale(clipped, image.size, small.size))
-                names.append(box.name)
+                names.append(respelled.get(box.name, box.name))
         concepts = list(dict.fromkeys(names)) if self.supervision == "grounding" else sorted(set(names))
         sample = TrainingSample(
             supervision=self.supervision,

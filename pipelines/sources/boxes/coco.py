@@ -1,14 +1,15 @@
 """COCO and LVIS: boxes from instances JSON and images from a folder, for training and for validation."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, index_of
-from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, Split, read_coco, spaced
+from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, Split, read_coco
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import LvisImage, NamedBox, lvis_annotations
+from pipelines.sources.boxes.names import spaced
 from schemas.manifest import canonical_json
 from schemas.source_images import BoxedImage
 from schemas.training import Supervision
@@ -18,7 +19,8 @@ from schemas.training import Supervision
 class Coco(AnnotatedImages):
     """A `pipelines.sources.source.BoxedSource` of supervision detection.
 
-    Boxes are dropped as ``unknown_category``, ``crowd``, and for the reasons of `AnnotatedImages`.
+    Boxes are dropped as ``unknown_category``, ``crowd``, ``no_box`` (an annotation without one), and for the reasons of
+    `AnnotatedImages`; those of images that ``split`` keeps for evaluation are ``held_out``, too.
 
     Attributes:
         annotations: instances JSON with ``images``, ``annotations`` and ``categories``; an LVIS file will do.
@@ -43,9 +45,13 @@ class Coco(AnnotatedImages):
     def config(self) -> dict[str, Any]:
         return {**super().config, "split": self.split}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.coco.notes
+
     def read_index(self) -> ImageIndex:
         coco = self.coco
-        return index_images(
+        index = index_images(
             (
                 Entry(key=record.key, names=record.names, num_boxes=len(record.annotations), handle=record)
                 for record in coco.images
@@ -58,19 +64,24 @@ class Coco(AnnotatedImages):
             what=f"images ({self.split})",
             num_orphans=coco.num_orphans,
         )
+        if self.split != "train":
+            return index
+        return replace(index, lost_boxes=dict(Counter(index.lost_boxes) + Counter(held_out=coco.num_elsewhere)))
 
     def annotate(self, handle: CocoImage) -> Annotations:
         categories = self.coco.categories
         boxes: list[NamedBox] = []
         dropped: Counter[str] = Counter()
         for annotation in handle.annotations:
-            if annotation["category_id"] not in categories:
+            if annotation.category_id not in categories:
                 dropped["unknown_category"] += 1
-            elif annotation.get("iscrowd"):
+            elif annotation.iscrowd:
                 dropped["crowd"] += 1
+            elif not annotation.bbox:
+                dropped["no_box"] += 1
             else:
-                x, y, width, height = annotation["bbox"]
-                name = categories[annotation["category_id"]].name
+                x, y, width, height = annotation.bbox
+                name = categories[annotation.category_id].name
                 boxes.append(NamedBox(name=name, box_xyxy=(x, y, x + width, y + height)))
         return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
 
@@ -139,9 +150,9 @@ class CocoValidation:
             for label, box in zip(sample.labels, sample.boxes_xyxy, strict=True)
         ]
         annotated = Counter(
-            categories[annotation["category_id"]].name
+            categories[annotation.category_id].name
             for annotation in record.annotations
-            if annotation["category_id"] in categories
+            if annotation.category_id in categories
         )
         unboxed = annotated - Counter(box.name for box in boxes)
         absent = categories.keys() if record.absent is None else record.absent & categories.keys()

@@ -1,27 +1,35 @@
 """COCO-style instances JSON (LVIS and Objects365 files too), read once a process and checked."""
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
+
+from msgspec import UNSET
 
 from pipelines.sources.boxes.annotated_images import Size
 from pipelines.sources.boxes.lvis_format import LvisCategory
-from pipelines.sources.input_files import parse_json, read_text
-from schemas.manifest import sha256_hex
+from pipelines.sources.boxes.names import concept_key, respelled_note, spaced
+from pipelines.sources.boxes.records import (
+    COCO_JSON,
+    CocoAnnotation,
+    CocoCategory,
+    CocoFile,
+    CocoImageRecord,
+    check_boxes,
+)
+from pipelines.sources.input_files import read_bytes
+from pipelines.sources.json_records import decode_records, text_of
 
 Split = Literal["all", "train", "held_out"]
 HOLD_OUT_EVERY = 5
 
 NameOf = Callable[[str], str]
-
-
-def spaced(name: str) -> str:
-    """A name as a person writes it: LVIS has underscores for spaces."""
-    return name.replace("_", " ")
+_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,19 +39,44 @@ class CocoImage:
     key: str  # its id, 12 digits
     names: tuple[str, ...]  # where its file may lie
     size_px: Size | None
-    annotations: tuple[dict[str, Any], ...]
+    annotations: tuple[CocoAnnotation, ...]
     absent: frozenset[int] | None  # LVIS: ids of categories verified to be absent; None: all without an annotation
     not_exhaustive: frozenset[int]  # LVIS: ids of categories of which not all are boxed
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoIndex:
-    """Images by ascending id, categories by id."""
+    """Images by ascending id, categories by id.
+
+    Attributes:
+        sha256: of the file.
+        images: those of the split.
+        categories: several ids have one category where their names are one (`pipelines.sources.boxes.names`), which has the
+            first spelling of the file. Those that the file says nothing about are left out: a category without an annotation
+            in any image, whatever the split, and without a word on its absence. Nobody verified that it is absent: the root
+            of an export, "fruit" for apples and pears, is there in every image.
+        names: of all categories, as the file spells them.
+        num_orphans: annotations of images that the file does not list.
+        num_elsewhere: annotations of images that the split leaves out.
+        notes: what a user should know, one line each.
+    """
 
     sha256: str
     images: tuple[CocoImage, ...]
     categories: dict[int, LvisCategory]
-    num_orphans: int  # annotations of images that the file does not list
+    names: tuple[str, ...]
+    num_orphans: int
+    num_elsewhere: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    sha256: str
+    images: tuple[CocoImage, ...]
+    categories: tuple[CocoCategory, ...]
+    used: frozenset[int]  # ids of categories with an annotation, or with a word on their absence
+    num_orphans: int
 
 
 @lru_cache(maxsize=4)
@@ -51,96 +84,130 @@ def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> Coco
     """Read an instances JSON; ``split`` is that of `pipelines.sources.boxes.coco.Coco`, ``name_of`` is for synonyms, too.
 
     Raises:
-        ValueError: it cannot be read or lacks a key.
+        ValueError: it cannot be read, a record lacks a field or has a bad one, an id occurs twice, or a category has two names.
     """
-    text = read_text(annotations)
-    content = parse_annotations(
-        text,
-        annotations,
-        keys={"images": ("id",), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")},
-        expected="COCO instances JSON has images, annotations and categories",
-    )
-    for i, image in enumerate(content["images"]):
-        if not isinstance(image["id"], int) or image["id"] < 0:
-            raise ValueError(f"{annotations}: images[{i}] has the id {image['id']!r}; it must be a whole number")
-    of_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
-    images = sorted(content["images"], key=lambda image: image["id"])
-    records = [
-        _image(image, of_image[image["id"]], where=annotations)
-        for i, image in enumerate(images)
+    content = _read(annotations)
+    images = [
+        image
+        for i, image in enumerate(content.images)
         if split == "all" or (i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1) == (split == "held_out")
     ]
-    listed = {image["id"] for image in images}
+    num_all, num_here = (sum(len(image.annotations) for image in some) for some in (content.images, images))
+    categories, notes = _categories(content, name_of, where=annotations)
     return CocoIndex(
-        sha256=sha256_hex(text),
-        images=tuple(records),
-        categories={category["id"]: _category(category, name_of) for category in content["categories"]},
-        num_orphans=sum(annotation["image_id"] not in listed for annotation in content["annotations"]),
+        sha256=content.sha256,
+        images=tuple(images),
+        categories=categories,
+        names=tuple(text_of(category.name) for category in content.categories),
+        num_orphans=content.num_orphans,
+        num_elsewhere=num_all - num_here,
+        notes=tuple(f"{annotations}: {note}" for note in notes),
     )
 
 
-def parse_annotations(
-    text: str, path: Path, *, keys: Mapping[str, tuple[str, ...]], expected: str
-) -> dict[str, list[dict[str, Any]]]:
-    """Annotation JSON in sections that are lists; a ``bbox`` is four numbers.
+@lru_cache(maxsize=2)
+def _read(path: Path) -> _Content:
+    """All of a file, for its splits and names."""
+    text = read_bytes(path)
+    expected = "COCO instances JSON has images, annotations and categories"
+    file = decode_records(text, COCO_JSON, where=path, expected=expected)
+    sha256 = hashlib.sha256(text).hexdigest()
+    del text
+    check_boxes(file.annotations, where=path)
+    of_image = defaultdict[int, list[CocoAnnotation]](list)
+    for annotation in file.annotations:
+        of_image[annotation.image_id].append(annotation)
+    # LVIS says of every image what is absent, and null where that is nothing; if all are null, nobody looked.
+    is_federated = any(isinstance(record.neg_category_ids, list) for record in file.images)
+    images = [
+        _image(record, of_image.pop(record.id, ()), is_federated=is_federated, where=path)
+        for record in _by_id(file, where=path)
+    ]
+    used = {annotation.category_id for annotation in file.annotations}
+    for image in images:
+        used |= image.not_exhaustive.union(image.absent or ())
+    return _Content(
+        sha256=sha256,
+        images=tuple(images),
+        categories=tuple(file.categories),
+        used=frozenset(used),
+        num_orphans=sum(map(len, of_image.values())),
+    )
 
-    ``keys`` are those that each entry of a section must have, by section ("annotations" is one); ``expected`` ends an error.
 
-    Raises:
-        ValueError: it is not JSON, lacks a section or a key, or has a bad box.
-    """
-    content = parse_json(text, path=path)
-    for section, wanted in keys.items():
-        if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(f"{path} has no list {section!r}: {expected}")
-        for i, entry in enumerate(content[section]):
-            missing = [key for key in wanted if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise ValueError(f"{path}: {section}[{i}] has no {missing[0]!r}")
-    for i, annotation in enumerate(content["annotations"]):
-        if not is_numbers(annotation["bbox"], count=4):
-            box = annotation["bbox"]
+def _by_id(file: CocoFile, *, where: Path) -> list[CocoImageRecord]:
+    first: dict[int, int] = {}
+    for i, record in enumerate(file.images):
+        if first.setdefault(record.id, i) != i:
             raise ValueError(
-                f"{path}: annotations[{i}] has the bbox {box!r}; it must be four numbers: x, y, width, height"
+                f"{where}: images[{first[record.id]}] and images[{i}] have one id, {record.id}; number them anew"
             )
-    return content
+    return sorted(file.images, key=lambda record: record.id)
 
 
-def is_numbers(value: Any, *, count: int) -> bool:
-    """Whether a JSON value is a list of so many numbers."""
-    return isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value)
-
-
-def _image(image: dict[str, Any], annotations: list[dict[str, Any]], *, where: Path) -> CocoImage:
-    absent = image.get("neg_category_ids")
+def _image(
+    record: CocoImageRecord, annotations: Iterable[CocoAnnotation], *, is_federated: bool, where: Path
+) -> CocoImage:
+    says = record.neg_category_ids is not UNSET
     return CocoImage(
-        key=f"{image['id']:012d}",
-        names=_file_names(image, where=where),
-        size_px=announced_size(image),
+        key=f"{record.id:012d}",
+        names=_file_names(record, where=where),
+        size_px=record.size_px,
         annotations=tuple(annotations),
-        absent=None if absent is None else frozenset(absent),
-        not_exhaustive=frozenset(image.get("not_exhaustive_category_ids", ())),
+        absent=frozenset(record.neg_category_ids or ()) if says and is_federated else None,
+        not_exhaustive=frozenset(record.not_exhaustive_category_ids or ()),
     )
 
 
-def announced_size(image: dict[str, Any]) -> Size | None:
-    """The size that an entry states for its image."""
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
-
-
-def _file_names(image: dict[str, Any], *, where: Path) -> tuple[str, ...]:
+def _file_names(record: CocoImageRecord, *, where: Path) -> tuple[str, ...]:
     """LVIS v1 names per image by ``coco_url`` alone; v0.5 has a ``file_name`` of 2014 beside it."""
-    names = [str(image["file_name"])] if image.get("file_name") else []
-    if image.get("coco_url"):
-        names.append("/".join(urlsplit(image["coco_url"]).path.split("/")[-2:]))
+    names = [] if record.file_name in (None, "") else [text_of(record.file_name or 0)]
+    if record.coco_url:
+        try:
+            path = urlsplit(record.coco_url).path
+        except ValueError as error:
+            raise ValueError(f"{where}: the image with id {record.id} has a bad coco_url: {error}") from error
+        names.append("/".join(path.split("/")[-2:]))
     if not names:
-        raise ValueError(f"{where}: the image with id {image['id']} has neither 'file_name' nor 'coco_url'")
+        raise ValueError(f"{where}: the image with id {record.id} has neither 'file_name' nor 'coco_url'")
     return tuple(names)
 
 
-def _category(entry: dict[str, Any], name_of: NameOf) -> LvisCategory:
-    name, *synonyms = (name_of(text) for text in (entry["name"], *entry.get("synonyms", ())))
-    return LvisCategory(name=name, definition=entry.get("def", ""), synonyms=tuple(dict.fromkeys([name, *synonyms])))
+def _categories(content: _Content, name_of: NameOf, *, where: Path) -> tuple[dict[int, LvisCategory], list[str]]:
+    """Categories by id, those of one concept merged, and notes on what is merged or left out."""
+    key_of: dict[int, str] = {}
+    concepts = defaultdict[str, list[CocoCategory]](list)
+    for category in content.categories:
+        key = concept_key(name_of(text_of(category.name)))
+        if key_of.setdefault(category.id, key) != key:
+            before = text_of(concepts[key_of[category.id]][0].name)
+            raise ValueError(
+                f"{where}: the category id {category.id} has two names, {before!r} and {text_of(category.name)!r};"
+                " give each category an id of its own"
+            )
+        concepts[key].append(category)
+    used = {key_of[i] for i in content.used & key_of.keys()}
+    merged = {key: _merged(same, name_of) for key, same in concepts.items()}
+    respelled = {
+        text_of(category.name): text_of(same[0].name)
+        for same in concepts.values()
+        for category in same
+        if category.name != same[0].name
+    }
+    unused = [repr(merged[key].name) for key in concepts if key not in used]
+    notes = [respelled_note(respelled)] if respelled else []
+    if unused:
+        shown = ", ".join(unused[:_NUM_SHOWN]) + (
+            f" and {len(unused) - _NUM_SHOWN} more" if unused[_NUM_SHOWN:] else ""
+        )
+        notes.append(f"categories without a box are left out, for nobody verified that they are absent: {shown}")
+    return {i: merged[key] for i, key in key_of.items() if key in used}, notes
+
+
+def _merged(same: list[CocoCategory], name_of: NameOf) -> LvisCategory:
+    """The category of entries whose names are one, in the spelling of the first."""
+    name = name_of(text_of(same[0].name))
+    synonyms = (name_of(text_of(text)) for category in same for text in category.synonyms or () if text is not None)
+    definitions = (text_of(category.definition) for category in same if category.definition is not None)
+    distinct = tuple(dict.fromkeys([name, *filter(None, synonyms)]))
+    return LvisCategory(name=name, definition=next(definitions, ""), synonyms=distinct)

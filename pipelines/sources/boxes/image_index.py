@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.sources.boxes.names import spellings
 from pipelines.sources.held_out_images import HeldOutImages
 
 
@@ -27,7 +28,8 @@ class ImageIndex:
     keys: tuple[str, ...]
     paths: tuple[Path, ...]
     handles: tuple[Any, ...]
-    vocabulary: tuple[str, ...]  # sorted
+    vocabulary: tuple[str, ...]  # sorted, each concept in one spelling
+    respelled: Mapping[str, str] = field(default_factory=dict)  # the vocabulary's spelling of names in another one
     lost_boxes: Mapping[str, int] = field(default_factory=dict)  # of images that were left out, by reason
     num_held_out: int = 0  # images
 
@@ -45,6 +47,7 @@ def index_images(
 ) -> ImageIndex:
     """Find the files, each in any of ``folders``; leave out what is ``image_missing`` or, by its name, ``held_out``.
 
+    Names of ``vocabulary`` that are one concept (`pipelines.sources.boxes.names`) have the spelling of the first.
     ``num_orphans`` boxes are of images that the annotations do not even list; ``where`` and ``what`` are for errors.
 
     Raises:
@@ -53,6 +56,7 @@ def index_images(
     ordered = sorted(entries, key=lambda entry: entry.key)
     found: list[tuple[Entry, Path]] = []
     lost = Counter({"image_missing": num_orphans})
+    spelling_of = spellings(vocabulary)
     num_held_out = 0
     previous = ""
     for entry in ordered:
@@ -77,7 +81,8 @@ def index_images(
         keys=tuple(entry.key for entry, _ in found),
         paths=tuple(path for _, path in found),
         handles=tuple(entry.handle for entry, _ in found),
-        vocabulary=tuple(sorted(set(vocabulary))),
+        vocabulary=tuple(sorted(set(spelling_of.values()))),
+        respelled={name: spelling for name, spelling in spelling_of.items() if name != spelling},
         lost_boxes=dict(+lost),
         num_held_out=num_held_out,
     )

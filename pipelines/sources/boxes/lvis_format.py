@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.sources.boxes.names import concept_key
+
 Frequency = Literal["r", "c", "f"]
 
 
@@ -57,7 +59,8 @@ def lvis_annotations(
     """The content of an LVIS v1 ``annotations.json``; ids count from 1 in the order given.
 
     ``image_count`` and ``instance_count`` of a category are those of this file; its ``frequency`` follows from
-    ``train_image_counts``. A segmentation is the box's polygon and ``area`` the box's area.
+    ``train_image_counts``, in whatever spelling training has the name. A segmentation is the box's polygon and ``area`` the
+    box's area.
 
     Raises:
         ValueError: an image names an unknown category, or calls a category with boxes absent.
@@ -65,7 +68,9 @@ def lvis_annotations(
     id_of = {category.name: index for index, category in enumerate(categories, 1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    image_counts, instance_counts = Counter[str](), Counter[str]()
+    image_counts, instance_counts, trained = Counter[str](), Counter[str](), Counter[str]()
+    for name, count in train_image_counts.items():
+        trained[concept_key(name)] += count
     for image_id, image in enumerate(entries, 1):
         _check(image, id_of)
         images.append(
@@ -104,7 +109,7 @@ def lvis_annotations(
                 "def": category.definition,
                 "image_count": image_counts[category.name],
                 "instance_count": instance_counts[category.name],
-                "frequency": frequency_of(train_image_counts.get(category.name, 0)),
+                "frequency": frequency_of(trained[concept_key(category.name)]),
             }
             for category in categories
         ],

@@ -1,20 +1,30 @@
 """Detection and grounding from ODVG files, MMDetection's format: one image a line of JSON."""
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations, Box
-from pipelines.sources.boxes.coco_json import announced_size, is_numbers, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.names import spaced
 from pipelines.sources.boxes.phrase import annotated_phrase
+from pipelines.sources.boxes.records import (
+    ODVG_DETECTION,
+    ODVG_GROUNDING,
+    OdvgBbox,
+    OdvgDetectionLine,
+    OdvgGroundingLine,
+)
+from pipelines.sources.input_files import without_bom
+from pipelines.sources.json_records import decode_records, text_of
 from schemas.training import Supervision
+
+_EXPECTED = "an ODVG file has one image a line, and detection and grounding are read apart"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +42,15 @@ class _Odvg(AnnotatedImages):
     def read_index(self) -> ImageIndex:
         digest = hashlib.sha256()
         entries: list[Entry] = []
-        vocabulary: set[str] = set()
+        vocabulary: dict[str, None] = {}  # in the order of the file
         for row, (place, line) in enumerate(_lines(self.annotations), start=1):
             digest.update(line)
             if not line.strip():
                 continue
-            where = f"{self.annotations}: row {row}"
-            image = _parse(line, where)
-            annotations = self._annotations(image, where)
-            vocabulary.update(box.name for box in annotations.boxes)
-            names, handle = (str(image["filename"]),), (row, *place)
-            entries.append(Entry(key=f"{row:09d}", names=names, num_boxes=annotations.num_boxes, handle=handle))
+            file_name, annotations = self._parse(line, row)
+            vocabulary.update(dict.fromkeys(box.name for box in annotations.boxes))
+            handle = (row, *place)
+            entries.append(Entry(key=f"{row:09d}", names=(file_name,), num_boxes=annotations.num_boxes, handle=handle))
         return index_images(
             entries,
             folders=self.images,
@@ -54,35 +62,35 @@ class _Odvg(AnnotatedImages):
 
     def annotate(self, handle: tuple[int, int, int]) -> Annotations:
         row, start, length = handle
-        where = f"{self.annotations}: row {row}"
         with self.annotations.open("rb") as file:
             file.seek(start)
-            return self._annotations(_parse(file.read(length), where), where)
+            return self._parse(file.read(length), row)[1]
 
     @abstractmethod
-    def _annotations(self, image: dict[str, Any], where: str) -> Annotations:
-        """Of one parsed line."""
+    def _parse(self, line: bytes, row: int) -> tuple[str, Annotations]:
+        """The image's file name and its annotations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdvgDetection(_Odvg):
     """A `pipelines.sources.source.BoxedSource` of supervision detection: ``detection.instances`` of ``bbox`` and ``category``.
 
-    Boxes are dropped for the reasons of `AnnotatedImages`.
+    Boxes are dropped as ``no_box`` (an instance without one) and for the reasons of `AnnotatedImages`.
     """
 
     name: str = "odvg_detection"
     supervision: ClassVar[Supervision] = "detection"
 
-    def _annotations(self, image: dict[str, Any], where: str) -> Annotations:
-        boxes = []
-        for i, instance in enumerate(_section(image, "detection", "instances", where)):
-            here = f"{where}: instances[{i}]"
-            category = instance.get("category")
-            if not isinstance(category, str) or not category.strip():
-                raise ValueError(f"{here} has the category {category!r}; it must be a name")
-            boxes += [NamedBox(name=spaced(category).strip(), box_xyxy=box) for box in _boxes(instance, here)]
-        return Annotations(boxes=boxes, size_px=announced_size(image))
+    def _parse(self, line: bytes, row: int) -> tuple[str, Annotations]:
+        where = f"{self.annotations}: row {row}"
+        image: OdvgDetectionLine = decode_records(line, ODVG_DETECTION, where=where, expected=_EXPECTED)
+        named: list[NamedBox] = []
+        dropped: Counter[str] = Counter()
+        for i, instance in enumerate(image.detection.instances):
+            boxes = _boxes(instance.bbox, f"{where}: detection.instances[{i}].bbox")
+            dropped["no_box"] += not boxes
+            named += [NamedBox(name=spaced(text_of(instance.category)), box_xyxy=box) for box in boxes]
+        return text_of(image.filename), Annotations(boxes=named, dropped=+dropped, size_px=image.size_px)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,30 +98,30 @@ class OdvgGrounding(_Odvg):
     """A `pipelines.sources.source.BoxedSource` of supervision grounding: ``grounding.caption`` and ``grounding.regions``.
 
     A region has a ``phrase`` (or a list of its parts) and a ``bbox``, or a list of them. Boxes are dropped as ``no_phrase``
-    (nothing, or a pronoun) and for the reasons of `AnnotatedImages`.
+    (nothing, or a pronoun), ``no_box`` (a region without one) and for the reasons of `AnnotatedImages`.
     """
 
     name: str = "odvg_grounding"
     supervision: ClassVar[Supervision] = "grounding"
 
-    def _annotations(self, image: dict[str, Any], where: str) -> Annotations:
-        boxes: list[NamedBox] = []
+    def _parse(self, line: bytes, row: int) -> tuple[str, Annotations]:
+        where = f"{self.annotations}: row {row}"
+        image: OdvgGroundingLine = decode_records(line, ODVG_GROUNDING, where=where, expected=_EXPECTED)
+        named: list[NamedBox] = []
         dropped: Counter[str] = Counter()
-        for i, region in enumerate(_section(image, "grounding", "regions", where)):
-            here = f"{where}: regions[{i}]"
-            parts = region.get("phrase")
-            parts = [parts] if isinstance(parts, str) else parts
-            if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-                raise ValueError(f"{here} has the phrase {parts!r}; it must be text or a list of texts")
-            phrase = annotated_phrase(" ".join(parts))
-            if phrase is None:
-                dropped["no_phrase"] += len(_boxes(region, here))
+        for i, region in enumerate(image.grounding.regions):
+            boxes = _boxes(region.bbox, f"{where}: grounding.regions[{i}].bbox")
+            phrase = annotated_phrase(region.phrase if isinstance(region.phrase, str) else " ".join(region.phrase))
+            if not boxes:
+                dropped["no_box"] += 1
+            elif phrase is None:
+                dropped["no_phrase"] += len(boxes)
             else:
-                boxes += [NamedBox(name=phrase, box_xyxy=box) for box in _boxes(region, here)]
-        caption = image["grounding"].get("caption")
-        if not isinstance(caption, str):
-            raise ValueError(f"{where} has the caption {caption!r}; it must be text")
-        return Annotations(boxes=boxes, dropped=dropped, caption=caption, size_px=announced_size(image))
+                named += [NamedBox(name=phrase, box_xyxy=box) for box in boxes]
+        caption = image.grounding.caption
+        return text_of(image.filename), Annotations(
+            boxes=named, dropped=dropped, caption=caption, size_px=image.size_px
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[tuple[int, int], bytes]]:
@@ -122,36 +130,21 @@ def _lines(path: Path) -> Iterator[tuple[tuple[int, int], bytes]]:
         with path.open("rb") as file:
             start = 0
             for line in file:
-                yield (start, len(line)), line
+                text = line if start else without_bom(line, where=path)
+                yield (start + len(line) - len(text), len(text)), text
                 start += len(line)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        image = json.loads(line)
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise ValueError(f"{where} is not JSON: {error}; an ODVG file has one image a line") from error
-    if not isinstance(image, dict) or "filename" not in image:
-        raise ValueError(f"{where} has no 'filename'")
-    return image
-
-
-def _section(image: dict[str, Any], section: str, items: str, where: str) -> list[dict[str, Any]]:
-    if not isinstance(image.get(section), dict):
-        raise ValueError(f"{where} has no {section!r}; it has {sorted(image)}: read detection and grounding apart")
-    entries = image[section].get(items)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{where}: {section!r} has no list {items!r}")
-    return entries
-
-
-def _boxes(entry: dict[str, Any], where: str) -> list[Box]:
-    """One box, or a list of boxes, as corners."""
-    value = entry.get("bbox")
-    boxes: list[Any] = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
-    for box in boxes:
-        if not is_numbers(box, count=4):
-            raise ValueError(f"{where} has the bbox {box!r}; it must be four numbers: x1, y1, x2, y2")
-    return [(box[0], box[1], box[2], box[3]) for box in boxes]
+def _boxes(bbox: OdvgBbox, where: str) -> list[Box]:
+    """One box, or a list of boxes, as corners; none where there is none."""
+    if not bbox:
+        return []
+    boxes: list[Box] = []
+    for box in bbox if isinstance(bbox[0], tuple) else [tuple(bbox)]:
+        sides = [side for side in box if isinstance(side, float)] if isinstance(box, tuple) else []
+        if not isinstance(box, tuple) or not len(sides) == len(box) == 4:
+            raise ValueError(f"{where}: expected four numbers (x1, y1, x2, y2) or a list of such, got {bbox}")
+        boxes.append((sides[0], sides[1], sides[2], sides[3]))
+    return boxes

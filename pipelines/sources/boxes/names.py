@@ -1,0 +1,36 @@
+"""Category names: names that differ in case, blanks or underscores alone are one concept."""
+
+from collections.abc import Iterable, Mapping
+
+_NUM_SHOWN = 5
+
+
+def spaced(name: str) -> str:
+    """A name as a person writes it: single blanks within, none around, and blanks for LVIS's underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def concept_key(name: str) -> str:
+    """What all spellings of one concept share.
+
+    It is the rule of `detclipv2.text.dictionary.normalise`, by which training keeps positives out of the negatives.
+    """
+    return spaced(name).lower()
+
+
+def spellings(names: Iterable[str]) -> dict[str, str]:
+    """For each name the spelling to use: the first of those of its concept."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(concept_key(name), name) for name in names}
+
+
+def one_spelling(names: Iterable[str]) -> list[str]:
+    """The concepts, each in its first spelling, sorted."""
+    return sorted(set(spellings(names).values()))
+
+
+def respelled_note(respelled: Mapping[str, str]) -> str:
+    """One line about names that are read in another spelling."""
+    shown = ", ".join(f"{name!r} as {spelling!r}" for name, spelling in list(respelled.items())[:_NUM_SHOWN])
+    more = f", and {len(respelled) - _NUM_SHOWN} more" if len(respelled) > _NUM_SHOWN else ""
+    return f"names that differ in case, blanks or underscores alone are one: {shown}{more}"

@@ -40,8 +40,8 @@ class Predict:
     names: tuple[str, ...] = ()
     """What to look for, such as: "red apple" guitar "traffic light". The model's own vocabulary unless given."""
     vocabulary: Path | None = None
-    """Or a file with what to look for: one name a line, a .csv with a column "name", a .json of COCO's or LVIS's format or with a
-    list of names, or a data.yaml with names."""
+    """Or a file with what to look for: one name a line, or a .csv with a column "name", or a data.yaml;
+    or a .json of COCO's or LVIS's format, or with a list of names."""
     out: Path | None = None
     """Where to write: an image (.jpg, .png, .webp) with the detections drawn, or .json."""
     model: Path | None = None

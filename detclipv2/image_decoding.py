@@ -27,7 +27,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit
 EXIF_ORIENTATION = 0x0112
 
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa", "La")
-_ROWS_AT_ONCE = 128  # of numbers in float64, which bounds the memory
 # What people take for images, by the first bytes of the files.
 _OTHER_FILES = (
     (b"%PDF", "a PDF"),
@@ -159,20 +158,11 @@ def _rgb(image: Image.Image) -> Image.Image:
         assert converted is not None  # it is not done in place
         return converted
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return Image.fromarray(on_white(np.asarray(image.convert("RGBA"))))
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(rgba, mask=rgba)  # alpha / 255 * colour + 255 - alpha, rounded
+        return ground
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def on_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """RGBA (H, W, 4) on white ground, as RGB (H, W, 3)."""
-    rgb = rgba[..., :3].copy()
-    if rgba[..., 3].min() == 255:
-        return rgb
-    for start in range(0, len(rgb), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        alpha = rgba[rows, :, 3:]
-        rgb[rows] = np.rint(alpha / 255 * rgb[rows] + 255 - alpha)
-    return rgb
 
 
 def _guess(source: bytes | str | Path) -> str:

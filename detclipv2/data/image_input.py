@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from detclipv2.image_decoding import decode_rgb, on_white, to_8_bits, upright_rgb
+from detclipv2.image_decoding import decode_rgb, to_8_bits, upright_rgb
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ def image_pixels(image: object) -> Tensor:
         except ValueError as error:
             raise ValueError(f"{image} cannot be read as an image: {error}") from error
     if isinstance(image, np.ndarray):
-        image = Image.fromarray(_rgb_array(image))
+        image = Image.fromarray(_8_bit_array(image))
     try:
         if isinstance(image, bytes):
             return F.pil_to_tensor(decode_rgb(image))
@@ -73,12 +73,11 @@ def pixels_of_each(images: object) -> Iterator[Tensor]:
             raise ValueError(f"image {position}{of_all}: {error}") from error
 
 
-def _rgb_array(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Grey (H, W) or RGB (H, W, 3)."""
+def _8_bit_array(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         turn = ", so give array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise ValueError(f"an array of an image is (H, W), (H, W, 3) or (H, W, 4), not {array.shape}{turn}")
-    pixels = to_8_bits(array)
-    return np.ascontiguousarray(on_white(pixels) if pixels.shape[2:] == (4,) else pixels)
+    return np.ascontiguousarray(to_8_bits(array))

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detclipv2.image_decoding import MAX_PIXELS, ImageDecodingError, decode_rgb, open_image, to_8_bits, upright_rgb
+from detclipv2.image_decoding import (
+    MAX_PIXELS,
+    ImageDecodingError,
+    decode_rgb,
+    open_image,
+    to_8_bits,
+    upright_rgb,
+)
 
 ORIENTATION = 0x0112
 
@@ -63,6 +70,13 @@ def test_alpha_lies_on_white(mode: str) -> None:
     # 255 - alpha + alpha / 255 * value; premultiplied ones lose up to a level
     found = np.array(rgb(image))[0]
     assert (np.abs(found - [[255] * 3, [0] * 3, [128] * 3, [224] * 3]) <= 1).all()
+
+
+def test_on_white_for_every_value_and_alpha() -> None:
+    alpha, value = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    found = np.array(rgb(Image.fromarray(np.dstack([value, value, value, alpha]))))
+
+    assert (found == np.rint(alpha / 255 * value + 255 - alpha)[..., None]).all()
 
 
 def test_transparency_without_an_alpha_channel() -> None:

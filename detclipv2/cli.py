@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
 
 from detclipv2.drawing import draw_detections
+from detclipv2.image_decoding import decode_rgb
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
 from detclipv2.text.build_dictionary import dictionary
 from detclipv2.text.embedding_cache import TextEmbeddingCache
-from detclipv2.vocabulary import read_names
+from detclipv2.vocabulary import distinct_names, read_names
 
 MODELS = Path("outputs/models")
 _GROUP = "detclip.commands"  # of entry points
@@ -40,7 +40,8 @@ class Predict:
     names: tuple[str, ...] = ()
     """What to look for, such as: "red apple" guitar "traffic light". The model's own vocabulary unless given."""
     vocabulary: Path | None = None
-    """Or a file with what to look for: one name a line, or a .json with categories as in COCO and LVIS."""
+    """Or a file with what to look for: one name a line, or a .csv with a column "name", or a data.yaml;
+    or a .json of COCO's or LVIS's format, or with a list of names."""
     out: Path | None = None
     """Where to write: an image (.jpg, .png, .webp) with the detections drawn, or .json."""
     model: Path | None = None
@@ -76,17 +77,15 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     """Find what you name in a photo: every object with the best of the names.
 
     Raises:
-        ValueError: the photo, the names or the model cannot be read, or a name is empty, or the output's kind is unknown.
+        ValueError: the photo, the names or the model cannot be read, or a name is empty, or the output cannot be written or is of
+            an unknown kind, or an option is out of its range.
     """
-    if config.names and config.vocabulary is not None:
-        raise ValueError("give --names or --vocabulary, not both")
-    if config.out is not None and config.out.suffix.lower() not in {".jpg", ".jpeg", ".png", ".webp", ".json"}:
-        raise ValueError(f"--out {config.out}: choose a name that ends in .jpg, .png, .webp or .json")
+    _check_options(config)
     try:
-        image = ImageOps.exif_transpose(Image.open(config.image))  # upright, as its boxes will be
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        image = decode_rgb(config.image)  # upright, as its boxes will be
+    except ValueError as error:
         raise ValueError(f"{config.image} cannot be read as an image: {error}") from error
-    asked_for = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
+    asked_for = _asked_for(config)
     # Of a whole vocabulary; a few names are encoded sooner than the weights are hashed.
     cache = None if config.vocabulary is None else TextEmbeddingCache(cache_folder() / "texts")
     predictor = Predictor.from_pretrained(config.model or newest_model(), cache=cache)
@@ -106,16 +105,50 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     if config.out is None:
         print(text)
         return
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    if config.out.suffix.lower() == ".json":
-        config.out.write_text(text + "\n")
-    else:
-        boxes, names, scores = ([row[key] for row in rows] for key in ("box_xyxy", "name", "score"))
-        draw_detections(image, boxes, names, scores).convert("RGB").save(config.out)
+    try:
+        if config.out.suffix.lower() == ".json":
+            config.out.write_text(text + "\n", encoding="utf-8")
+        else:
+            boxes, names, scores = ([row[key] for row in rows] for key in ("box_xyxy", "name", "score"))
+            draw_detections(image, boxes, names, scores).save(config.out)
+    except OSError as error:
+        raise ValueError(f"--out {config.out} cannot be written: {error.strerror or error}") from error
     # The names of a file or a model are counted only where they were found.
     counts = Counter(dict.fromkeys(predictor.vocabulary.names if config.names else [], 0))
     counts.update(row["name"] for row in rows)
     print(f"{config.out}: " + (", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing found"))
+
+
+def _check_options(config: Predict) -> None:
+    """Whatever can be told before anything is read; the folder of the output is made."""
+    if config.names and config.vocabulary is not None:
+        raise ValueError("give --names or --vocabulary, not both")
+    if not 0 <= config.threshold <= 1:
+        raise ValueError(f"--threshold {config.threshold:g}: scores are from 0 to 1")
+    if config.max_detections < 1:
+        raise ValueError(f"--max-detections {config.max_detections}: at least 1")
+    if config.out is None:
+        return
+    if config.out.suffix.lower() not in {".jpg", ".jpeg", ".png", ".webp", ".json"}:
+        raise ValueError(f"--out {config.out}: choose a name that ends in .jpg, .png, .webp or .json")
+    try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {config.out}: its folder cannot be made: {error.strerror}") from error
+    if config.out.is_dir() or not os.access(config.out.parent, os.W_OK):
+        raise ValueError(f"--out {config.out} cannot be written: name a file in a folder that you may write to")
+
+
+def _asked_for(config: Predict) -> list[str]:
+    """The names given, each once, whether by themselves or in a file; none where the model's own count."""
+    names = list(config.names) if config.vocabulary is None else read_names(config.vocabulary)
+    distinct = distinct_names(names)
+    if len(distinct) < len(names):
+        more = sorted((Counter(names) - Counter(distinct)).keys())
+        where = config.vocabulary or "--names"
+        shown = ", ".join(more[:5]) + (", ..." if len(more) > 5 else "")
+        print(f"{where}: {len(names) - len(distinct)} of {len(names)} names are repeated: {shown}", file=sys.stderr)
+    return distinct
 
 
 def further_commands(name: str) -> dict[str, Callable[..., None]]:

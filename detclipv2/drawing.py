@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from detclipv2.image_decoding import upright_rgb
+
 MIN_LONG_SIDE_PX = 480  # smaller images are enlarged, or else their labels could not be read
 SUPERSAMPLING = 2
 ORDINARY, HIGHLIGHTED = (37, 99, 235), (219, 39, 119)  # RGB: blue, magenta; white text is legible on both
@@ -23,19 +25,20 @@ def draw_detections(
     """A new RGB image with the boxes, their labels and scores; small images come back enlarged.
 
     Args:
-        image: any image; it is left as it is.
-        boxes_xyxy: N boxes x1, y1, x2, y2 in pixels of ``image``.
+        image: of any mode; it is left as it is, and drawn upright.
+        boxes_xyxy: N boxes x1, y1, x2, y2 in pixels of ``image`` turned upright.
         labels: N texts.
         scores: N numbers in [0, 1].
         highlight: labels to draw in another colour and with a diamond (say, concepts that no training box showed).
 
     Raises:
-        ValueError: the numbers of boxes, labels and scores differ.
+        ValueError: the numbers of boxes, labels and scores differ, or the image cannot be read.
     """
     if not len(boxes_xyxy) == len(labels) == len(scores):
         raise ValueError(
             f"{len(boxes_xyxy)} boxes, {len(labels)} labels and {len(scores)} scores: their numbers differ"
         )
+    image = upright_rgb(image)
     scale = max(1.0, MIN_LONG_SIDE_PX / max(image.size))
     canvas = image.convert("RGBA").resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS

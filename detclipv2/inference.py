@@ -3,25 +3,24 @@
 Example::
 
     predictor = Predictor.from_pretrained("outputs/model")
-    detections = predictor(Image.open("photo.jpg"), names=["red apple", "guitar"])
+    detections = predictor("photo.jpg", names=["red apple", "guitar"])
     print(detections.boxes_xyxy, detections.scores, detections.labels)
 
 Shapes: M names, D embedding width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack, overload
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
 from detclipv2 import hub
-from detclipv2.data.pil_image import upright_rgb
+from detclipv2.data.image_input import ImageInput, image_pixels, is_image, pixels_of_each
 from detclipv2.data.transforms import canvas_size, fitted_size, pad_to_canvas
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.postprocess import DetectionOptions, postprocess
@@ -29,7 +28,7 @@ from detclipv2.structures import Detections
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.text.embedding_cache import TextEmbeddingCache
 from detclipv2.text.enrichment import Enricher
-from detclipv2.vocabulary import Vocabulary, checked_names
+from detclipv2.vocabulary import Names, Vocabulary, checked_names
 
 TEXTS_AT_ONCE = 256  # that pass through the text encoder
 
@@ -101,8 +100,8 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def encode_names(self, names: Sequence[str], *, own_definitions: Mapping[str, str] | None = None) -> Tensor:
-        """Text embeddings [M, D] of names, to be used for many images.
+    def encode_names(self, names: Names, *, own_definitions: Mapping[str, str] | None = None) -> Tensor:
+        """Text embeddings [M, D] of names, to be used for many images; `detclipv2.vocabulary.checked_names` says which there are.
 
         Where the model was trained with definitions behind the names, they are put there; ``own_definitions``, by name, come
         before those of the model's dictionary. A name that occurs twice has the same embedding twice. The numbers that a name
@@ -110,7 +109,7 @@ class Predictor:
         length.
 
         Raises:
-            ValueError: there are no names, or one is empty.
+            ValueError: there are no names, or one is empty or not a text.
         """
         texts = self._enricher.texts(checked_names(names), own_definitions=own_definitions)
         # Neighbours of similar length: less padding, and a batch that does not depend on the order of the names.
@@ -120,47 +119,46 @@ class Predictor:
         row = {text: index for index, text in enumerate(distinct)}
         return encoded[[row[text] for text in texts]]
 
-    def set_vocabulary(self, names: Sequence[str]) -> None:
+    def set_vocabulary(self, names: Names) -> None:
         """Embed ``names`` once; calls without names look for these.
 
         Raises:
-            ValueError: there are no names, or one is empty.
+            ValueError: there are no names, or one is empty or not a text.
         """
+        listed = checked_names(names)
         if self._cache is None:
-            embeddings = self.encode_names(names)
+            embeddings = self.encode_names(listed)
         else:
-            texts = self._enricher.texts(checked_names(names))
-            embeddings = self._cache.embeddings(self.detector.text_encoder, texts)
-        self.vocabulary = Vocabulary(names=checked_names(names), embeddings=embeddings)
+            embeddings = self._cache.embeddings(self.detector.text_encoder, self._enricher.texts(listed))
+        self.vocabulary = Vocabulary(names=listed, embeddings=embeddings)
 
     @overload
-    def __call__(
-        self, image: Image.Image, *, names: Sequence[str] | Tensor | None = ..., **options: Unpack[DetectionOptions]
+    def __call__(  # type: ignore[overload-overlap]  # a path is an iterable of texts, too
+        self, image: ImageInput, *, names: Names | Tensor | None = ..., **options: Unpack[DetectionOptions]
     ) -> Detections: ...
 
     @overload
     def __call__(
-        self,
-        image: Sequence[Image.Image],
-        *,
-        names: Sequence[str] | Tensor | None = ...,
-        **options: Unpack[DetectionOptions],
+        self, image: Iterable[ImageInput], *, names: Names | Tensor | None = ..., **options: Unpack[DetectionOptions]
     ) -> list[Detections]: ...
 
     @torch.inference_mode()
     def __call__(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image: ImageInput | Iterable[ImageInput],
         *,
-        names: Sequence[str] | Tensor | None = None,
+        names: Names | Tensor | None = None,
         **options: Unpack[DetectionOptions],
     ) -> Detections | list[Detections]:
-        """Detections in pixels of ``image``, best first; a list of them for a list of images.
+        """Detections in pixels of ``image``, best first; a list of them for several images.
 
-        A score depends on the image and on its name alone, not on the other names or images.
+        A score depends on the image and on its name alone, not on the other names or images. A label is the position of a name
+        in the order in which ``names`` (a dict of ids, too) gives them; a set has none, so it is taken as ``sorted(names)``.
 
         Args:
-            image: any mode and size; turned upright first where its EXIF data say so. Or a list of images.
+            image: a path, the bytes of an image file, a PIL image, or a NumPy array (H, W), (H, W, 3) in RGB or (H, W, 4);
+                any mode and size; turned upright first where its EXIF data say so, and put on white where it is transparent.
+                Or a list or another iterable of them, of which one at a time is in memory.
             names: what to look for, or the embeddings [M, D] of it from ``encode_names``; the vocabulary unless given.
             **options: ``score_threshold`` (0), ``nms_iou`` (0.6), ``max_detections`` (300) and ``pre_nms_topk`` (1000), as
                 ``DetectionOptions`` explains them.
@@ -169,25 +167,27 @@ class Predictor:
             ValueError: there is nothing to look for, or an image has no pixels or cannot be read.
         """
         texts = self._embeddings_of(names)
-        if isinstance(image, Image.Image):
-            return self._detect(upright_rgb(image), texts, options)
-        found = []
-        for position, one_image in enumerate(image, start=1):
-            try:
-                pixels = upright_rgb(one_image)
-            except ValueError as error:
-                raise ValueError(f"image {position} of {len(image)}: {error}") from error
-            found.append(self._detect(pixels, texts, options))
-        return found
+        if is_image(image):
+            return self._detect(image_pixels(image), texts, options)
+        return [self._detect(pixels, texts, options) for pixels in pixels_of_each(image)]
 
-    def _embeddings_of(self, names: Sequence[str] | Tensor | None) -> Tensor:
+    def _embeddings_of(self, names: Names | Tensor | None) -> Tensor:
         if isinstance(names, Tensor):
-            return names.to(self.device)
+            return self._checked_embeddings(names)
         if names is not None:
             return self.encode_names(names)
         if self.vocabulary is None:
             raise ValueError("nothing to look for: give names=[...], or call set_vocabulary([...]) first")
         return self.vocabulary.embeddings
+
+    def _checked_embeddings(self, texts: Tensor) -> Tensor:
+        width = self.detector.head.output.embed.out_channels
+        if texts.ndim != 2 or texts.shape[1] != width or not len(texts) or not texts.is_floating_point():
+            raise ValueError(
+                f"names is a tensor {tuple(texts.shape)} of {texts.dtype}: this model's text embeddings are floats"
+                f" [number of names, {width}], as its encode_names gives them"
+            )
+        return texts.to(self.device)
 
     def _detect(self, pixels: Tensor, texts: Tensor, options: DetectionOptions) -> Detections:
         """Detections of one image [3, H, W]; it has a canvas to itself, so that no neighbour can change its result."""

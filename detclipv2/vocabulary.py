@@ -4,14 +4,20 @@ Shapes: M names, D embedding width.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from detclipv2.text.category_lists import names_of_object, read_categories
+from detclipv2.text.dictionary import normalise
+
+# Any iterable of texts: a list, a generator, a NumPy array, a column of a table; or a dict of names by id, or of ids by name.
+Names: TypeAlias = Iterable[str] | Mapping[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +28,48 @@ class Vocabulary:
     embeddings: Tensor  # [M, D] float32
 
 
-def checked_names(names: Sequence[str]) -> list[str]:
-    """The names without blanks around them.
+def checked_names(names: object) -> list[str]:
+    """The names of `Names` in their order, without blanks around them.
+
+    A dict of names by id (or of ids by name) gives them in the order of the dict, whatever the ids are. A set has no order: its
+    names are sorted.
 
     Raises:
-        ValueError: there are none, one is empty, or a single text was given instead of a list.
+        ValueError: there are none, one is empty or not a text, or a single text was given instead of a list.
     """
     if isinstance(names, str):
         raise ValueError(f"names is the single text {names!r}: give a list, such as [{names!r}]")
-    if not names:
+    dimensions = getattr(names, "ndim", 1)  # of arrays and tables
+    if isinstance(names, bytes) or not isinstance(names, Iterable) or dimensions != 1:
+        shape = "" if dimensions == 1 else f" of {dimensions} dimensions"
+        raise ValueError(f"names is {_a(names)}{shape}: give a list of texts, such as ['red apple', 'guitar']")
+    listed = list(names_of_object(names, where="names") if isinstance(names, Mapping) else names)
+    if not listed:
         raise ValueError("no names to look for: give at least one, such as 'red apple'")
-    blank = [position for position, name in enumerate(names, start=1) if not name.strip()]
-    if blank:
-        raise ValueError(f"name number {blank[0]} of {len(names)} is empty")
-    return [name.strip() for name in names]
+    for position, name in enumerate(listed, start=1):
+        if not isinstance(name, str):
+            raise ValueError(f"name number {position} of {len(listed)} is {_a(name)} ({str(name)[:40]}), not a text")
+        if not _stripped(name):
+            raise ValueError(f"name number {position} of {len(listed)} is empty")
+    stripped = [_stripped(name) for name in listed]
+    return sorted(stripped) if isinstance(names, Set) else stripped
+
+
+def distinct_names(names: Iterable[str]) -> list[str]:
+    """The names less those that differ from an earlier one in case, underscores or blanks alone."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(normalise(name), name)
+    return list(first.values())
+
+
+def _stripped(name: str) -> str:
+    return str(name).replace("\ufeff", "").strip()  # a byte order mark that some reader left in place
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
@@ -59,23 +93,9 @@ def load_vocabulary(path: Path) -> Vocabulary:
 
 
 def read_names(path: Path) -> list[str]:
-    """Names of a file: a .json of COCO's or LVIS's format (its categories), or text with one name a line.
+    """Names of a file, with blanks for underscores: whatever `detclipv2.text.category_lists.read_categories` reads.
 
     Raises:
         ValueError: the file cannot be read, or holds no names.
     """
-    try:
-        if path.suffix.lower() == ".json":
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-            categories = content["categories"] if isinstance(content, dict) else content
-            names = [str(category["name"]).replace("_", " ") for category in categories]
-        else:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} holds no readable names: {type(error).__name__}: {error}; one name a line, or a .json with"
-            ' {"categories": [{"name": ...}, ...]}'
-        ) from error
-    if not names:
-        raise ValueError(f"{path} holds no names")
-    return names
+    return [" ".join(category.name.replace("_", " ").split()) for category in read_categories(path)]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from detclipv2.drawing import draw_detections
 from detclipv2.evaluation.lvis_metrics import LvisMetrics
+from detclipv2.image_decoding import decode_rgb, open_image
 from pipelines.storage import Location, write_text_atomically
 from pipelines.storage.tars import read_tar
 from ray_jobs.dataset_files import ValidationSet, local_file
@@ -94,7 +95,7 @@ def _pairs(data: ReportData) -> list[dict[str, Any]]:
         tar = read_tar(local_file(shard, data_root=data.data_root))
         for row in islice(tar, math.ceil(NUM_PAIRS / len(split.shards))):
             sample = TrainingSample.model_validate_json(row.members["json"])
-            image = Image.open(io.BytesIO(row.members["jpg"]))
+            image = open_image(row.members["jpg"])
             image.thumbnail((PAIR_SIDE_PX, PAIR_SIDE_PX))
             caption = _split_at_phrases(sample.caption or "", sample.concepts)
             pairs.append({"image": _data_uri(image), "caption": caption})
@@ -112,7 +113,7 @@ def draw_image(
 ) -> Image.Image:
     """A validation image with detections drawn: rows of the LVIS results format; ``novel`` names are highlighted."""
     return draw_detections(
-        Image.open(validation.path(image_id)),
+        decode_rgb(validation.path(image_id)),
         [(x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows)],
         [validation.names[row["category_id"]] for row in rows],
         [row["score"] for row in rows],

@@ -1,18 +1,17 @@
 """Image decoding: one WebDataset record to one sample, its image no larger than needed."""
 
-import io
 import json
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from detclipv2.config import Supervision
 from detclipv2.data.tar_shards import REBUILD_HINT
+from detclipv2.image_decoding import open_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class EncodedSample(_Annotated):
         """
         try:
             image = _decoded(self.jpeg, size_hw=self.size_hw, least_hw=least_hw or self.size_hw)
-        except (ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             raise _undecodable(self.where, error) from error
         height, width = image.shape[-2:]
         scale = torch.tensor([width / self.size_hw[1], height / self.size_hw[0]]).repeat(2)
@@ -71,7 +70,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
         raise ValueError(f"{where}: member(s) {missing} missing; {REBUILD_HINT}")
     try:
         annotation = json.loads(record["json"])
-        width, height = Image.open(io.BytesIO(record["jpg"])).size
+        width, height = open_image(record["jpg"]).size
         return EncodedSample(
             where=where,
             key=record["__key__"],
@@ -83,7 +82,7 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
             concepts=annotation["concepts"],
             caption=annotation["caption"],
         )
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, Image.DecompressionBombError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise _undecodable(where, error) from error
 
 
@@ -92,7 +91,7 @@ def _decoded(jpeg: bytes, *, size_hw: tuple[int, int], least_hw: tuple[int, int]
     if size_hw[0] < 2 * least_hw[0] or size_hw[1] < 2 * least_hw[1]:
         return decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
     # torchvision decodes faster, but to the full size alone.
-    opened = Image.open(io.BytesIO(jpeg))
+    opened = open_image(jpeg)
     opened.draft("RGB", (least_hw[1], least_hw[0]))
     return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
 

@@ -13,15 +13,17 @@ import hotcoco
 import numpy as np
 import numpy.typing as npt
 
+from detclipv2.evaluation.detection_rows import CATEGORY, IMAGE, SCORE, check_boxes, detection_rows
+
 MAX_PER_IMAGE = 300
 MAX_PER_CATEGORY = 10_000
 IOU_50, IOU_75 = 0, 5  # positions on the axis of the IoU thresholds
-IMAGE, SCORE, CATEGORY = 0, 5, 6  # columns of hotcoco's detections: image_id, x, y, width, height, score, category_id
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")  # what LVIS says of an image and COCO does not
 
 
 @dataclass(frozen=True, kw_only=True)
 class LvisMetrics:
-    """Average precision, in [0, 1]; None where no category of the group has a box in the validation set.
+    """Average precision, in [0, 1]; None where no category of the group has a box in the validation set, or the group is unknown.
 
     ``lvis_*_300`` is the LVIS metric on the 300 best detections of each image. ``fixed_*_10000`` is Fixed AP
     (arXiv:2102.01066): the 10,000 best detections of each category over the dataset, with no cap per image. ``apr``,
@@ -60,7 +62,7 @@ METRIC_NAMES = tuple(field.name for field in fields(LvisMetrics) if field.type i
 
 
 def evaluate_lvis(
-    detections: Sequence[Mapping[str, Any]], *, annotations_path: Path, boxed_concepts: Collection[str]
+    detections: Sequence[Mapping[str, Any]], *, annotations_path: Path, boxed_concepts: Collection[str] | None
 ) -> LvisMetrics:
     """LVIS AP, Fixed AP and the AP50 of base and novel categories.
 
@@ -72,25 +74,21 @@ def evaluate_lvis(
             the original image) and ``score``. None at all gives zeros.
         annotations_path: ground truth in LVIS v1 JSON.
         boxed_concepts: every text that has a box in training. A category is base if its name or a synonym is among them
-            (case, underscores and LVIS's qualifier in parentheses aside), so that novelty is never overstated.
+            (case, underscores and LVIS's qualifier in parentheses aside), so that novelty is never overstated. None: unknown,
+            and so is which categories are base or novel.
 
     Raises:
-        ValueError: there is no such annotation file or it is not LVIS's, or a detection names an unknown image or category, or
-            holds a number that is not finite.
+        ValueError: there is no such annotation file or it is not LVIS's, or a detection lacks a field, names an unknown image or
+            category, or holds a number that is not finite or a box that is not x, y, width, height.
     """
-    if not annotations_path.is_file():
-        raise ValueError(f"no LVIS annotations at {annotations_path}")
-    ground_truth = hotcoco.COCO(str(annotations_path))
+    ground_truth = _read_lvis(annotations_path)
     categories = ground_truth.load_cats(ground_truth.get_cat_ids())
-    unlabelled = [category["name"] for category in categories if category.get("frequency") not in ("r", "c", "f")]
-    if unlabelled:
-        raise ValueError(
-            f"{annotations_path} is not in LVIS v1 format: category {unlabelled[0]!r} has no frequency (r, c or f)"
-        )
-
-    rows = _detection_rows(detections)
+    rows = detection_rows(detections)
     _check_known("image", rows[:, IMAGE], ground_truth.get_img_ids(), annotations_path)
     _check_known("category", rows[:, CATEGORY], ground_truth.get_cat_ids(), annotations_path)
+
+    images = ground_truth.load_imgs(ground_truth.get_img_ids())
+    check_boxes(rows, {image["id"]: (image["width"], image["height"]) for image in images})
 
     capped_per_image = hotcoco.LVISResults(ground_truth, rows, max_dets=MAX_PER_IMAGE)
     capped_per_category = hotcoco.LVISResults(ground_truth, _best_per_category(rows, MAX_PER_CATEGORY), max_dets=-1)
@@ -99,7 +97,7 @@ def evaluate_lvis(
 
     everything = np.ones(len(categories), dtype=bool)
     frequency = np.array([category["frequency"] for category in categories])
-    boxed_spellings = {_spelling(concept) for concept in boxed_concepts}
+    boxed_spellings = {_spelling(concept) for concept in boxed_concepts or ()}
     base = np.array([not _spellings(category).isdisjoint(boxed_spellings) for category in categories], dtype=bool)
     scored = [(c, category["name"]) for c, category in enumerate(categories) if fixed[IOU_50, c] >= 0]
     values: dict[str, Any] = {}
@@ -109,25 +107,38 @@ def evaluate_lvis(
         values |= {f"{metric}_ap{group}_{cap}": _mean(ap, frequency == group) for group in "rcf"}
     return LvisMetrics(
         **values,
-        base_ap50=_mean(fixed[IOU_50], base),
-        novel_ap50=_mean(fixed[IOU_50], ~base),
+        base_ap50=None if boxed_concepts is None else _mean(fixed[IOU_50], base),
+        novel_ap50=None if boxed_concepts is None else _mean(fixed[IOU_50], ~base),
         ap50_by_category={name: float(fixed[IOU_50, c]) for c, name in scored},
-        novel_categories=tuple(sorted(name for c, name in scored if not base[c])),
+        novel_categories=tuple(sorted(name for c, name in scored if not base[c] and boxed_concepts is not None)),
         num_images=len(ground_truth.get_img_ids()),
         num_detections=len(rows),
         most_detections_per_image=int(np.unique(rows[:, IMAGE], return_counts=True)[1].max(initial=0)),
     )
 
 
-def _detection_rows(detections: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
-    """Detections as hotcoco's rows, [D, 7]."""
-    rows = np.array(
-        [(row["image_id"], *row["bbox"], row["score"], row["category_id"]) for row in detections], dtype=np.float64
-    ).reshape(-1, 7)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise ValueError(f"detection {bad[0]} has a box or score that is not finite: {dict(detections[bad[0]])}")
-    return rows
+def _read_lvis(path: Path) -> hotcoco.COCO:
+    """Ground truth that says of every image what was checked in it, and of every category how frequent it is."""
+    if not path.is_file():
+        raise ValueError(f"no LVIS annotations at {path}")
+    try:
+        ground_truth = hotcoco.COCO(str(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not in LVIS v1 format: {error}") from error
+    content = path.read_bytes()
+    num_images = len(ground_truth.get_img_ids())
+    # hotcoco takes a missing list for an empty one; counting spares a second reading of a file of 200 MB.
+    missing = [field for field in FEDERATED if content.count(f'"{field}"'.encode()) < num_images]
+    if missing:
+        raise ValueError(
+            f"{path} is not in LVIS v1 format: not every image has {missing[0]!r}. COCO's format has none: evaluate its"
+            " files with `python ray_jobs/evaluate.py --data FILE --images FOLDER`, which takes it for annotated exhaustively"
+        )
+    for category in ground_truth.load_cats(ground_truth.get_cat_ids()):
+        if category.get("frequency") not in ("r", "c", "f"):
+            name = category["name"]
+            raise ValueError(f"{path} is not in LVIS v1 format: category {name!r} has no frequency (r, c or f)")
+    return ground_truth
 
 
 def _check_known(what: str, ids: npt.NDArray[np.float64], known_ids: list[int], annotations_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Image resizing: images as the web has them to JPEGs as they are stored."""
 
 import contextlib
-import functools
-import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -11,14 +9,11 @@ from typing import Any
 import cv2
 import imagehash
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from detclipv2.image_decoding import EXIF_ORIENTATION, WEB_FORMATS, ImageDecodingError, open_image, upright_rgb
 from pipelines.fetch.drop_reasons import ImageError
 
-# Pillow opens more than images of the web: EPS would run Ghostscript on untrusted code, and ICO decodes before
-# anyone can ask for its size.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
-_EXIF_ORIENTATION = 0x0112
 _END_MARK = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"
 # The sides that libjpeg decodes at, by leaving out frequencies, divide the image's by these.
@@ -78,7 +73,7 @@ class ImageResizer(ImageSettings):
     What img2dataset's resizer does (``resize_mode="keep_ratio"``, areas averaged), to the byte where a JPEG is not more than
     twice as large as it is to be, except for what that silently gets wrong: OpenCV decodes half a JPEG without an error,
     decodes any number of pixels, ignores the orientation, and clips 16-bit images to white. So the header is read first, and
-    whatever is not an upright 8-bit JPEG is decoded by Pillow.
+    whatever is not an upright 8-bit JPEG is decoded by `detclipv2.image_decoding`.
     """
 
     def __call__(self, content: bytes) -> StoredImage:
@@ -92,11 +87,9 @@ class ImageResizer(ImageSettings):
             pixels, (original_width, original_height) = self._decoded(content)
         except ImageError:
             raise
-        except Image.DecompressionBombError as error:
-            raise ImageError("too_many_pixels", error) from error
-        except UnidentifiedImageError as error:
-            raise ImageError("not_an_image", "no image of a known format") from error
-        except Exception as error:  # Pillow's plug-ins raise whatever a broken file leads them to
+        except ImageDecodingError as error:
+            raise ImageError(error.reason, error) from error
+        except Exception as error:  # EXIF is whatever a broken file makes it
             raise ImageError("not_an_image", error) from error
         scale = self.image_size_px / min(original_width, original_height)
         if scale < 1:
@@ -114,24 +107,16 @@ class ImageResizer(ImageSettings):
 
     def _decoded(self, content: bytes) -> tuple[np.ndarray, tuple[int, int]]:
         """Grey (H, W) or blue, green, red (H, W, 3) in uint8, perhaps smaller already, and the original width and height."""
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            if image.width * image.height > self.max_pixels:
-                raise ImageError("too_many_pixels", f"{image.width}x{image.height}")
+        with open_image(content, formats=WEB_FORMATS, max_pixels=self.max_pixels) as image:
             if image.format == "JPEG":
                 # A whole JPEG ends after its last scan; an embedded thumbnail has an end mark of its own before that.
                 if not content.endswith(_END_MARK) and content.rfind(_END_MARK) < content.rfind(_START_OF_SCAN):
                     raise ImageError("truncated", "a JPEG without its end mark")
-                if image.mode in ("L", "RGB") and image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+                if image.mode in ("L", "RGB") and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
                     reduction = next(n for n in _JPEG_REDUCTIONS if min(image.size) >= n * self.image_size_px or n == 1)
                     return _by_opencv(content, is_grey=image.mode == "L", reduction=reduction), image.size
-            pixels = _by_pillow(image)
-            return pixels, (pixels.shape[1], pixels.shape[0])
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()  # Pillow loads no plugin on demand where it is told which formats to expect
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+            rgb = upright_rgb(image)
+            return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), rgb.size
 
 
 def _by_opencv(jpeg: bytes, *, is_grey: bool, reduction: int) -> np.ndarray:
@@ -156,24 +141,6 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(null)
         os.close(kept)
-
-
-def _by_pillow(image: Image.Image) -> np.ndarray:
-    """Upright, on white where it lets the ground through."""
-    try:
-        image.load()
-    except OSError as error:
-        raise ImageError("truncated" if "truncated" in str(error) else "not_an_image", error) from error
-    if image.mode.startswith("I"):  # 16 bit grey
-        image = image.point(lambda value: value / 256).convert("L")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        alpha = rgba[..., 3:]
-        rgb = np.rint(alpha / 255 * rgba[..., :3] + 255 - alpha).astype(np.uint8)
-    else:
-        rgb = np.asarray(image.convert("RGB"))
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 
 def phash(pixels: np.ndarray) -> str:

@@ -1,6 +1,5 @@
 """Contact sheet: images with their boxes, names, phrases and captions, for people to look at."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from detclipv2.image_decoding import decode_rgb
 from pipelines.inspect.samples import DroppedRow, ShownSample
 from schemas.training import TrainingSample
 
@@ -111,7 +111,7 @@ def wrapped(text: str, *, font: ImageFont.FreeTypeFont, width_px: int, max_lines
 
 def _fitted(jpeg: bytes) -> tuple[Image.Image, float]:
     """An image as large as its place allows, and by how much it was enlarged."""
-    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    image = decode_rgb(jpeg)
     fitted = ImageOps.contain(image, (CELL_WIDTH_PX, IMAGE_HEIGHT_PX), Image.Resampling.LANCZOS)
     return fitted, fitted.width / image.width
 

@@ -1,6 +1,5 @@
 """Dataset verification: reads every byte and says what is wrong."""
 
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from detclipv2.image_decoding import ImageDecodingError, open_image, upright_rgb
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.stages.training_shards import index_figures
 from pipelines.storage import Location, PublishedTable, sha256_file, verify_content
@@ -100,13 +99,13 @@ def read_sample(sample: TarSample, *, supervision: str) -> tuple[TrainingSample 
     if annotation.supervision != supervision:
         problems.append(f"is of type {annotation.supervision}, its shard of {supervision}")
     try:
-        image = Image.open(io.BytesIO(sample.members["jpg"]))
-        image.load()
+        image = open_image(sample.members["jpg"])
+        upright_rgb(image)  # training reads the pixels as they are stored: its size is the header's
         if image.size != (annotation.width, annotation.height):
             width, height = image.size
             problems.append(f"the image is {width}x{height}, its annotation {annotation.width}x{annotation.height}")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(f"the image cannot be decoded: {str(error).split(' <')[0]}")
+    except ImageDecodingError as error:
+        problems.append(f"the image cannot be decoded: {error}")
     return annotation, problems
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.sources.input_files import decode_upright, parse_json, read_text
+from detclipv2.image_decoding import decode_rgb
+from pipelines.sources.input_files import parse_json, read_text
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
 
@@ -169,9 +170,9 @@ def hash_images(folder: Path) -> pa.Table:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS):
         content = path.read_bytes()
         try:
-            phash = str(imagehash.phash(decode_upright(content)))
+            phash = str(imagehash.phash(decode_rgb(content)))
         except ValueError as error:
-            raise ValueError(f"{path} {error}") from error
+            raise ValueError(f"{path} cannot be decoded: {error}") from error
         digest = hashlib.sha256(content).hexdigest()
         rows.append({"file_name": path.relative_to(folder).as_posix(), "sha256": digest, "phash": phash})
     if not rows:

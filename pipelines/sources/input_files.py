@@ -1,4 +1,4 @@
-"""Text, JSON and JPEG files of sources with boxes, read with errors that name the file."""
+"""Text and JSON files of sources with boxes, read with errors that name the file, and JPEGs to store."""
 
 import codecs
 import io
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 
 def read_bytes(path: Path) -> bytes:
@@ -70,19 +70,6 @@ def parse_json(text: str, *, path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def decode_upright(content: bytes) -> Image.Image:
-    """An image file's pixels, upright (by EXIF) and RGB.
-
-    Raises:
-        ValueError: it is not an image, or a broken one.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded: {error}") from error
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:

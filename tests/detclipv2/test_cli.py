@@ -115,6 +115,26 @@ def test_names_from_a_file_or_the_models_own(run: Run, model: Path, photo: Path,
     assert found == Outcome(code=0, out=f"{tmp_path}/none.json: nothing found\n", err="")
 
 
+def test_a_repeated_name_counts_once_and_is_told(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("name\ndog\nowl\nDog\nred_apple\nred apple\n")
+    found = run("predict", photo, "--model", model, "--threshold", "0", "--vocabulary", names)
+
+    assert found.code == 0
+    assert found.err == f"{names}: 2 of 5 names are repeated: Dog, red apple\n"
+    assert {row["name"] for row in json.loads(found.out)["detections"]} <= {"dog", "owl", "red apple"}
+
+
+def test_transparent_and_16_bit_photos(run: Run, model: Path, tmp_path: Path) -> None:
+    """What is drawn on is what a viewer shows."""
+    Image.new("RGBA", (600, 500), (0, 200, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((500, 600), 34_000, np.uint16)).save(tmp_path / "grey.png")
+    for name, value in (("clear", 255), ("grey", 132)):
+        out = tmp_path / f"{name}_out.png"
+        run("predict", tmp_path / f"{name}.png", "--model", model, "--threshold", "1", "--out", out)
+        assert np.unique(np.asarray(Image.open(out))).tolist() == [value]
+
+
 def test_max_detections_counts_objects(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
     many = [f"thing {index}" for index in range(50)]  # all are found in every place
     found = run("predict", photo, "--names", *many, "--model", model, "--threshold", "0", "--max-detections", "5")
@@ -172,10 +192,24 @@ def test_the_newest_model_is_taken(
     ("arguments", "message"),
     [
         (["nothing.png", "--names", "dog"], "error: nothing.png cannot be read as an image: .*No such file"),
-        (["words.txt", "--names", "dog"], "error: words.txt cannot be read as an image: cannot identify image file"),
+        (["words.txt", "--names", "dog"], "error: words.txt cannot be read as an image: no image of a known format"),
+        ([".", "--names", "dog"], "error: . cannot be read as an image: Is a directory"),
+        (["cut.jpg", "--names", "dog"], "error: cut.jpg cannot be read as an image: image file is truncated"),
+        (["photo.png", "--names", "dog", "--threshold", "1.5"], "error: --threshold 1.5: scores are from 0 to 1"),
+        (["photo.png", "--names", "dog", "--threshold", "nan"], "error: --threshold nan: scores are from 0 to 1"),
+        (["photo.png", "--names", "dog", "--max-detections", "0"], "error: --max-detections 0: at least 1"),
+        (
+            ["photo.png", "--names", "dog", "--out", "words.txt/found.json"],
+            "error: --out words.txt/found.json: its folder cannot be made: ",
+        ),
+        (["photo.png", "--names", "dog", "--out", "folder.json"], "error: --out folder.json cannot be written: name a"),
+        (
+            ["photo.png", "--vocabulary", "photo.png"],
+            "error: photo.png cannot be read as a category list: it is no text",
+        ),
         (["photo.png", "--names", " "], "error: name number 1 of 1 is empty"),
         (["photo.png", "--names", "dog", "--vocabulary", "words.txt"], "error: give --names or --vocabulary, not both"),
-        (["photo.png", "--vocabulary", "none.txt"], "error: none.txt holds no readable names: FileNotFoundError"),
+        (["photo.png", "--vocabulary", "none.txt"], "error: none.txt cannot be read as a category list: No such"),
         (["photo.png", "--names", "dog", "--out", "found.gif"], "error: --out found.gif: choose a name that ends in"),
         (
             ["photo.png", "--names", "dog", "--model", "nowhere"],
@@ -189,6 +223,9 @@ def test_errors_are_one_line(
     monkeypatch.chdir(photo.parent)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     Path("words.txt").write_text("no image")
+    Path("folder.json").mkdir()
+    Image.effect_noise((64, 64), 80).save("whole.jpg")
+    Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:-400])
     if "--model" not in arguments:
         arguments = [*arguments, "--model", str(model)]
 

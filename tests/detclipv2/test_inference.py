@@ -2,7 +2,9 @@ import io
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -84,6 +86,22 @@ def test_a_photo_is_turned_upright_first(predictor: Predictor) -> None:
     assert _rows(predictor(sideways, names=["dog"])) == _rows(predictor(upright, names=["dog"]))
 
 
+def test_an_image_in_any_form(predictor: Predictor, tmp_path: Path) -> None:
+    photo = _photo(50, 40)
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    wanted = _rows(predictor(photo, names=["dog"]))
+
+    for image in (path, str(path), path.read_bytes(), np.asarray(photo)):
+        assert _rows(predictor(image, names=["dog"])) == wanted
+    several = predictor((image for image in (path, photo)), names=["dog"])
+    assert [_rows(found) for found in several] == [wanted, wanted]
+    with pytest.raises(ValueError, match="is a URL: download it first"):
+        predictor("https://example.org/photo.jpg", names=["dog"])
+    with pytest.raises(ValueError, match="image 2 of 2: .*none.jpg cannot be read as an image: No such file"):
+        predictor([path, tmp_path / "none.jpg"], names=["dog"])
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_any_mode(predictor: Predictor, mode: str) -> None:
     image = _photo(50, 40).convert(mode)
@@ -101,6 +119,33 @@ def test_names_can_be_encoded_once(predictor: Predictor) -> None:
     assert texts.shape == (2, 16)
     assert torch.equal(texts, predictor.encode_names(["dog", "red apple"]))
     assert _rows(predictor(_photo(50, 40), names=texts)) == _rows(predictor(_photo(50, 40), names=names))
+
+
+def test_names_of_any_iterable(predictor: Predictor) -> None:
+    photo, wanted = _photo(50, 40), _rows(predictor(_photo(50, 40), names=["dog", "owl"]))
+    every: list[Any] = [("dog", "owl"), (name for name in ("dog", "owl")), {"owl", "dog"}, np.array(["dog", "owl"])]
+    for names in [*every, {7: "dog", 3: "owl"}]:
+        assert _rows(predictor(photo, names=names)) == wanted
+    predictor.set_vocabulary(name for name in ("dog", "owl"))
+    assert predictor.vocabulary is not None
+    assert predictor.vocabulary.names == ["dog", "owl"]
+    assert _rows(predictor(photo)) == wanted
+    with pytest.raises(ValueError, match="name number 2 of 2 is None"):
+        predictor(photo, names=["dog", None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "texts", [torch.zeros(2, 15), torch.zeros(16), torch.zeros(0, 16), torch.zeros(2, 16, dtype=torch.long)]
+)
+def test_embeddings_that_are_not_the_models(predictor: Predictor, texts: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"names is a tensor .*this model's text embeddings are floats .*, 16\]"):
+        predictor(_photo(8, 8), names=texts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_embeddings_of_another_precision(predictor: Predictor, dtype: torch.dtype) -> None:
+    texts = predictor.encode_names(["dog"])
+    assert len(predictor(_photo(8, 8), names=texts.to(dtype)).scores) > 0
 
 
 NAMES = ["red apple", "dog", "owl", "a very old clock", "dog ", "traffic light", "x", "guitar"]
@@ -203,7 +248,7 @@ def test_an_image_does_not_depend_on_its_neighbours(predictor: Predictor) -> Non
         _rows(predictor(photo, names=["dog"], max_detections=50)) for photo in photos
     ]
     assert predictor([], names=["dog"]) == []
-    with pytest.raises(ValueError, match="image 2 of 2: an image of 0 x 5 pixels has nothing to look at"):
+    with pytest.raises(ValueError, match="image 2 of 2: the image cannot be read: 0 x 5 pixels are none"):
         predictor([photos[0], Image.new("RGB", (0, 5))], names=["dog"])
 
 

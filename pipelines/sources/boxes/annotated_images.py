@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from detclipv2.image_decoding import decode_rgb
 from pipelines.sources.boxes.image_index import ImageIndex
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.names import respelled_note
 from pipelines.sources.held_out_images import HeldOutImages
-from pipelines.sources.input_files import decode_upright, encode_jpeg
+from pipelines.sources.input_files import encode_jpeg
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.source_images import BoxedImage
 from schemas.training import Supervision, TrainingSample
@@ -135,7 +136,7 @@ class AnnotatedImages(ABC):
         annotations = self.annotate(index.handles[position])
         try:
             content = path.read_bytes()
-            image = decode_upright(content)
+            image = decode_rgb(content)
         except ValueError:
             return {"image_unreadable": annotations.num_boxes}
         if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):

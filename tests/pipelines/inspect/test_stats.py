@@ -48,7 +48,7 @@ def test_the_tables_and_the_page(dataset: BuiltDataset, tmp_path: Path) -> None:
         console.print(table)
     text = console.export_text()
     assert "│ images            │ pairs │  5 │    4 │  80.0 │ http_404 1" in text
-    assert "│ detection   │       3 │      2 │ 20.0 KiB │" in text
+    assert "│ detection   │       3 │        - │      2 │ 20.0 KiB │" in text
 
     write_page(tmp_path / "new" / "funnel.html", stats)
     page = (tmp_path / "new" / "funnel.html").read_text()

@@ -89,7 +89,15 @@ def parse_sample(record: dict[str, Any], *, rng: random.Random) -> EncodedSample
             concepts=texts["concepts"],
             caption=texts["caption"],
         )
-    except (ValueError, LookupError, RuntimeError, AttributeError, TypeError, OSError, Image.DecompressionBombError) as error:
+    except (
+        ValueError,
+        LookupError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        OSError,
+        Image.DecompressionBombError,
+    ) as error:
         raise _undecodable(where, error) from error
 
 

@@ -68,7 +68,8 @@ class Download(ImageSettings):
         table = table.sort_by("key")
         urls: dict[str, str] = {}  # of the first row of each, which the spool has its answer under
         fetched_as = {
-            key: urls.setdefault(url, key) for key, url in zip(*(table[n].to_pylist() for n in ("key", "url")), strict=True)
+            key: urls.setdefault(url, key)
+            for key, url in zip(*(table[n].to_pylist() for n in ("key", "url")), strict=True)
         }
         decoder = decoder_for(self.resizer)  # starts while img2dataset is imported
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:

@@ -1,5 +1,6 @@
 """Captions of one image stay in one shard of URLs."""
 
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,7 +49,7 @@ def test_no_row_is_lost_moved_past_another_or_left_behind(parts: list[list[str |
     tables = [pa.table({"url": pa.array(part, pa.string())}) for part in parts]
     found = [table["url"].to_pylist() for table in _images_uncut(iter(tables))]
 
-    assert sum(found, []) == sum(parts, [])
+    assert [*itertools.chain(*found)] == [*itertools.chain(*parts)]
     assert len(found) == len(parts) and all(found)
-    for shard, following in zip(found, found[1:], strict=False):
+    for shard, following in itertools.pairwise(found):
         assert shard[-1] != following[0] or shard[-1] is None or len({*shard}) == 1

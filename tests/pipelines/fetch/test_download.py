@@ -292,14 +292,17 @@ def test_a_url_of_several_captions_is_fetched_once(web, page, make_image, tmp_pa
     """Each row has the answer, and the tar the image under each key; a run that goes on asks for nothing again."""
     web.pages |= {"/cat.jpg": page(body=make_image()), "/dog.jpg": page(body=make_image(size=(60, 90)))}
     paths = ["/cat.jpg"] * 5 + ["/gone.jpg"] * 3 + ["/dog.jpg"] * 2
-    pairs = {"url": [f"http://img.test{path}" for path in paths], "caption": [f"caption {i}" for i in range(len(paths))]}
+    pairs = {
+        "url": [f"http://img.test{path}" for path in paths],
+        "caption": [f"caption {i}" for i in range(len(paths))],
+    }
     table = Urls(source="test")(pa.table(pairs)).drop(["drop_reason"])
     http = HttpConfig(deadline_s=2, connect_to={"img.test": web.address})
     (spool := tmp_path / "spool").mkdir()
     for name in ("first", "again"):
         (folder := tmp_path / name).mkdir()
         result = Download(image_size_px=40, http=http).run(table, folder=folder, spool=spool)
-        assert num_requests(web) == {path: 1 for path in paths}
+        assert num_requests(web) == dict.fromkeys(paths, 1)
         assert result.num_rows == 10
         rows = [(row["url"][15:], row["drop_reason"], row["sha256"]) for row in result.to_pylist()]
         cat, dog = (hashlib.sha256(web.pages[path].body).hexdigest() for path in ("/cat.jpg", "/dog.jpg"))

@@ -7,12 +7,22 @@ from pydantic import BaseModel, Field, model_validator
 Supervision = Literal["detection", "grounding", "image_text"]
 
 
+class CaptionPhrases(BaseModel, frozen=True, extra="forbid"):
+    """A caption with its distinct noun phrases."""
+
+    caption: str
+    concepts: list[str]
+
+
 class TrainingSample(BaseModel, frozen=True, extra="forbid"):
     """Annotation of one image (the triplet of section 3.1 of arXiv:2304.04514, less the negatives).
 
     ``concepts`` are the distinct texts of the sample: category names (detection), annotated phrases (grounding) or noun
     phrases of the caption (image-text). ``labels[i]`` is the index into ``concepts`` of box ``i``. Boxes are in pixels of the
     stored image and lie inside it.
+
+    An image with several captions is one sample: ``caption`` and ``concepts`` are its first, and each epoch draws one of all.
+    Where there are no others, the JSON has no field ``other_captions``, so that it has the bytes of version 1.
     """
 
     supervision: Supervision
@@ -22,6 +32,7 @@ class TrainingSample(BaseModel, frozen=True, extra="forbid"):
     boxes_xyxy: list[tuple[float, float, float, float]] = Field(default_factory=list)
     labels: list[int] = Field(default_factory=list)
     caption: str | None = None
+    other_captions: list[CaptionPhrases] = Field(default_factory=list, exclude_if=lambda others: not others)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -34,4 +45,6 @@ class TrainingSample(BaseModel, frozen=True, extra="forbid"):
                 raise ValueError(f"box {(x1, y1, x2, y2)} is empty or outside the {self.width}x{self.height} image")
         if self.supervision == "image_text" and (self.caption is None or self.boxes_xyxy):
             raise ValueError("an image-text sample has a caption and no boxes")
+        if self.other_captions and self.supervision != "image_text":
+            raise ValueError("other captions are for image-text samples alone")
         return self

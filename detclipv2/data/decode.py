@@ -1,6 +1,7 @@
 """Image decoding: one WebDataset record to one sample, its image no larger than needed."""
 
 import json
+import random
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,8 +59,11 @@ class EncodedSample(_Annotated):
         return Sample(**shared | {"boxes_xyxy": self.boxes_xyxy * scale}, image=image)
 
 
-def parse_sample(record: dict[str, Any]) -> EncodedSample:
+def parse_sample(record: dict[str, Any], *, rng: random.Random) -> EncodedSample:
     """Read ``<key>.json`` of a record, and the size in the header of ``<key>.jpg``.
+
+    Of several captions of an image ``rng`` draws one, all being equally likely, with its phrases; where there is one, nothing
+    is drawn.
 
     Raises:
         ValueError: a member is missing or cannot be read; the message names the shard and the key.
@@ -70,6 +74,8 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
         raise ValueError(f"{where}: member(s) {missing} missing; {REBUILD_HINT}")
     try:
         annotation = json.loads(record["json"])
+        others = annotation.get("other_captions", ())  # since version 2 of the training sample
+        texts = rng.choice([annotation, *others]) if others else annotation
         width, height = open_image(record["jpg"]).size
         return EncodedSample(
             where=where,
@@ -79,10 +85,10 @@ def parse_sample(record: dict[str, Any]) -> EncodedSample:
             size_hw=(height, width),
             boxes_xyxy=torch.tensor(annotation["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor(annotation["labels"], dtype=torch.long),
-            concepts=annotation["concepts"],
-            caption=annotation["caption"],
+            concepts=texts["concepts"],
+            caption=texts["caption"],
         )
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+    except (ValueError, LookupError, RuntimeError, AttributeError, TypeError, OSError) as error:
         raise _undecodable(where, error) from error
 
 

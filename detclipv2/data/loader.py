@@ -1,7 +1,8 @@
 """Data loader: an endless, deterministic stream of batches of one supervision type, from WebDataset shards.
 
 What a rank reads depends on the seed and on what was read alone (``order.py``), so that a resumed run goes on where it
-stopped, with as many ranks as before or others; how a sample is flipped, scaled and given negatives, on its epoch.
+stopped, with as many ranks as before or others; which of its captions a sample shows, and how it is flipped, scaled and
+given negatives, on its epoch.
 """
 
 import random
@@ -119,7 +120,7 @@ class Stream:
     def _sample(self, position: int, record: Record) -> tuple[Sample, list[str]]:
         """A sample as it is at a position, whichever worker reads it, and its texts."""
         rng = random.Random(f"sample-{self.seed}-{self.supervision}-{position}")
-        sample = fit(parse_sample(record), self.config, rng=rng)
+        sample = fit(parse_sample(record, rng=rng), self.config, rng=rng)
         concepts = concept_list(
             sample,
             negatives=self._negatives,

@@ -181,7 +181,7 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="deduplicated",
-            summary="One pair per image, over all shards.",
+            summary="One image of all its copies over all shards, with all its captions.",
             parents=("filtered",),
             find_jobs=_deduplicated,
             where="here",

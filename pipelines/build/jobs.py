@@ -17,14 +17,14 @@ from schemas.conform import conform
 from schemas.shard_index import index_name, source_of
 from schemas.source_images import BoxedImage
 from schemas.tables import PHRASES
-from schemas.versions import TRAINING_SAMPLE, VALIDATION_SET
+from schemas.versions import BOXED_SAMPLE, TRAINING_SAMPLE, VALIDATION_SET
 
 CONCEPTS = "concepts.parquet"
 ANNOTATIONS = "annotations.json"
 VALIDATION_IMAGES = "images"
 
 # Bumped by hand when what is written for these changes; everything else has the version of its stage.
-IMAGE_TEXT_SHARDS_VERSION = 3
+IMAGE_TEXT_SHARDS_VERSION = 4
 BOXED_SHARDS_VERSION = 5
 VALIDATION_VERSION = 2
 
@@ -75,7 +75,7 @@ def image_text_job(asset: str, file: TableFile, images_tar: TableFile, *, shard:
 
 def boxed_jobs(asset: str, source: BoxedSource, *, images_per_shard: int) -> list[Job]:
     """The training shards of a source with boxes, each a range of its images."""
-    config = {**source.config, "schema": TRAINING_SAMPLE}  # once: a source looks at every image for it
+    config = {**source.config, "schema": BOXED_SAMPLE}  # once: a source looks at every image for it
     starts = range(0, len(source), images_per_shard)
     return [
         Job(
@@ -143,7 +143,7 @@ def _write_image_text(file: TableFile, images_tar: TableFile, name: str, folder:
     table = read_rows(file, PHRASES)
     entry = write_image_text_shard(folder / name, table, images_tar=images_tar.local())
     num_rows = dict.fromkeys((name, index_name(name)), entry.num_rows)
-    return Written(rows_in=table.num_rows, rows_kept=entry.num_rows, num_rows=num_rows)
+    return Written(rows_in=table.num_rows, rows_kept=table.num_rows, num_rows=num_rows)  # pairs; the tar counts images
 
 
 def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: Path) -> Written:

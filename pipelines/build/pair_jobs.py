@@ -5,6 +5,7 @@ import itertools
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.build.job import Job
@@ -24,7 +26,7 @@ from pipelines.sources.source import PairBlock, PairSource
 from pipelines.stages.urls import SeenPairs, Urls
 from pipelines.storage import DROPPED, KEPT, TableFile, Written, format_counts, write_split
 from pipelines.storage.tars import read_tar, write_tar
-from schemas.conform import conform
+from schemas.conform import conform, text_or_null
 from schemas.tables import DROP_REASON, with_drop_reason
 from schemas.versions import schema_id
 
@@ -85,13 +87,30 @@ def ingest_job(asset: str, stage: Ingest, shard: MirrorShard) -> Job:
 def _write_urls(stage: Urls, block: PairBlock, folder: Path) -> Written:
     seen = SeenPairs()
     shards = (f"{stage.source}-{i:05d}" for i in itertools.count(block.first_shard))
-    parts = zip(shards, (seen.drop_repeats(stage(table)) for table in block.read()), strict=False)
+    parts = zip(shards, (seen.drop_repeats(stage(table)) for table in _images_uncut(block.read())), strict=False)
     written = write_parts(parts, folder, schema=stage.output_schema, where="urls")
     if not written.rows_kept and block.first_shard == 0:  # a later block may hold a bad row or two and no more
         raise ValueError(
             f"{block.name}: none of its {written.rows_in} rows is a pair ({format_counts(written.dropped)})"
         )
     return written
+
+
+def _images_uncut(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """As many tables, whose last rows go to the next one where it goes on with their URL: captions of an image share a shard.
+
+    A URL that all rows of a table have stays cut, so that no shard is longer than two.
+    """
+    before: pa.Table | None = None
+    for table in tables:
+        if before is not None:
+            is_other = pc.fill_null(pc.not_equal(text_or_null(before["url"]), text_or_null(table["url"])[0]), True)
+            end = 1 + int(np.flatnonzero(is_other)[-1]) if pc.any(is_other).as_py() else len(before)
+            yield before.slice(0, end)
+            table = pa.concat_tables([before.slice(end), table])
+        before = table
+    if before is not None:
+        yield before
 
 
 def _write_download(stage: Download, file: TableFile, folder: Path, *, spool: Path | None = None) -> Written:

@@ -24,7 +24,7 @@ from pipelines.fetch.drop_reasons import TRANSIENT_REASONS, FetchError, ImageErr
 from pipelines.fetch.http_client import HttpClient, HttpConfig, Response, client_for
 from pipelines.fetch.image_resizer import ImageSettings
 from pipelines.fetch.spool import Spool, locked_spool
-from pipelines.storage.tars import clear_disk_errors, write_tar
+from pipelines.storage.tars import TarSample, clear_disk_errors, write_tar
 from schemas.tables import IMAGES, URLS, with_drop_reason
 
 IMAGES_TAR_NAME = "images.tar"
@@ -38,6 +38,7 @@ Item = TypeVar("Item")
 class Download(ImageSettings):
     """URLS to IMAGES, and the images to ``images.tar``.
 
+    A URL of several captions is fetched once, and its answer is that of every row; the tar has the image under each key.
     Images are re-encoded as JPEG, turned upright (EXIF), and made smaller, never larger, until their shorter side is
     ``image_size_px``.
 
@@ -65,23 +66,26 @@ class Download(ImageSettings):
             RuntimeError: no decoding process could be started.
         """
         table = table.sort_by("key")
-        keys = table["key"].to_pylist()
+        urls: dict[str, str] = {}  # of the first row of each, which the spool has its answer under
+        fetched_as = {
+            key: urls.setdefault(url, key)
+            for key, url in zip(*(table[n].to_pylist() for n in ("key", "url")), strict=True)
+        }
         decoder = decoder_for(self.resizer)  # starts while img2dataset is imported
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
             own = Path(scratch) / "spool"
             own.mkdir()
             with locked_spool(spool or own, or_else=own) as place, clear_disk_errors(folder), Spool(place) as results:
                 results.forget(_UNSETTLED_REASONS)
-                urls = dict(zip(keys, table["url"].to_pylist(), strict=True))
-                missing = {key: url for key, url in urls.items() if key not in results.rows}
+                missing = {key: url for url, key in urls.items() if key not in results.rows}
                 if missing:
                     client = client_for(self.http)
                     decoder.wait_until_ready()
                     self._fetch_all(missing, results, client=client, decoder=decoder)
-                write_tar(folder / IMAGES_TAR_NAME, results.samples())
+                write_tar(folder / IMAGES_TAR_NAME, _samples(results, fetched_as))
         schema = with_drop_reason(IMAGES)
         for name in ("width", "height", "original_width", "original_height", "sha256", "phash", "drop_reason"):
-            values = [results.rows[key].get(name) for key in keys]
+            values = [results.rows[first].get(name) for first in fetched_as.values()]
             table = table.append_column(name, pa.array(values, schema.field(name).type))
         return table.cast(schema)
 
@@ -126,6 +130,14 @@ class Download(ImageSettings):
                 slots.release()
             while decodings:
                 write_first()
+
+
+def _samples(spool: Spool, fetched_as: dict[str, str]) -> Iterator[TarSample]:
+    """The images by key, in their order; ``fetched_as`` says under which key the spool has each."""
+    for key, first in fetched_as.items():
+        jpeg = spool.image(first)
+        if jpeg is not None:
+            yield TarSample(key=key, members={"jpg": jpeg})
 
 
 @contextmanager

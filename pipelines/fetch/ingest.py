@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -32,12 +33,13 @@ class Ingest(ImageSettings):
     def run(self, pairs: Iterable[ImagePair], *, source: str, folder: Path) -> pa.Table:
         """IMAGES with ``drop_reason``, one row a pair, and the images in ``folder/images.tar``; both are sorted by key.
 
-        The pairs come in any order; one is in memory at a time. ``sha256`` is that of the image as it came.
+        The pairs come in any order; one is in memory at a time. ``sha256`` is that of the image as it came. Captions of one
+        image that follow each other cost one decoding; the tar has the image under each key.
 
         Raises:
             OSError: the images could not be stored, such as on a full disk.
         """
-        resizer = self.resizer
+        resizer = lru_cache(maxsize=1)(self.resizer)
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
         seen: set[str] = set()

@@ -18,12 +18,11 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Set
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
 from pipelines.fetch.http_client import Response
-from pipelines.storage.tars import TarSample
 
 # A worker outlives a killed build for some seconds, and its spool is taken over when it ends.
 WAIT_S = 30.0
@@ -136,13 +135,13 @@ class Spool:
         """Take back the rows that were dropped for one of ``reasons``, which then have no result."""
         self.rows = {key: row for key, row in self.rows.items() if row.get("drop_reason") not in reasons}
 
-    def samples(self) -> Iterator[TarSample]:
-        """The images, sorted by key."""
-        query = "SELECT key, jpeg FROM rows WHERE jpeg IS NOT NULL ORDER BY key"
-        with closing(self._database.execute(query)) as found:
-            for key, jpeg in found:
-                if (name := key.decode(errors="replace")) in self.rows:  # else it is damaged
-                    yield TarSample(key=name, members={"jpg": jpeg})
+    def image(self, key: str) -> bytes | None:
+        """The JPEG of a row, or None where it has none or is not among ``rows`` (it is damaged, or has been taken back)."""
+        if key not in self.rows:
+            return None
+        with self._lock:
+            found = self._database.execute("SELECT jpeg FROM rows WHERE key = ?", (key.encode(),)).fetchone()
+        return None if found is None else found[0]
 
     def keep(self, key: str, response: Response) -> None:
         """Keep a response until the row of ``key`` is written."""

@@ -29,6 +29,11 @@ class BuiltDataset:
         """A file of the dataset on this machine: where the root is an object store, a verified copy."""
         return fetch(self.root / entry.path, sha256=entry.sha256)
 
+    @property
+    def num_captions(self) -> int:
+        """Captions of the image-text samples: no fewer than these, since an image may have several."""
+        return sum(table.manifest.rows_kept for table in self.tables("image_text_shards").values())
+
     def index(self, supervision: str, shard: int) -> pa.Table:
         """The index of a shard, by its position among those of its type: a table of `SHARD_INDEX`.
 

@@ -84,8 +84,10 @@ def verify(config: Annotated[Verify, tyro.conf.arg(name="")]) -> None:
     splits = dataset.manifest.supervisions
     num_shards = sum(len(split.shards) for split in splits.values())
     if not found:
-        counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in splits.items())
-        print(f"{dataset.manifest.name}: {num_shards} shards are whole: {counts}")
+        counts = {name: f"{split.num_samples:,} {name}" for name, split in splits.items()}
+        if "image_text" in splits and dataset.num_captions != splits["image_text"].num_samples:
+            counts["image_text"] += f" with {dataset.num_captions:,} captions"
+        print(f"{dataset.manifest.name}: {num_shards} shards are whole: {', '.join(counts.values())}")
         return
     for path, problems in found.items():
         print(f"{path}: {len(problems)} problem(s)")

@@ -33,15 +33,16 @@ def funnel_tables(stats: DatasetStats) -> list[Table]:
 
 
 def split_table(stats: DatasetStats) -> Table:
-    """One row a supervision type: samples, shards, bytes, boxes and concepts per image."""
+    """One row a supervision type: samples, captions, shards, bytes, boxes and concepts per image."""
     title = f"dataset {stats.name}, version {stats.digest[:16]}; means of an image"
-    names = ("samples", "shards", "bytes", "image", "boxes", "concepts")
+    names = ("samples", "captions", "shards", "bytes", "image", "boxes", "concepts")
     numbers = (Column(name, justify="right", no_wrap=True) for name in names)
     table = Table(Column("supervision", no_wrap=True), *numbers, title=title, title_justify="left")
     for split in stats.splits:
         table.add_row(
             split.supervision,
             f"{split.num_samples:,}",
+            f"{split.num_captions:,}" if split.num_captions else "-",
             f"{len(split.shard_bytes):,}",
             size(sum(split.shard_bytes)),
             size(sum(split.shard_bytes) / split.num_samples),
@@ -75,7 +76,7 @@ def size(num_bytes: float) -> str:
 
 def _shown(split: SplitStats) -> dict[str, Any]:
     if split.supervision == "image_text":
-        counted, histograms = "pairs", {"phrases a caption": split.concepts_per_image}
+        counted, histograms = "pairs", {"phrases per image": split.concepts_per_image}
     else:
         counted = "boxes"
         histograms = {"concepts per image": split.concepts_per_image, "boxes per image": split.boxes_per_image}

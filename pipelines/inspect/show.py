@@ -32,7 +32,7 @@ class Cell:
 
 
 def sample_cell(sample: ShownSample) -> Cell:
-    """An image with its boxes, and below it the caption and the concepts."""
+    """An image with its boxes, and below it each caption with its phrases, or the names."""
     annotation = sample.annotation
     image, scale = _fitted(sample.jpeg)
     texts = [] if annotation.caption is None else [(annotation.caption, INK)]
@@ -46,6 +46,9 @@ def sample_cell(sample: ShownSample) -> Cell:
     if annotation.labels:
         names = [annotation.concepts[label] for label in annotation.labels]
         texts.append((f"{len(names)} boxes: {', '.join(dict.fromkeys(names))}", GREY))
+    for other in annotation.other_captions:
+        phrases = (" · ".join(other.concepts), BLUE) if other.concepts else ("no phrase", GREY)
+        texts += [(other.caption, INK), phrases]
     return Cell(image=image, texts=tuple(texts))
 
 

@@ -35,11 +35,12 @@ class SplitStats:
     """What the shards of a supervision type hold."""
 
     supervision: str
-    num_samples: int
+    num_samples: int  # images
+    num_captions: int  # of image-text samples, else 0
     shard_bytes: list[int]  # one a shard
     sample_bytes: list[int]  # 5th, 50th and 95th percentile
     boxes_per_image: dict[int, int]  # images by number of boxes
-    concepts_per_image: dict[int, int]  # images by number of names or phrases
+    concepts_per_image: dict[int, int]  # images by number of names, or of the phrases of all their captions
     top_concepts: list[tuple[str, int]]  # with their boxes (image-text: pairs), the most frequent first
 
 
@@ -106,6 +107,7 @@ def _split_stats(dataset: BuiltDataset, supervision: str) -> SplitStats:
     return SplitStats(
         supervision=supervision,
         num_samples=split.num_samples,
+        num_captions=dataset.num_captions if supervision == "image_text" else 0,
         shard_bytes=[shard.num_bytes for shard in split.shards],
         sample_bytes=[int(value) for value in percentiles],
         boxes_per_image=_histogram(index["num_boxes"]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.stages.database import connected, split_by_table
 from schemas.tables import IMAGES
@@ -21,7 +22,11 @@ class Dedup:
     """IMAGES to IMAGES over all shards: drops repeated images, by the first reason that applies, as listed below.
 
     ``duplicate_image``: the same bytes (sha256). ``near_duplicate_image``: nearly the same image (pHash).
+    ``duplicate_pair``: this very caption of this image again, as of two that differed before they were cleaned.
     ``caption_repeated``: too many of the images that are left have this very caption.
+
+    Captions of one image are no copies of one another: rows of a shard with the same URL and the same bytes compete as one,
+    in place of the first of them, and stay or go together. In another shard the same image is a copy, whatever its URL.
 
     Copies of an image compete by the shorter side of the image *as stored*; where it is equal, the older shard wins;
     then the larger original, then the key. A row loses to one ahead of it that was itself kept, so that a chain of
@@ -50,7 +55,7 @@ class Dedup:
     memory_bytes: int = 2 * 2**30
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = IMAGES
 
@@ -62,11 +67,11 @@ class Dedup:
         """For every shard its table with ``drop_reason``, in the order of its rows; see `GlobalStage`."""
         if not tables:
             return {}
-        columns = ["key", "sha256", "phash", "width", "height", "original_width", "original_height"]
-        columns += [] if self.max_caption_count is None else ["caption"]
+        columns = ["key", "url", "caption", "sha256", "phash", "width", "height", "original_width", "original_height"]
         with connected(num_threads=self.num_threads, memory_bytes=self.memory_bytes, scratch=scratch) as database:
             num_rows = [
-                _load(database, table.select(columns), shard=position) for position, table in enumerate(tables.values())
+                _load(database, table.select(columns), shard=position, with_captions=self.max_caption_count is not None)
+                for position, table in enumerate(tables.values())
             ]
             database.execute(_RANKED)
             near = self._near_duplicates(database)
@@ -94,8 +99,13 @@ class Dedup:
         return sorted(dropped)
 
 
-def _load(database: "DuckDBPyConnection", table: pa.Table, *, shard: int) -> int:
-    """Append a shard to the table ``images``; its number of rows."""
+def _load(database: "DuckDBPyConnection", table: pa.Table, *, shard: int, with_captions: bool) -> int:
+    """Append a shard to the table ``images``; its number of rows. What may be captions of one image has numbers."""
+    url, caption = (table[name].combine_chunks().dictionary_encode().indices for name in ("url", "caption"))
+    is_shared = np.bincount(url)[url] > 1
+    table = table.append_column("url_number", pc.if_else(pa.array(is_shared), url, None))
+    table = table.append_column("caption_number", caption)
+    table = table.drop_columns(["url"] if with_captions else ["url", "caption"])
     database.register("part", table.append_column("position", pa.array(np.arange(len(table)))))
     if shard == 0:
         database.execute("CREATE TABLE images AS SELECT *, 0 AS shard, position AS row FROM part LIMIT 0")
@@ -108,15 +118,25 @@ def _load(database: "DuckDBPyConnection", table: pa.Table, *, shard: int) -> int
 
 
 _PAIRS_PER_BATCH = 65_536
-# `rank` is the order in which rows compete. A hash competes in place of the first of its rows.
+# `rank` is the order in which rows compete; captions of one image share the rank of the first. A hash competes in place of the
+# first of its rows.
 _RANKED = """
 CREATE TEMP TABLE ranked AS
+WITH competing AS MATERIALIZED (
+    SELECT
+        row, shard, url_number, caption_number, sha256, phash,
+        row_number() OVER (
+            ORDER BY least(width, height) DESC, shard, original_width::BIGINT * original_height DESC, key, row
+        ) AS rank
+    FROM images
+)
+SELECT row, sha256, phash, rank, false AS is_repeat FROM competing WHERE url_number IS NULL
+UNION ALL
 SELECT
     row, sha256, phash,
-    row_number() OVER (
-        ORDER BY least(width, height) DESC, shard, original_width::BIGINT * original_height DESC, key, row
-    ) AS rank
-FROM images;
+    min(competing.rank) OVER (PARTITION BY shard, url_number, sha256, phash) AS rank,
+    min(competing.rank) OVER (PARTITION BY shard, url_number, sha256, phash, caption_number) < competing.rank AS is_repeat
+FROM competing WHERE url_number IS NOT NULL;
 CREATE TEMP TABLE hashes AS
 SELECT phash, ('0x' || phash)::UBIGINT AS bits, min(rank) AS rank FROM ranked GROUP BY phash;
 """
@@ -133,6 +153,7 @@ WITH files AS (SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256)
 SELECT row, CASE
     WHEN ranked.rank > files.rank THEN 'duplicate_image'
     WHEN ranked.rank > hashes.rank OR hashes.rank IN (FROM near) THEN 'near_duplicate_image'
+    WHEN is_repeat AND files.rank IS NOT NULL THEN 'duplicate_pair'
     END AS drop_reason
 FROM ranked LEFT JOIN files USING (sha256) LEFT JOIN hashes USING (phash)  -- a row without a hash is nobody's copy
 """

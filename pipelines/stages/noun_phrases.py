@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc, Span, Token
 
 _WORDS = tomllib.loads(Path(__file__).with_name("word_lists.toml").read_text(encoding="utf-8"))
-_QUANTIFIERS = frozenset(_WORDS["quantifiers"].split())
+_QUANTIFIERS, _QUANTITIES, _PERSONS, _UNITS = (
+    frozenset(_WORDS[name].split()) for name in ("quantifiers", "quantities", "persons", "units")
+)
 _CAPTIONS_PER_MEMORY_ZONE = 1024
 _EDGE_PUNCTUATION = " -–—.,:;!?'\"“”‘’()[]{}<>|/*&+"
 _WORD = re.compile(r"\S+")
@@ -32,10 +34,10 @@ _DIGIT = re.compile(r"\d")
 class NounPhrases:
     """IMAGES to PHRASES. Drops ``no_noun_phrase``.
 
-    A phrase is a base noun phrase in lower case without its leading determiners, possessives and quantifiers, and
-    without words with digits at its end (years, sizes, model numbers). Those headed by a pronoun, a number or one of
-    ``stop_heads`` are left out. Hashtags and slugs are read as words. Where a phrase comes up twice, its first place
-    counts.
+    A phrase is a base noun phrase in lower case without its leading determiners, possessives, quantifiers and numerals
+    ("two dogs", but "911 turbo"), and without words with digits at its end (years, sizes, model numbers). Those headed by a
+    pronoun, a number or one of ``stop_heads`` are left out, and so are quantities of what follows ("a couple of dogs").
+    Hashtags and slugs are read as words. Where a phrase comes up twice, its first place counts.
 
     Attributes:
         model: name of an installed spaCy model with tagger and parser.
@@ -60,7 +62,7 @@ class NounPhrases:
     cache: Path | None = None
 
     name: ClassVar[str] = "noun_phrases"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_schema: ClassVar[pa.Schema] = IMAGES
     output_schema: ClassVar[pa.Schema] = PHRASES
 
@@ -126,10 +128,13 @@ class NounPhrases:
 
     def _phrase(self, span: "Span", segment: Segment) -> Phrase | None:
         """The base noun phrase with its place in the caption, or None if it names nothing that the image shows."""
-        if span.root.pos_ in ("PRON", "NUM") or span.root.lower_ in self.stop_heads or span[0].lower_ == "no":
+        root = span.root
+        if root.pos_ in ("PRON", "NUM") or not _heads(span).isdisjoint(self.stop_heads) or span[0].lower_ == "no":
             return None
-        first = next(itertools.dropwhile(_is_leading, span), None)
-        if first is None:
+        if root.lower_ in _QUANTITIES and span.end < len(span.doc) and span.doc[span.end].lower_ == "of":
+            return None
+        first = next(itertools.dropwhile(lambda token: _is_leading(token) or _is_count(token, root), span), None)
+        if first is None or (root.lower_ in _UNITS and any(_is_count(token, root) for token in span)):
             return None
         words = [match.span() for match in _WORD.finditer(segment.text, first.idx, span.end_char)]
         while words and _DIGIT.search(segment.text, *words[-1]):
@@ -160,12 +165,44 @@ def _parts(chunk: "Span") -> Iterator["Span"]:
     start = chunk.start
     for token in chunk[1:-1]:
         ends_member = token.text in (",", ";") and token.nbor(-1).pos_ in ("NOUN", "PROPN")
-        if ends_member or (token.pos_ == "CCONJ" and token.nbor().pos_ == "DET"):
+        if ends_member or (token.pos_ == "CCONJ" and (token.nbor().pos_ == "DET" or _joins_things(token, chunk))):
             if token.i > start:
                 yield chunk.doc[start : token.i]
             start = token.i + 1
     if start < chunk.end:
         yield chunk.doc[start : chunk.end]
+
+
+def _joins_things(token: "Token", chunk: "Span") -> bool:
+    """Whether an "and" joins two things, where the parser took the first for what describes the second.
+
+    They do not agree in number with one article ("a cloud and rain drops"), the second has a number of its own, or the first
+    is a person. "Salt and pepper shaker" and "rock and roll artist" stay whole.
+    """
+    before, after, root = token.nbor(-1), token.nbor(), chunk.root
+    if token.lower_ not in ("and", "&") or before.pos_ != "NOUN" or root.pos_ != "NOUN" or root.i < token.i:
+        return False
+    is_singular = before.tag_ == "NN" and chunk[0].lower_ in ("a", "an")
+    return (is_singular and root.tag_ == "NNS") or _is_count(after, root) or before.lower_ in _PERSONS
+
+
+def _heads(span: "Span") -> set[str]:
+    """The head of a phrase, and the compound with a hyphen whose last part it is."""
+    root = span.root
+    is_compound = root.i - span.start >= 2 and root.nbor(-1).text == "-"
+    return {root.lower_, f"{root.nbor(-2).lower_}-{root.lower_}"} if is_compound else {root.lower_}
+
+
+def _is_count(token: "Token", root: "Token") -> bool:
+    """Whether a numeral says how many there are; in front of a singular it is part of a name, or a year."""
+    if token.pos_ != "NUM" or token.i >= root.i or token.head.i != root.i or not token.like_num:
+        return False
+    after = token.nbor()
+    is_word = bool(token.whitespace_) and (token.i == 0 or bool(token.nbor(-1).whitespace_))  # no half of "2010-11"
+    is_size = after.i < root.i and after.lower_ in _UNITS
+    if not is_word or is_size or after.pos_ not in ("NOUN", "PROPN", "ADJ", "ADV", "VERB"):
+        return False
+    return root.tag_ in ("NNS", "NNPS") or (token.lower_ == "one" and root.tag_ == "NN")
 
 
 def _is_leading(token: "Token") -> bool:

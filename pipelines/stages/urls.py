@@ -31,7 +31,7 @@ class Urls:
     source: str
 
     name: ClassVar[str] = "urls"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_schema: ClassVar[pa.Schema] = PAIRS
     output_schema: ClassVar[pa.Schema] = URLS
 

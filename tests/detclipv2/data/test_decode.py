@@ -1,5 +1,7 @@
 import io
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ Annotation = Callable[..., dict[str, Any]]
 
 
 def _decode(record: dict[str, Any]) -> Sample:
-    return parse_sample(record).decode()
+    return parse_sample(record, rng=random.Random(0)).decode()
 
 
 def _jpeg(mode: str = "RGB") -> bytes:
@@ -45,6 +47,32 @@ def test_a_record(annotation: Annotation) -> None:
     assert (sample.concepts, sample.caption) == (["dog", "cat"], "two pets")
 
 
+def _pair(annotation: Annotation, *captions: str) -> dict[str, Any]:
+    """An image-text record whose captions have themselves as their only phrases."""
+    first, *others = ({"caption": caption, "concepts": [caption]} for caption in captions)
+    pair = annotation(supervision="image_text", boxes_xyxy=[], labels=[]) | first
+    return _record(pair | ({"other_captions": others} if others else {}))
+
+
+def test_every_caption_of_an_image_is_drawn_as_often_with_its_phrases(annotation: Annotation) -> None:
+    record = _pair(annotation, "a dog", "a pet", "an animal")
+    drawn = [parse_sample(record, rng=random.Random(f"sample-{i}")) for i in range(3000)]
+    counts = Counter(sample.caption for sample in drawn)
+
+    assert all(sample.concepts == [sample.caption] for sample in drawn)
+    assert set(counts) == {"a dog", "a pet", "an animal"}
+    assert max(counts.values()) - min(counts.values()) < 200
+    again = [parse_sample(record, rng=random.Random(f"sample-{i}")).caption for i in range(3000)]
+    assert again == [sample.caption for sample in drawn]
+
+
+def test_a_sample_with_one_caption_draws_nothing(annotation: Annotation) -> None:
+    rng = random.Random(0)
+
+    assert parse_sample(_pair(annotation, "a dog"), rng=rng).caption == "a dog"
+    assert rng.getstate() == random.Random(0).getstate()
+
+
 def test_no_boxes_and_a_grey_image(annotation: Annotation) -> None:
     sample = _decode(_record(annotation(boxes_xyxy=[], labels=[]), jpg=_jpeg("L")))
 
@@ -61,7 +89,8 @@ def test_no_boxes_and_a_grey_image(annotation: Annotation) -> None:
         ({"jpg": _jpeg()[:-4]}, "cannot be decoded: RuntimeError: "),
         ({"json": b"{"}, "cannot be decoded: JSONDecodeError: Expecting"),
         ({"json": b"{}"}, "cannot be decoded: KeyError: 'supervision'"),
-        ({"json": b"[]"}, "cannot be decoded: TypeError: "),
+        ({"json": b"[]"}, "cannot be decoded: AttributeError: "),
+        ({"json": b'{"other_captions": 1}'}, "cannot be decoded: TypeError: "),
     ],
 )
 def test_a_damaged_record_is_named(annotation: Annotation, changes: dict[str, bytes], message: str) -> None:
@@ -104,7 +133,7 @@ def test_an_image_is_decoded_no_larger_than_needed(
 ) -> None:
     box = [403 / 4, 301 / 4, 403 * 3 / 4, 301 * 3 / 4]
     record = _record(annotation(boxes_xyxy=[box]), jpg=_photo(403, 301))
-    encoded = parse_sample(record)
+    encoded = parse_sample(record, rng=random.Random(0))
     assert encoded.size_hw == (301, 403)
     sample = encoded.decode(least_hw=least_hw)
 
@@ -117,13 +146,13 @@ def test_an_image_is_decoded_no_larger_than_needed(
 
 
 def test_a_smaller_decoding_is_the_image_made_smaller(annotation: Annotation) -> None:
-    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)))
+    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)), rng=random.Random(0))
     whole, half = encoded.decode().image.float(), encoded.decode(least_hw=(152, 200)).image.float()
 
     assert (torch.nn.functional.avg_pool2d(whole, 2) - half).abs().mean() < 1
 
 
 def test_a_cut_off_image_is_named_when_it_is_decoded_smaller(annotation: Annotation) -> None:
-    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)[:1500]))
+    encoded = parse_sample(_record(annotation(), jpg=_photo(400, 304)[:1500]), rng=random.Random(0))
     with pytest.raises(ValueError, match="^shards/00001.tar, key '0000002a': cannot be decoded: OSError: "):
         encoded.decode(least_hw=(10, 10))

@@ -88,6 +88,35 @@ def test_augmentation_and_negatives_differ_from_epoch_to_epoch(shards: Callable[
     assert len({float(boxes[0, 0]) for batch in batches for boxes in batch.boxes_xyxy}) == 2  # flipped and not
 
 
+def test_captions_of_an_image_take_turns_over_the_epochs(
+    write_shard: Callable[..., Shard], annotation: Callable[..., dict[str, Any]]
+) -> None:
+    """One an epoch; which one depends on seed, epoch and sample, not on the worker or on where a run was resumed."""
+    others = [{"caption": caption, "concepts": [caption]} for caption in ("a pet", "an animal")]
+    first = {"caption": "a dog", "concepts": ["a dog"], "other_captions": others}
+    pair = annotation(supervision="image_text", boxes_xyxy=[], labels=[]) | first
+    files = [write_shard(str(shard), {f"{shard}-{i}": pair for i in range(4)}) for shard in range(2)]
+
+    def drawn(batches: list[Batch]) -> list[tuple[str, list[str]]]:
+        return [item for batch in batches for item in zip(batch.keys, batch.concepts, strict=True)]
+
+    stream = _stream(files, batch_size=4, supervision="image_text")
+    captions = drawn(_take(stream, 30))  # 15 epochs of 8 samples
+    by_key: dict[str, list[str]] = {}
+    for key, (caption,) in captions:
+        by_key.setdefault(key, []).append(caption)
+    assert all(len(found) == 15 and len(set(found)) == 3 for found in by_key.values())
+    assert len({tuple(found) for found in by_key.values()}) == 8, "samples do not draw alike"
+    assert drawn(_take(stream, 25, start=5)) == captions[20:]
+    halves = [
+        _take(_stream(files, batch_size=2, supervision="image_text", rank=rank, world_size=2), 30) for rank in (0, 1)
+    ]
+    for epoch in range(15):
+        both = [item for half in halves for item in drawn(half[2 * epoch : 2 * epoch + 2])]
+        assert sorted(both) == sorted(captions[8 * epoch : 8 * epoch + 8])
+    assert drawn(_take(_stream(files, batch_size=4, supervision="image_text", seed=1), 30)) != captions
+
+
 def test_the_stream_depends_on_its_seed_alone(shards: Callable[..., Shards]) -> None:
     files = shards(5, 1, 6)
     first = _take(_stream(files), 8)

@@ -288,6 +288,31 @@ def test_a_killed_download_goes_on_and_asks_for_nothing_twice(web, page, make_im
     assert num_requests(web) == again
 
 
+def test_a_url_of_several_captions_is_fetched_once(web, page, make_image, tmp_path):
+    """Each row has the answer, and the tar the image under each key; a run that goes on asks for nothing again."""
+    web.pages |= {"/cat.jpg": page(body=make_image()), "/dog.jpg": page(body=make_image(size=(60, 90)))}
+    paths = ["/cat.jpg"] * 5 + ["/gone.jpg"] * 3 + ["/dog.jpg"] * 2
+    pairs = {
+        "url": [f"http://img.test{path}" for path in paths],
+        "caption": [f"caption {i}" for i in range(len(paths))],
+    }
+    table = Urls(source="test")(pa.table(pairs)).drop(["drop_reason"])
+    http = HttpConfig(deadline_s=2, connect_to={"img.test": web.address})
+    (spool := tmp_path / "spool").mkdir()
+    for name in ("first", "again"):
+        (folder := tmp_path / name).mkdir()
+        result = Download(image_size_px=40, http=http).run(table, folder=folder, spool=spool)
+        assert num_requests(web) == dict.fromkeys(paths, 1)
+        assert result.num_rows == 10
+        rows = [(row["url"][15:], row["drop_reason"], row["sha256"]) for row in result.to_pylist()]
+        cat, dog = (hashlib.sha256(web.pages[path].body).hexdigest() for path in ("/cat.jpg", "/dog.jpg"))
+        wanted = [("/cat.jpg", None, cat)] * 5 + [("/dog.jpg", None, dog)] * 2 + [("/gone.jpg", "http_404", None)] * 3
+        assert sorted(rows, key=lambda row: row[0]) == wanted
+        images = {sample.key: sample.members["jpg"] for sample in read_tar(folder / "images.tar")}
+        assert list(images) == [row["key"] for row in result.to_pylist() if row["drop_reason"] is None]
+        assert len(set(images.values())) == 2
+
+
 def test_failures_that_the_kill_may_have_caused_are_tried_again(web, page, make_image, tmp_path):
     keys = {"http_404": "/gone.jpg", "connection": "/back.jpg", "truncated": "/cut.jpg"}
     web.pages |= {path: page(body=make_image()) for path in keys.values()}

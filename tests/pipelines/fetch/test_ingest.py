@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
+from pipelines.fetch.image_resizer import ImageResizer
 from pipelines.fetch.ingest import Ingest
 from pipelines.stages.urls import Urls
 from pipelines.storage.tars import read_tar
@@ -82,6 +83,22 @@ def test_every_reason_that_comes_before_the_image(make_image, tmp_path):
     samples = {sample.key: sample.members["jpg"] for sample in read_tar(tmp_path / "images.tar")}
     assert sorted(samples) == sorted(row["key"] for row in rows if row["drop_reason"] is None)
     assert Image.open(io.BytesIO(samples[first["key"]])).size == (first["width"], first["height"]) == (53, 40)
+
+
+def test_captions_of_one_image_are_decoded_once(make_image, tmp_path, monkeypatch):
+    decoded = []
+    resize = ImageResizer.__call__
+    monkeypatch.setattr(ImageResizer, "__call__", lambda self, content: (decoded.append(1), resize(self, content))[1])
+    pairs = [pair(i, make_image(size=(80 + i, 60)), caption=f"caption {j}") for i in range(2) for j in range(5)]
+    table = Ingest(image_size_px=40).run(pairs, source="s", folder=tmp_path)
+
+    assert (len(decoded), table["drop_reason"].null_count) == (2, 10)
+    samples = {sample.key: sample.members["jpg"] for sample in read_tar(tmp_path / "images.tar")}
+    assert list(samples) == table["key"].to_pylist()
+    by_url: dict[str, set[tuple[bytes, str]]] = {}
+    for row in table.to_pylist():
+        by_url.setdefault(row["url"], set()).add((samples[row["key"]], row["sha256"]))
+    assert [len(found) for found in by_url.values()] == [1, 1]
 
 
 def test_a_shard_without_any_pair_is_an_empty_table(tmp_path):

@@ -1,6 +1,7 @@
 """A small dataset of every kind of table, built by the runner without any web."""
 
 import io
+import json
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipelines.build.assets import ASSETS
+from pipelines.build.build_config import BuildConfig
+from pipelines.build.dagster_assets import open_build
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.job import Job
 from pipelines.build.jobs import boxed_jobs, image_text_job, validation_job
@@ -134,6 +138,39 @@ def build(root: Location, *, version: int = 1) -> BuiltDataset:
     )
     publish_dataset(manifest, folder=runner.folder)
     return open_dataset(runner.folder)
+
+
+@pytest.fixture
+def captions_dataset(tmp_path: Path) -> BuiltDataset:
+    """Of a mirror whose JSON has one URL for three captions of an image, and one for another; a smaller copy has two."""
+    captions = {
+        "cat": ["a cat on a wooden table", "a tabby beside a blue vase", "a pet in the kitchen"],
+        "dog": ["a dog on the beach"],
+        "copy": ["a cat on a chair", "someone's cat"],
+    }
+    images = {"cat": gradient(0), "dog": gradient(120), "copy": gradient(0, side_px=280)}
+    samples = [
+        TarSample(key=f"{i}{name}{j}", members={"jpg": images[name], "json": json.dumps(pair).encode()})
+        for i, name in enumerate(captions)
+        for j, caption in enumerate(captions[name])
+        for pair in [{"url": f"http://img.test/{name}.jpg", "caption": caption}]
+    ]
+    (tmp_path / "mirror").mkdir()
+    write_tar(tmp_path / "mirror" / "part.tar", samples)
+    inputs, runner = open_build(BuildConfig(urls=(tmp_path / "mirror",), root=tmp_path / "data"))
+    for asset in ASSETS.values():
+        runner.run(asset.name, asset.jobs(inputs), where="here")
+    assets = {name: runner.tables(name) for name in ASSETS}
+    units = {asset.name: asset.unit for asset in ASSETS.values()}
+    publish_dataset(assemble_dataset("mirror", assets=assets, categories=[], units=units), folder=runner.folder)
+    return open_dataset(runner.folder)
+
+
+def gradient(degrees: int, *, side_px: int = 320) -> bytes:
+    """Images that no perceptual hash takes for one another."""
+    file = io.BytesIO()
+    Image.radial_gradient("L").crop((0, 40, 200, 240)).resize((side_px, side_px)).rotate(degrees).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.fixture

@@ -52,6 +52,12 @@ def test_verify_a_whole_dataset(run, dataset: BuiltDataset) -> None:
         assert run("verify", location) == (0, "small: 4 shards are whole: 3 detection, 3 image_text\n", "")
 
 
+def test_verify_counts_captions_where_an_image_has_several(run, captions_dataset: BuiltDataset) -> None:
+    whole = "mirror: 1 shards are whole: 2 image_text with 4 captions\n"
+    code, printed, _ = run("verify", captions_dataset.folder)
+    assert (code, printed.endswith(whole)) == (0, True)
+
+
 def test_verify_a_damaged_dataset_says_what_and_how_to_fix_it(run, dataset: BuiltDataset) -> None:
     shard = dataset.manifest.supervisions["detection"].shards[1].path
     (dataset.root / shard).unlink()

@@ -78,6 +78,17 @@ def test_cells(dataset: BuiltDataset) -> None:
     assert [count(cell.image, PALETTE[1]) > 100 for cell in boxed] == [False, False, True]
 
 
+def test_each_caption_of_an_image_is_shown_with_its_phrases(captions_dataset: BuiltDataset) -> None:
+    samples = draw_samples(captions_dataset, "image_text", num=2, seed=0)
+    texts = sorted((sample_cell(sample).texts for sample in samples), key=len)
+    assert texts[0] == (("a dog on the beach", INK), ("dog · beach", BLUE))
+    assert set(zip(texts[1][::2], texts[1][1::2], strict=True)) == {
+        (("a cat on a wooden table", INK), ("cat · wooden table", BLUE)),
+        (("a tabby beside a blue vase", INK), ("tabby · blue vase", BLUE)),
+        (("a pet in the kitchen", INK), ("pet · kitchen", BLUE)),
+    }
+
+
 def test_boxes_are_drawn_where_they_lie(dataset: BuiltDataset) -> None:
     cell = sample_cell(draw_samples(dataset, "detection", num=3, seed=0)[2])  # boxes (0, 0, 10, 10), (5, 5, 40, 30), 8x
     pixels = np.asarray(cell.image)

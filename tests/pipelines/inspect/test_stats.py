@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_the_tables_and_the_page(dataset: BuiltDataset, tmp_path: Path) -> None:
         console.print(table)
     text = console.export_text()
     assert "│ images            │ pairs │  5 │    4 │  80.0 │ http_404 1" in text
-    assert "│ detection   │       3 │      2 │ 20.0 KiB │" in text
+    assert "│ detection   │       3 │        - │      2 │ 20.0 KiB │" in text
 
     write_page(tmp_path / "new" / "funnel.html", stats)
     page = (tmp_path / "new" / "funnel.html").read_text()
@@ -57,6 +58,21 @@ def test_the_tables_and_the_page(dataset: BuiltDataset, tmp_path: Path) -> None:
     assert "red square" in page
     assert "prefers-color-scheme: dark" in page
     assert "http://" not in page and "https://" not in page, "nothing is loaded from elsewhere"
+
+
+def test_captions_are_counted_and_images_are(captions_dataset: BuiltDataset) -> None:
+    """Pairs along the funnel, where none of an image is a copy of another; images are the samples."""
+    stats = dataset_stats(captions_dataset)
+    steps = {step.asset: (step.rows_in, step.rows_kept, step.dropped) for step in stats.funnels["mirror"]}
+    assert steps["images"] == (6, 6, {})
+    assert steps["deduplicated"] == (6, 4, {"near_duplicate_image": 2})
+    assert steps["image_text_shards"] == (4, 4, {})
+    (split,) = stats.splits
+    assert (split.num_samples, split.num_captions) == (2, 4)
+    assert split.concepts_per_image == {2: 1, 6: 1}
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(split_table(stats))
+    assert "│ image_text  │       2 │        4 │" in console.export_text()
 
 
 def test_sizes_are_for_people() -> None:

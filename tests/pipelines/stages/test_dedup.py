@@ -116,6 +116,38 @@ def test_an_image_without_hashes_is_nobodys_copy(verdicts):
     assert verdicts({"a": rows}) == {"a": [None, None, None]}
 
 
+def captions_of(url, *captions, **row):
+    """Rows of one image with several captions."""
+    return [{"phash": "0" * 16, "url": f"http://a.test/{url}", "caption": caption} | row for caption in captions]
+
+
+def test_captions_of_one_image_stay_or_go_together(verdicts):
+    """As do near copies of it; an URL that gave other bytes is another image."""
+    cat = captions_of("cat", "a cat", "a tabby", "a cat on a mat", sha256="s", phash="0" * 16)
+    copy = captions_of("copy", "a cat", "someone's cat", sha256="s", phash="0" * 16)
+    near = captions_of("near", "a grey cat", "a kitten", sha256="t", phash="0" * 15 + "3")
+    assert verdicts({"a": [*cat, *near, *copy]}) == {"a": [None] * 3 + [NEAR] * 2 + [DUPLICATE] * 2}
+    assert verdicts({"a": [copy[0], cat[0], copy[1], cat[1]]}) == {"a": [None, DUPLICATE, None, DUPLICATE]}
+    larger = [row | {"width": 640, "height": 640} for row in copy]
+    assert verdicts({"a": cat, "b": larger}) == {"a": [DUPLICATE] * 3, "b": [None] * 2}
+    other = captions_of("cat", "a dog", sha256="u", phash=f"{FAR:016x}")
+    assert verdicts({"a": [*cat, *other, *copy]}) == {"a": [None] * 4 + [DUPLICATE] * 2}
+
+
+def test_captions_of_one_image_in_two_shards_are_copies(verdicts):
+    cat = captions_of("cat", "a cat", "a tabby", "a cat on a mat", sha256="s")
+    assert verdicts({"a": cat[:2], "b": cat[2:]}) == {"a": [None, None], "b": [DUPLICATE]}
+
+
+def test_a_caption_that_an_image_has_twice(verdicts):
+    """Two that differed until they were cleaned; and it counts once among the images of a caption."""
+    rows = [*captions_of("cat", "a cat", "a tabby", "a cat", sha256="s"), {"caption": "a cat", "phash": f"{FAR:016x}"}]
+    assert verdicts({"a": rows}) == {"a": [None, None, "duplicate_pair", None]}
+    assert verdicts({"a": rows}, max_caption_count=2) == {"a": [None, None, "duplicate_pair", None]}
+    repeated = ["caption_repeated", None, "duplicate_pair", "caption_repeated"]
+    assert verdicts({"a": rows}, max_caption_count=1) == {"a": repeated}
+
+
 def test_the_number_of_threads_changes_nothing(verdicts):
     rng = random.Random(2)
     rows = [(f"s{rng.randrange(2000)}", rng.getrandbits(14) * 0x0004_0010_0401) for _ in range(5000)]
@@ -186,5 +218,6 @@ def test_what_does_not_fit_into_memory_changes_nothing(images, tmp_path):
 
 def test_golden(images, golden):
     rows = [{"sha256": "s"}, {"sha256": "s"}, {"phash": "0" * 15 + "3"}, {"original_width": 1, "phash": "0" * 15 + "7"}]
+    rows += captions_of("cat", "a cat", "a tabby", "a cat", sha256="t", phash="f" * 16)
     table = Dedup()({"a": images(rows)})["a"]
-    golden(Dedup(), table.select(["key", "sha256", "phash", "drop_reason"]).to_pylist())
+    golden(Dedup(), table.select(["key", "url", "caption", "sha256", "phash", "drop_reason"]).to_pylist())

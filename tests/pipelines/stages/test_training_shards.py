@@ -52,6 +52,43 @@ def test_the_order_of_rows_does_not_matter(tmp_path, phrases, images_tar):
     assert one.sha256 == other.sha256
 
 
+def test_captions_of_one_image_are_one_sample(tmp_path, images, images_tar):
+    """Its first key names it, whatever the order of rows; other bytes, or another URL, are another image."""
+    cat = {"url": "http://a.test/cat", "sha256": "s"}
+    rows = [
+        {"key": "key3", "caption": "a tabby"} | cat,
+        {"key": "key0", "caption": "a dog", "sha256": "s"},
+        {"key": "key1", "caption": "a cat"} | cat,
+        {"key": "key2", "caption": "a page", "url": cat["url"]},
+        {"key": "key4", "caption": "a kitten"} | cat,
+    ]
+    table = images(rows)
+    texts = [[row["caption"][2:]] for row in rows]
+    for name, column in zip(PHRASES.names[-3:], (texts, [[2]] * 5, [[9]] * 5), strict=True):
+        table = table.append_column(PHRASES.field(name), pa.array(column, PHRASES.field(name).type))
+
+    assert write_image_text_shard(tmp_path / "a.tar", table, images_tar=images_tar).num_rows == 3
+    samples = {sample.key: sample.members for sample in read_tar(tmp_path / "a.tar")}
+    assert {key: members["jpg"] for key, members in samples.items()} == {
+        f"key{i}": f"picture {i}".encode() for i in range(3)
+    }
+    found = {key: TrainingSample.model_validate_json(members["json"]) for key, members in samples.items()}
+    assert [found[f"key{i}"].caption for i in range(3)] == ["a dog", "a cat", "a page"]
+    assert [len(found[f"key{i}"].other_captions) for i in (0, 2)] == [0, 0]
+    assert found["key1"].concepts == ["cat"]
+    others = [(other.caption, other.concepts) for other in found["key1"].other_captions]
+    assert others == [("a tabby", ["tabby"]), ("a kitten", ["kitten"])]
+    assert pq.read_table(tmp_path / "a.index.parquet")["num_concepts"].to_pylist() == [1, 3, 1]
+
+
+def test_rows_without_a_hash_are_images_of_their_own(tmp_path, phrases, images_tar):
+    for name in ("url", "sha256"):
+        position = phrases.schema.get_field_index(name)
+        column = pa.array(["u", "u"] if name == "url" else [None, None], pa.string())
+        phrases = phrases.set_column(position, PHRASES.field(name), column)
+    assert write_image_text_shard(tmp_path / "a.tar", phrases, images_tar=images_tar).num_rows == 2
+
+
 @pytest.mark.parametrize("key", ["key", "key2b", "key9"])
 def test_a_row_without_an_image(tmp_path, phrases, images_tar, key):
     phrases = phrases.set_column(0, PHRASES.field("key"), [[key, "key1"]])

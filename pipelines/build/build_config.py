@@ -202,7 +202,7 @@ class BuildConfig:
             held_out=held_out,
         )
         pairs = (
-            *(own_pairs(path) for path in self.urls),
+            *(own_pairs(path, images=self.images) for path in self.urls),
             *(own_captions(path, images=self.images) for path in self.captions),
         )
         name = slug(next(filter(None, (*own, self.validation))))

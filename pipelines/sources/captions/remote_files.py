@@ -67,7 +67,7 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     try:
         fs, plain = fsspec.core.url_to_fs(path)
         folder = PurePosixPath(plain)
-        if fsspec.core.has_magic(plain):
+        if fsspec.core.has_magic(plain) and not fs.exists(plain):  # a name may have brackets
             infos = fs.glob(plain, detail=True).values()
             while fsspec.core.has_magic(str(folder)):
                 folder = folder.parent

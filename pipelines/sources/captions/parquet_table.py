@@ -21,7 +21,8 @@ def open_parquet(file: DataFile) -> Iterator[pq.ParquetFile]:
     with file.open() as raw:
         try:
             parquet = pq.ParquetFile(raw)
-        except (pa.ArrowException, OSError) as error:
+            _ = parquet.schema_arrow  # its names are decoded here
+        except Exception as error:  # a broken footer raises whatever it leads to, UnicodeDecodeError among them
             raise ValueError(f"{file.url} cannot be read: {error}") from error
         yield parquet
 
@@ -41,15 +42,19 @@ def parquet_tables(file: DataFile, columns: Columns, *, num_rows: int) -> Iterat
                 raise ValueError(
                     f"{file.url}: column {found[wanted]!r} is {kind}, wanted text: write a row for each {wanted}"
                 )
-        batches = parquet.iter_batches(batch_size=num_rows, columns=list(found.values()))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{file.url} is damaged: {error}") from error
-            if batch is None:
-                return
-            table = pa.Table.from_batches([batch])
+        for table in _tables(parquet, list(found.values()), num_rows, where=file.url):
             texts = {wanted: text_or_null(table[found[wanted]]) for wanted in columns.required}
             others = {wanted: table[name] for wanted, name in found.items() if wanted in columns.optional}
             yield pa.table({**texts, **others})
+
+
+def _tables(parquet: pq.ParquetFile, columns: list[str], num_rows: int, *, where: str) -> Iterator[pa.Table]:
+    batches = parquet.iter_batches(batch_size=num_rows, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # as above
+            raise ValueError(f"{where} is damaged: {error}") from error
+        if batch is None:
+            return
+        yield pa.Table.from_batches([batch])

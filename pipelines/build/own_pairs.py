@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.build.scales import Pairs
 from pipelines.sources.captions.captioned_images import CaptionedImages
-from pipelines.sources.captions.columns import URL_COLUMNS
+from pipelines.sources.captions.columns import FILE_COLUMNS, FILE_URL_COLUMNS, URL_COLUMNS, Columns
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.pairs_file import PairsFile
@@ -57,19 +57,19 @@ def own_pairs(path: Path, *, images: tuple[Path, ...] = ()) -> Pairs:
         return LaionParquet(**options) if name.endswith(".parquet") else PairsFile(path=path)
     if not images:
         raise ValueError(
-            f"--urls {path}: its urls are files, such as {url!r}: name the folder of the images with --images"
+            f"--urls {path}: its urls are files, such as {url!r}: name the folder of the images with --images (or begin them with https://)"
         )
-    return own_captions(path, images=images)
+    return own_captions(path, images=images, columns=FILE_URL_COLUMNS)
 
 
-def own_captions(path: Path, *, images: tuple[Path, ...]) -> CaptionedImages:
+def own_captions(path: Path, *, images: tuple[Path, ...], columns: Columns = FILE_COLUMNS) -> CaptionedImages:
     """The source of images on this machine with captions; without ``images`` they lie beside the captions.
 
     Raises:
         ValueError: the captions are of no form that is read, or none of their images is there.
     """
     folders = tuple(folder.resolve() for folder in images)
-    source = CaptionedImages(captions=path.resolve(), images=folders, name=slug(path))
+    source = CaptionedImages(captions=path.resolve(), images=folders, name=slug(path), columns=columns)
     source.shards()
     return source
 

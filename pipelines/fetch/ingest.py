@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -38,7 +39,7 @@ class Ingest(ImageSettings):
         Raises:
             OSError: the images could not be stored, such as on a full disk.
         """
-        resizer = self.resizer
+        resizer = lru_cache(maxsize=1)(self.resizer)  # several captions of one image follow each other
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
         seen: set[str] = set()

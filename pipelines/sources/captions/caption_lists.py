@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.captions.columns import FILE_COLUMNS
+from pipelines.sources.captions.columns import FILE_COLUMNS, Columns
 from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDINGS, MAX_CAPTION_BYTES
 from pipelines.sources.captions.image_folders import FoundFile, ImageFolders
 from pipelines.sources.captions.remote_files import DataFile, find_files
@@ -31,7 +31,7 @@ class Listed:
     drop_reason: str | None = None
 
 
-def list_captions(path: Path, folders: ImageFolders) -> list[Listed]:
+def list_captions(path: Path, folders: ImageFolders, *, columns: Columns = FILE_COLUMNS) -> list[Listed]:
     """The captions of a file or folder, in its order.
 
     A folder has one list (``captions.txt``, ``results.csv``, ``metadata.jsonl`` and the like), or a ``.txt`` or ``.caption``
@@ -41,7 +41,7 @@ def list_captions(path: Path, folders: ImageFolders) -> list[Listed]:
         ValueError: it is of none of these forms, or cannot be read; the message names file and row.
     """
     if not path.is_dir():
-        return list(_of_file(path))
+        return list(_of_file(path, columns))
     lists = sorted(
         file
         for file in path.iterdir()
@@ -49,7 +49,7 @@ def list_captions(path: Path, folders: ImageFolders) -> list[Listed]:
     )
     if len(lists) > 1:
         raise ValueError(f"{path} has both {lists[0].name} and {lists[1].name}: name one of them")
-    listed = list(_of_file(lists[0])) if lists else _beside_images(folders)
+    listed = list(_of_file(lists[0], columns)) if lists else _beside_images(folders)
     if not any(one.caption for one in listed):
         found = lists[0].name if lists else "no captions.txt, metadata.csv or the like and no .txt beside an image"
         raise ValueError(f"{path}: no caption was found; it has {found}")
@@ -59,7 +59,7 @@ def list_captions(path: Path, folders: ImageFolders) -> list[Listed]:
     return [*listed, *(Listed(file=name, caption=None, drop_reason="caption_missing") for name in others)]
 
 
-def _of_file(path: Path) -> Iterator[Listed]:
+def _of_file(path: Path, columns: Columns) -> Iterator[Listed]:
     file = find_files(str(path), endings=_LIST_ENDINGS)[0]
     if path.suffix.lower() == ".json":
         content = read_json(file)
@@ -69,7 +69,7 @@ def _of_file(path: Path) -> Iterator[Listed]:
     elif path.suffix.lower() in (".txt", ".token", ".tsv") and _IMAGE_NAME.match(next(text_lines(file), "")):
         yield from _of_tokens(file)
         return
-    for row in table_rows(file, FILE_COLUMNS):
+    for row in table_rows(file, columns):
         yield _listed(row["file"], row["caption"])
 
 
@@ -143,7 +143,7 @@ def _beside_images(folders: ImageFolders) -> list[Listed]:
 
 def _of_text(text: FoundFile, *, file: str) -> Listed:
     """The caption that is beside an image."""
-    if text.path.stat().st_size > MAX_CAPTION_BYTES:
+    if text.num_bytes > MAX_CAPTION_BYTES:
         return Listed(file=file, caption=None, drop_reason="caption_too_large")
     try:
         return _listed(file, decode_text(text.path.read_bytes()).strip("\r\n"))

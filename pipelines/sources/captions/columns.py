@@ -48,4 +48,5 @@ class Columns:
 
 
 URL_COLUMNS = Columns(required={"url": _URL, "caption": _CAPTION}, optional=SCORES)
-FILE_COLUMNS = Columns(required={"file": (*_FILE, *_URL), "caption": _CAPTION})
+FILE_COLUMNS = Columns(required={"file": _FILE, "caption": _CAPTION})
+FILE_URL_COLUMNS = Columns(required={"file": _URL, "caption": _CAPTION})  # of a table whose URLs are files

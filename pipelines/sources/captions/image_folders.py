@@ -1,6 +1,7 @@
 """Folders of images, searched by the names that annotations give them; no name leads out of the folders."""
 
 import os
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ class FoundFile:
 
     name: str
     path: Path
+    num_bytes: int
     is_inside: bool = True
 
 
@@ -40,11 +42,9 @@ class ImageFolders:
                 children.sort()
                 for name in sorted(names):
                     path = Path(parent, name)
-                    # A name that is no Unicode can be read, but not be written to a table.
-                    relative = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
-                    if not is_hidden(relative):
-                        is_inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
-                        found.setdefault(path, FoundFile(name=relative, path=path, is_inside=is_inside))
+                    file = _file_at(path, folder)
+                    if file is not None and not is_hidden(file.name):
+                        found.setdefault(path, file)
         return list(found.values())
 
     @property
@@ -107,6 +107,20 @@ class ImageFolders:
     @cached_property
     def _by_last_part(self) -> Mapping[str, list[FoundFile]]:
         return _grouped((_loose(file.name).rpartition("/")[2], file) for file in self.files)
+
+
+def _file_at(path: Path, folder: Path) -> FoundFile | None:
+    """None where there is no plain file, such as at a link that leads nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    # A name that is no Unicode can be read, but not be written to a table.
+    name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+    is_inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+    return FoundFile(name=name, path=path, num_bytes=status.st_size, is_inside=is_inside)
 
 
 def _grouped(pairs: Iterable[tuple[str, FoundFile]]) -> Mapping[str, list[FoundFile]]:

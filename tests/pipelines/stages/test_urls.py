@@ -66,7 +66,15 @@ def test_url_invalid(url):
 
 def test_captions():
     captions = [None, "", " \t\n", "12", "-3.5", "1,234", "1e-5", "3 apples", "७", "caf\ufffd", "a\0b"]
-    wanted = ["caption_not_text", *["caption_empty"] * 2, *["caption_not_text"] * 4, None, None, "caption_damaged", "caption_not_text"]
+    wanted = [
+        "caption_not_text",
+        *["caption_empty"] * 2,
+        *["caption_not_text"] * 4,
+        None,
+        None,
+        "caption_damaged",
+        "caption_not_text",
+    ]
     assert reasons([f"http://a.test/{i}" for i in range(11)], captions) == wanted
 
 
@@ -154,7 +162,9 @@ def test_scores_are_numbers_or_null():
 
 
 def test_real_alt_texts(shared_data):
-    plain = pq.read_table(shared_data / "laion_alt_text" / "test_10000.parquet").rename_columns({"URL": "url", "TEXT": "caption"})
+    plain = pq.read_table(shared_data / "laion_alt_text" / "test_10000.parquet").rename_columns(
+        {"URL": "url", "TEXT": "caption"}
+    )
     table = Urls(source="laion")(plain)
     assert table.num_rows == plain.num_rows == 10_000
     assert Counter(table.column("drop_reason").to_pylist()) == {None: 9_993, "caption_damaged": 6, "url_invalid": 1}

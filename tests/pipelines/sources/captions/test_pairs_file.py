@@ -68,7 +68,11 @@ def test_json_and_json_lines(rows: Callable) -> None:
     assert rows(json.dumps(objects), name="own.json") == PAIRS
     lines = "\n".join(map(json.dumps, objects))
     assert rows(f"\ufeff{lines}\n\n", name="own.jsonl") == PAIRS
-    odd = '{"url": "u", "caption": "\\ud800"}\n{"url": 3, "caption": 10' + "0" * 400 + '}\n{"url": null, "caption": ["a"]}'
+    odd = (
+        '{"url": "u", "caption": "\\ud800"}\n{"url": 3, "caption": 10'
+        + "0" * 400
+        + '}\n{"url": null, "caption": ["a"]}'
+    )
     assert rows(odd, name="own.jsonl") == [("u", None), (None, None), (None, None)]
 
 

@@ -27,7 +27,9 @@ def test_bytes_are_text_without_replacements_or_refused(content: bytes) -> None:
     assert text_or_none(text) == text
 
 
-@pytest.mark.parametrize("content", ["windowcafé".encode("latin-1"), "a dog".encode("utf-16-le"), b"\xff\xfea", b"a\0b"])
+@pytest.mark.parametrize(
+    "content", ["windowcafé".encode("latin-1"), "a dog".encode("utf-16-le"), b"\xff\xfea", b"a\0b"]
+)
 def test_what_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whatever the codec says
         decode_text(content)

@@ -39,7 +39,7 @@ class Ingest(ImageSettings):
         Raises:
             OSError: the images could not be stored, such as on a full disk.
         """
-        resizer = lru_cache(maxsize=1)(self.resizer)  # several captions of one image follow each other
+        resizer = lru_cache(maxsize=1)(self.resizer)
         rows: list[dict[str, Any]] = []
         extents: dict[str, tuple[int, int]] = {}  # key -> start, length
         seen: set[str] = set()

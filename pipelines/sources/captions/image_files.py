@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-# Of the formats that `pipelines.fetch.image_resizer.FORMATS` names; of several images of one pair the first counts.
+# Of the formats that `pipelines.fetch.image_resizer.ImageResizer` decodes; of several images of one pair the first counts.
 IMAGE_ENDINGS = (
     *("jpg", "jpeg", "png", "webp", "jpe", "jfif", "mpo", "apng", "avif", "gif", "bmp", "tif", "tiff"),
     *("jp2", "j2k", "jpf", "jpx"),

@@ -99,7 +99,7 @@ class BuildConfig:
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
     urls: tuple[Path, ...] = ()
-    """Own pairs: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or folders of .parquet or .tar."""
+    """Own pairs: .parquet, .csv, .tsv (quoted as csv does) or .jsonl of url and caption, or folders of .parquet or .tar."""
     captions: tuple[Path, ...] = ()
     """Own images with captions: a folder with captions.txt, a table of file names and captions, or COCO captions .json."""
     allow_loopback: bool = False

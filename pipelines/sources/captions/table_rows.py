@@ -14,6 +14,7 @@ from pipelines.sources.captions.text_encoding import text_lines
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_TSV_FIELD = re.compile(r'(?:^|\t)("(?:[^"]|"")*"(?=\t|$)|[^\t]*)')
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _ROWS_AT_ONCE = 10_000
 
@@ -55,12 +56,21 @@ def read_json(file: DataFile) -> Any:
 
 def unquoted(field: str) -> str:
     """A field of a TSV file without the quoting of ``csv.writer``, where it has that."""
-    match = _QUOTED.fullmatch(field)
+    match = _QUOTED.fullmatch(field) if field.startswith('"') else None
     return match[1].replace('""', '"') if match else field
 
 
+def _any_line_end(lines: Iterable[str]) -> Iterator[str]:
+    """Lines that end with a line feed cut at lone carriage returns, too, which old programs of the Mac write."""
+    for line in lines:
+        if "\r" in line[:-2]:
+            yield from _LINE.findall(line)
+        else:
+            yield line
+
+
 def _text_rows(file: DataFile, columns: Columns, *, delimiter: str) -> Iterator[Row]:
-    lines = (part for line in text_lines(file) for part in _LINE.findall(line))
+    lines = _any_line_end(text_lines(file))
     header = next((line for line in lines if line.strip()), None)
     if header is None:
         raise ValueError(f"{file.url} is empty")
@@ -100,9 +110,14 @@ def _csv_fields(lines: Iterable[str], delimiter: str, _: int, where: str) -> Ite
             yield fields
 
 
-def _tsv_fields(lines: Iterable[str], delimiter: str, _num: int, _where: str) -> Iterator[list[str]]:
-    texts = (line.rstrip("\r\n") for line in lines)
-    return ([unquoted(field) for field in text.split(delimiter)] for text in texts if text)
+def _tsv_fields(lines: Iterable[str], delimiter: str, num_columns: int, _: str) -> Iterator[list[str]]:
+    for line in lines:
+        text = line.rstrip("\r\n")
+        fields = text.split(delimiter)
+        if len(fields) > num_columns:  # perhaps some are in quotation marks
+            fields = [match[1] for match in _TSV_FIELD.finditer(text)]
+        if text:
+            yield [unquoted(field) for field in fields]
 
 
 def _pipe_fields(lines: Iterable[str], delimiter: str, num_columns: int, _: str) -> Iterator[list[str]]:

@@ -45,8 +45,6 @@ def written(rows: list[tuple[str, str]], name: str) -> bytes:
 @given(st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=5))
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.json", "x.jsonl", "x.parquet"])
 def test_what_a_library_writes_comes_back(name: str, rows: list[tuple[str, str]]) -> None:
-    if name == "x.tsv":  # its reader has no quoted tabs
-        rows = [(url.replace("\t", " "), caption.replace("\t", " ")) for url, caption in rows]
     with tempfile.TemporaryDirectory() as folder:
         found = table_rows(file_of(folder, name, written(rows, name)), URL_COLUMNS)
         assert [(row["url"], row["caption"]) for row in found] == rows

@@ -69,7 +69,9 @@ def own_captions(path: Path, *, images: tuple[Path, ...], columns: Columns = FIL
         ValueError: the captions are of no form that is read, or none of their images is there.
     """
     folders = tuple(folder.resolve() for folder in images)
-    source = CaptionedImages(captions=path.resolve(), images=folders, name=slug(path), columns=columns)
+    # A link to a list stays where it is, since its images lie beside it.
+    captions = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    source = CaptionedImages(captions=captions, images=folders, name=slug(path), columns=columns)
     source.shards()
     return source
 

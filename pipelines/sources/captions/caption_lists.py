@@ -51,8 +51,10 @@ def list_captions(path: Path, folders: ImageFolders, *, columns: Columns = FILE_
         raise ValueError(f"{path} has both {lists[0].name} and {lists[1].name}: name one of them")
     listed = list(_of_file(lists[0], columns)) if lists else _beside_images(folders)
     if not any(one.caption for one in listed):
-        found = lists[0].name if lists else "no captions.txt, metadata.csv or the like and no .txt beside an image"
-        raise ValueError(f"{path}: no caption was found; it has {found}")
+        found = (
+            f"{lists[0].name} holds none" if lists else "it has no captions.txt or metadata.csv, nor .txt beside images"
+        )
+        raise ValueError(f"{path}: no caption was found: {found}; docs/data.md has the forms that are read")
     files = folders.find({one.file for one in listed})
     with_caption = {file.path for file in files.values() if not isinstance(file, str)}
     others = (file.name for file in folders.images if file.path not in with_caption)

@@ -40,7 +40,7 @@ def parquet_tables(file: DataFile, columns: Columns, *, num_rows: int) -> Iterat
             kind = parquet.schema_arrow.field(found[wanted]).type
             if pa.types.is_nested(kind):
                 raise ValueError(
-                    f"{file.url}: column {found[wanted]!r} is {kind}, wanted text: write a row for each {wanted}"
+                    f"{file.url}: column {found[wanted]!r} is {kind}, wanted text: write one {wanted} a row"
                 )
         for table in _tables(parquet, list(found.values()), num_rows, where=file.url):
             texts = {wanted: text_or_null(table[found[wanted]]) for wanted in columns.required}

@@ -13,7 +13,6 @@ from pipelines.sources.captions.remote_files import DataFile
 from pipelines.sources.captions.text_encoding import text_lines
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _TSV_FIELD = re.compile(r'(?:^|\t)("(?:[^"]|"")*"(?=\t|$)|[^\t]*)')
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _ROWS_AT_ONCE = 10_000
@@ -56,14 +55,16 @@ def read_json(file: DataFile) -> Any:
 
 def unquoted(field: str) -> str:
     """A field of a TSV file without the quoting of ``csv.writer``, where it has that."""
-    match = _QUOTED.fullmatch(field) if field.startswith('"') else None
-    return match[1].replace('""', '"') if match else field
+    inner = field[1:-1]
+    if len(field) < 2 or field[0] != '"' or field[-1] != '"' or '"' in inner.replace('""', ""):
+        return field
+    return inner.replace('""', '"')
 
 
 def _any_line_end(lines: Iterable[str]) -> Iterator[str]:
     """Lines that end with a line feed cut at lone carriage returns, too, which old programs of the Mac write."""
     for line in lines:
-        if "\r" in line[:-2]:
+        if "\r" in line.removesuffix("\n").removesuffix("\r"):
             yield from _LINE.findall(line)
         else:
             yield line
@@ -143,7 +144,9 @@ def _json_line_rows(file: DataFile, columns: Columns) -> Iterator[Row]:
 def _json_rows(file: DataFile, columns: Columns) -> Iterator[Row]:
     content = read_json(file)
     if not isinstance(content, list):
-        raise ValueError(f"{file.url} holds no list of objects")
+        raise ValueError(
+            f"{file.url} holds no list of objects with {' and '.join(columns.required)}; COCO's JSON goes by --captions"
+        )
     for number, value in enumerate(content, start=1):
         yield _pick(value, columns, where=f"{file.url}: row {number}")
 

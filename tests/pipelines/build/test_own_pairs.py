@@ -112,6 +112,16 @@ def test_captions_are_looked_at_before_anything_runs(tmp_path: Path) -> None:
             assert [pair.image for pair in shard.read()] == [b"one"]
 
 
+def test_a_link_to_a_list_finds_the_images_beside_it(tmp_path: Path) -> None:
+    for folder in ("store", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "store" / "list.csv").write_text("file,text\n1.jpg,a dog\n")
+    (tmp_path / "data" / "captions.csv").symlink_to(tmp_path / "store" / "list.csv")
+    (tmp_path / "data" / "1.jpg").write_bytes(b"one")
+    (shard,) = own_captions(tmp_path / "data" / "captions.csv", images=()).shards()
+    assert [(pair.url, pair.image) for pair in shard.read()] == [("images://captions/1.jpg", b"one")]
+
+
 @pytest.mark.parametrize("name", ["own.xml", "own.txt", "own"])
 def test_other_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("http://a.test/1.jpg a dog")

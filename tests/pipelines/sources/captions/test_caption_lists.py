@@ -89,7 +89,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "path", "message"),
     [
-        ({"1.jpg": b""}, "", "no caption was found; it has no captions.txt, metadata.csv or the like and no .txt beside"),
+        ({"1.jpg": b""}, "", "no caption was found: it has no captions.txt or metadata.csv, nor .txt beside images; docs"),
         ({"captions.txt": LISTS["captions.txt"], "metadata.csv": "x"}, "", "has both captions.txt and metadata.csv: name"),
         ({"x.csv": "file_name,label\na,b\n"}, "x.csv", r"x.csv has no column caption; it has \['file_name', 'label'\]"),
         ({"x.txt": "1.jpg a dog\n"}, "x.txt", r"x.txt has no column file or caption; it has \['1.jpg a dog'\]"),

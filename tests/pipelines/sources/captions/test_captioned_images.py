@@ -98,7 +98,7 @@ def test_folders_of_others_and_none_at_all(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_image(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("image,caption\n")
-    with pytest.raises(ValueError, match="no caption was found; it has captions.txt"):
+    with pytest.raises(ValueError, match="no caption was found: captions.txt holds none"):
         CaptionedImages(captions=tmp_path, name="own").shards()
 
 

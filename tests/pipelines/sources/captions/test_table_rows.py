@@ -87,7 +87,9 @@ def test_parquet_of_bytes_and_lists(tmp_path: Path) -> None:
     rows = read({"url": pa.array([b"u"] * 4, pa.binary(1)), "caption": captions})
     assert [row["caption"] for row in rows] == ["a dog", "été", None, None]
     assert {row["url"] for row in rows} == {"u"}
-    with pytest.raises(ValueError, match=r"x.parquet: column 'caption' is list<.*>, wanted text: write a row for each"):
+    with pytest.raises(
+        ValueError, match=r"x.parquet: column 'caption' is list<.*>, wanted text: write one caption a row"
+    ):
         read({"url": pa.array(["u"]), "caption": pa.array([["a", "b"]])})
 
 

@@ -9,6 +9,7 @@ from pipelines.build.scales import Pairs
 from pipelines.sources.captions.captioned_images import CaptionedImages
 from pipelines.sources.captions.columns import FILE_COLUMNS, FILE_URL_COLUMNS, URL_COLUMNS, Columns
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
+from pipelines.sources.captions.image_files import is_hidden
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.pairs_file import PairsFile
 from pipelines.sources.captions.remote_files import DataFile, find_files
@@ -38,7 +39,7 @@ def own_pairs(path: Path, *, images: tuple[Path, ...] = ()) -> Pairs:
     options: dict[str, Any] = {"path": str(path.resolve()), "name": slug(path)}
     if path.is_dir():
         endings = [(".parquet", LaionParquet), *((ending, WebDatasetMirror) for ending in _TARS)]
-        names = [file.name.lower() for file in path.rglob("*")]
+        names = [file.name.lower() for file in path.rglob("*") if not is_hidden(file.name)]
         for ending, source in endings:
             if any(file.endswith(ending) for file in names):
                 return source(**options)

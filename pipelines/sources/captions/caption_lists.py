@@ -42,11 +42,15 @@ def list_captions(path: Path, folders: ImageFolders, *, columns: Columns = FILE_
     """
     if not path.is_dir():
         return list(_of_file(path, columns))
-    lists = sorted(
-        file
-        for file in path.iterdir()
-        if file.is_file() and file.suffix.lower() in _LIST_ENDINGS and file.stem.lower() in _LISTS
-    )
+    try:
+        names = sorted(path.iterdir())
+    except OSError as error:
+        raise ValueError(f"the folder {path} cannot be listed: {error}") from error
+    lists = [
+        name
+        for name in names
+        if name.suffix.lower() in _LIST_ENDINGS and name.stem.lower() in _LISTS and name.is_file()
+    ]
     if len(lists) > 1:
         raise ValueError(f"{path} has both {lists[0].name} and {lists[1].name}: name one of them")
     listed = list(_of_file(lists[0], columns)) if lists else _beside_images(folders)
@@ -55,7 +59,7 @@ def list_captions(path: Path, folders: ImageFolders, *, columns: Columns = FILE_
             f"{lists[0].name} holds none" if lists else "it has no captions.txt or metadata.csv, nor .txt beside images"
         )
         raise ValueError(f"{path}: no caption was found: {found}; docs/data.md has the forms that are read")
-    files = folders.find({one.file for one in listed})
+    files = folders.find({one.file for one in listed if one.drop_reason != "image_missing"})
     with_caption = {file.path for file in files.values() if not isinstance(file, str)}
     others = (file.name for file in folders.images if file.path not in with_caption)
     return [*listed, *(Listed(file=name, caption=None, drop_reason="caption_missing") for name in others)]

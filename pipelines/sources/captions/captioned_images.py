@@ -47,7 +47,7 @@ class CaptionedImages:
         """
         folders = ImageFolders(self.images or (self.captions if self.captions.is_dir() else self.captions.parent,))
         listed = list_captions(self.captions, folders, columns=self.columns)
-        found = folders.find({one.file for one in listed if one.file})
+        found = folders.find({one.file for one in listed if one.drop_reason != "image_missing"})
         captions: dict[str, list[Listed]] = defaultdict(list)
         files: dict[str, FoundFile | str] = {}
         for one in listed:

@@ -35,10 +35,14 @@ class ImageFolders:
 
     @cached_property
     def files(self) -> list[FoundFile]:
-        """Those that are not hidden, each once, by folder and name."""
+        """Those that are not hidden, each once, by folder and name.
+
+        Raises:
+            ValueError: a folder cannot be listed.
+        """
         found: dict[Path, FoundFile] = {}
         for folder in self.folders:
-            for parent, children, names in os.walk(folder):
+            for parent, children, names in os.walk(folder, onerror=_refuse):
                 children.sort()
                 for name in sorted(names):
                     path = Path(parent, name)
@@ -107,6 +111,10 @@ class ImageFolders:
     @cached_property
     def _by_last_part(self) -> Mapping[str, list[FoundFile]]:
         return _grouped((_loose(file.name).rpartition("/")[2], file) for file in self.files)
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"the folder {error.filename} cannot be listed: {error.strerror}") from error
 
 
 def _file_at(path: Path, folder: Path) -> FoundFile | None:

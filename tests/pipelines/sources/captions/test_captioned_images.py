@@ -96,6 +96,16 @@ def test_folders_of_others_and_none_at_all(tmp_path: Path) -> None:
     assert (pair.url, pair.image) == ("images://own/1.jpg", b"one")
 
 
+def test_texts_without_an_image_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_text("a dog")
+    of = CaptionedImages(captions=tmp_path, name="own")
+    with pytest.raises(ValueError, match="none of its 1 images is below .*; the first looked for is '1.txt'"):
+        of.shards()
+    (tmp_path / "2.jpg").write_bytes(b"two")
+    (tmp_path / "2.txt").write_text("a cat")
+    assert [(pair.caption, pair.drop_reason) for pair in pairs(of)] == [("a dog", "image_missing"), ("a cat", None)]
+
+
 def test_a_folder_without_an_image(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("image,caption\n")
     with pytest.raises(ValueError, match="no caption was found: captions.txt holds none"):

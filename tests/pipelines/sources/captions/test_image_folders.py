@@ -76,3 +76,8 @@ def test_hidden_files_are_passed_over_and_texts_are_no_images(tmp_path: Path) ->
     assert searched.find(["1.txt"]) == {
         "1.txt": FoundFile(name="1.txt", path=tmp_path / "images" / "1.txt", num_bytes=12)
     }
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the folder .*/none cannot be listed: No such file"):
+        find(ImageFolders((tmp_path / "none",)), "1.jpg")

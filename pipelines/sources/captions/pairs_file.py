@@ -62,10 +62,9 @@ class PairsFile:
                 name: pa.array([text_or_none(row.get(name)) for row in chunk], pa.string())
                 for name in URL_COLUMNS.required
             }
-            for name in SCORES:
-                if any(name in row for row in chunk):
-                    where = f"{self.path}: column {name}"
-                    columns[name] = pa.array([_score(row.get(name), where=where) for row in chunk], pa.float32())
+            for name in SCORES:  # in every table, since JSON may have them in some rows alone
+                where = f"{self.path}: column {name}"
+                columns[name] = pa.array([_score(row.get(name), where=where) for row in chunk], pa.float32())
             yield pa.table(columns)
         if is_empty and limit != 0:
             raise ValueError(f"{self.path} holds no row")

@@ -35,7 +35,9 @@ def test_tables_of_pairs(name: str, content: str, source: type, tmp_path: Path) 
     assert found.name == Path(name).stem.replace(" ", "_")
     assert not isinstance(found, ImagePairSource)
     (block,) = found.blocks(num_rows=10)
-    assert [table.to_pylist() for table in block.read()] == [[{"url": "http://a.test/1.jpg", "caption": "a dog"}]]
+    assert [table.select(["url", "caption"]).to_pylist() for table in block.read()] == [
+        [{"url": "http://a.test/1.jpg", "caption": "a dog"}]
+    ]
 
 
 def test_parquet_and_tars_as_files_and_folders(tmp_path: Path) -> None:
@@ -73,7 +75,9 @@ def test_marks_and_gzip_change_nothing(name: str, content: str, source: type, ma
         assert type(found) is source
         assert not isinstance(found, ImagePairSource)
         (block,) = found.blocks(num_rows=10)
-        assert [table.to_pylist() for table in block.read()] == [[{"url": "http://a.test/1.jpg", "caption": "a dog"}]]
+        assert [table.select(["url", "caption"]).to_pylist() for table in block.read()] == [
+            [{"url": "http://a.test/1.jpg", "caption": "a dog"}]
+        ]
 
 
 @pytest.mark.parametrize("url", ["{images}/1.jpg", "file://{images}/1.jpg", "1.jpg", "photos/1.jpg", "file:1.jpg"])

@@ -76,6 +76,13 @@ def test_json_and_json_lines(rows: Callable) -> None:
     assert rows(odd, name="own.jsonl") == [("u", None), (None, None), (None, None)]
 
 
+def test_scores_that_some_rows_have(tmp_path: Path) -> None:
+    lines = ['{"url": "u", "text": "a"}', '{"url": "v", "text": "b", "similarity": 0.5}']
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    (block,) = PairsFile(path=tmp_path / "own.jsonl").blocks(num_rows=1)
+    assert pa.concat_tables(block.read())["similarity"].to_pylist() == [None, 0.5]
+
+
 def test_columns_by_rank(rows: Callable) -> None:
     assert rows("image_url,Title,caption\nu,t,c\n") == [("u", "c")]
     assert rows("Image URL,title\nu,t\n") == [("u", "t")]

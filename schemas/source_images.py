@@ -14,7 +14,7 @@ class ImagePair:
     url: str
     caption: str | None  # None: there is none, or it is not text
     image: bytes | None  # encoded as it came
-    drop_reason: str | None = None  # why there is no image
+    drop_reason: str | None = None  # why it cannot be used
     scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
 
 

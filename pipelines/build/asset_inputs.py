@@ -12,7 +12,7 @@ from pipelines.build.retries import Retries
 from pipelines.build.runner import Runner
 from pipelines.fetch.download import Download
 from pipelines.fetch.ingest import Ingest
-from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.source import ImagePairSource
 from pipelines.storage import Location, PublishedTable, TableFile, kept_files, local_folder
 from schemas.shard_index import source_of
 
@@ -55,7 +55,7 @@ class AssetInputs:
         return [download_job("images", stage, file, shard=shard) for shard, file in self.kept("urls").items()]
 
     def image_jobs(self, download: Download | None = None) -> list[Job]:
-        """The downloads, each as its last retry has it, and the tars of the mirrors."""
+        """The downloads, each as its last retry has it, and the shards of the sources that bring their images."""
         stage = download or self.dataset.download
         return [self.retries.latest(job, stage) for job in self.downloads(stage)] + self._ingests
 
@@ -69,5 +69,5 @@ class AssetInputs:
     @cached_property
     def _ingests(self) -> list[Job]:
         stage = Ingest(**self.dataset.download.config)
-        mirrors = [source for source in self.dataset.pairs if isinstance(source, WebDatasetMirror)]
-        return [ingest_job("images", stage, shard) for mirror in mirrors for shard in mirror.shards()]
+        sources = [source for source in self.dataset.pairs if isinstance(source, ImagePairSource)]
+        return [ingest_job("images", stage, shard) for source in sources for shard in source.shards()]

@@ -24,8 +24,7 @@ from pipelines.build.phrase_jobs import (
 )
 from pipelines.build.runner import Where
 from pipelines.fetch.download import IMAGES_TAR_NAME
-from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
-from pipelines.sources.source import BoxedSource
+from pipelines.sources.source import BoxedSource, ImagePairSource
 from pipelines.stages.hold_out import HoldOut
 from pipelines.stages.stage import Stage
 from pipelines.storage import WHOLE
@@ -74,7 +73,7 @@ def _urls(inputs: AssetInputs) -> list[Job]:
     return [
         urls_job("urls", source, block)
         for source in dataset.pairs
-        if not isinstance(source, WebDatasetMirror)
+        if not isinstance(source, ImagePairSource)
         for block in source.blocks(dataset.num_pairs, num_rows=dataset.pairs_per_shard)
     ]
 
@@ -166,7 +165,7 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="images",
-            summary="The images: downloaded, tried again, or taken from a mirror.",
+            summary="The images: downloaded, tried again, or as the source has them.",
             parents=("urls",),
             find_jobs=AssetInputs.image_jobs,
             needs_web=True,

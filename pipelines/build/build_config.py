@@ -99,7 +99,7 @@ class BuildConfig:
     name: str | None = None
     """Name of the dataset; the scale or the stem of the own file unless given."""
     urls: tuple[Path, ...] = ()
-    """Own pairs: .parquet, .csv or .tsv of url and caption (Conceptual Captions' too), or folders of .parquet or .tar."""
+    """Own pairs: .parquet, .csv, .tsv (quoted as csv does) or .jsonl of url and caption, or folders of .parquet or .tar."""
     captions: tuple[Path, ...] = ()
     """Own images with captions: a folder with captions.txt, a table of file names and captions, or COCO captions .json."""
     allow_loopback: bool = False
@@ -202,7 +202,7 @@ class BuildConfig:
             held_out=held_out,
         )
         pairs = (
-            *(own_pairs(path) for path in self.urls),
+            *(own_pairs(path, images=self.images) for path in self.urls),
             *(own_captions(path, images=self.images) for path in self.captions),
         )
         name = slug(next(filter(None, (*own, self.validation))))

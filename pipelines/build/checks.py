@@ -12,7 +12,18 @@ from pipelines.storage import PublishedTable, format_counts, kept_files
 
 Tables = Mapping[str, PublishedTable]
 
-_NOT_OF_IMAGES = {"caption_empty", "caption_not_text", "duplicate_pair"}  # of mirrors: the image is there
+# Of sources that bring their images: the image is there.
+_NOT_OF_IMAGES = {
+    *(
+        "caption_empty",
+        "caption_not_text",
+        "caption_not_utf8",
+        "caption_damaged",
+        "caption_missing",
+        "caption_too_large",
+    ),
+    *("caption_surplus", "image_surplus", "duplicate_pair"),
+}
 _DUPLICATES = {"duplicate_image", "near_duplicate_image"}
 _BAD_BOXES = {"box_outside_image", "box_empty", "box_not_finite", "size_mismatch"}
 

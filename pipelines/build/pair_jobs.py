@@ -1,4 +1,4 @@
-"""Jobs of image-text pairs: a source's URLs, and their images from the web, from a mirror or from a retry."""
+"""Jobs of image-text pairs: a source's URLs, and their images from the web, from the source itself or from a retry."""
 
 import heapq
 import itertools
@@ -21,8 +21,7 @@ from pipelines.build.jobs import write_parts
 from pipelines.fetch.download import IMAGES_TAR_NAME, Download
 from pipelines.fetch.drop_reasons import TRANSIENT_REASONS
 from pipelines.fetch.ingest import Ingest
-from pipelines.sources.captions.webdataset_mirror import MirrorShard
-from pipelines.sources.source import PairBlock, PairSource
+from pipelines.sources.source import ImagePairShard, PairBlock, PairSource
 from pipelines.stages.urls import SeenPairs, Urls
 from pipelines.storage import DROPPED, KEPT, TableFile, Written, format_counts, write_split
 from pipelines.storage.tars import read_tar, write_tar
@@ -30,8 +29,6 @@ from schemas.conform import conform, text_or_null
 from schemas.tables import DROP_REASON, with_drop_reason
 from schemas.versions import schema_id
 
-# What an image with its texts takes in a mirror: for progress alone.
-_BYTES_PER_IMAGE = 30_000
 RETRIES = "retries"  # in the configuration of a retried table: which attempt it is
 RETRIED = "retried"  # and what it tried again
 
@@ -72,14 +69,14 @@ def retry_job(job: Job, stage: Download, previous: dict[str, TableFile], *, reas
     )
 
 
-def ingest_job(asset: str, stage: Ingest, shard: MirrorShard) -> Job:
-    """The images of one tar of a mirror."""
+def ingest_job(asset: str, stage: Ingest, shard: ImagePairShard) -> Job:
+    """The images of some pairs that bring theirs, such as those of one tar of a mirror."""
     return Job(
         stage=asset,
         version=stage.version,
         shard=shard.name,
         config={**stage.config, **shard.config, "ingest": True, "schema": schema_id(stage.output_schema)},
-        num_rows=max(1, shard.file.num_bytes // _BYTES_PER_IMAGE),
+        num_rows=shard.num_pairs,
         work=partial(_write_ingest, stage, shard),
     )
 
@@ -154,8 +151,8 @@ def _write_retry(
     return _with_images(write_split(table, folder, schema=stage.output_schema, where=previous[KEPT].name))
 
 
-def _write_ingest(stage: Ingest, shard: MirrorShard, folder: Path) -> Written:
-    table = stage.run(shard.read(), source=shard.mirror.name, folder=folder)
+def _write_ingest(stage: Ingest, shard: ImagePairShard, folder: Path) -> Written:
+    table = stage.run(shard.read(), source=shard.source, folder=folder)
     return _with_images(write_split(table, folder, schema=stage.output_schema, where=shard.name))
 
 

@@ -10,9 +10,9 @@ from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
 from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
-from pipelines.sources.source import BoxedSource, PairSource, ValidationSource
+from pipelines.sources.source import BoxedSource, ImagePairSource, PairSource, ValidationSource
 
-Pairs = PairSource | WebDatasetMirror
+Pairs = PairSource | ImagePairSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,13 @@ from schemas.tables import IMAGES, with_drop_reason
 class Ingest(ImageSettings):
     """Pairs with images to IMAGES, and the images to ``images.tar``.
 
-    Drops ``image_missing``, ``caption_not_text``, ``caption_empty``, ``duplicate_pair``, ``too_large``, and, as `Download`
-    does, ``too_many_pixels``, ``truncated`` and ``not_an_image``. The settings are those of `Download`.
+    Drops what the source says cannot be used, by the source's reason, ``image_missing``, ``caption_not_text``,
+    ``caption_damaged``, ``caption_empty``, ``duplicate_pair``, and, as `Download` does, ``too_many_pixels``, ``truncated`` and
+    ``not_an_image``. The settings are those of `Download`.
     """
 
     name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     output_schema: ClassVar[pa.Schema] = IMAGES
 
     def run(self, pairs: Iterable[ImagePair], *, source: str, folder: Path) -> pa.Table:
@@ -65,6 +66,8 @@ def _row(pair: ImagePair, resizer: Resizer, seen: set[str]) -> tuple[dict[str, A
         return row | {"drop_reason": "image_missing"}, None
     if pair.caption is None:
         return row | {"drop_reason": "caption_not_text"}, None
+    if "\ufffd" in pair.caption:  # what another reader wrote in place of bytes that are no text
+        return row | {"drop_reason": "caption_damaged"}, None
     if not pair.caption.strip():
         return row | {"drop_reason": "caption_empty"}, None
     if row["key"] in seen:

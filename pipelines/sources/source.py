@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -61,9 +61,20 @@ class PairSource(Source, Protocol):
 class ImagePairShard(ConfiguredSource, Protocol):
     """Some of a source's pairs with images, to be ingested by one job; its name is the source's, a dash, and its own."""
 
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+        ...
+
+    @property
+    def num_pairs(self) -> int:
+        """How many there are, about."""
+        ...
+
     def read(self) -> Iterator[ImagePair]: ...
 
 
+@runtime_checkable
 class ImagePairSource(Source, Protocol):
     """Image-text pairs whose images are at hand: they enter the pipeline after the download, at IMAGES."""
 

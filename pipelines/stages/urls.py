@@ -19,7 +19,9 @@ _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
 
 @dataclass(frozen=True, kw_only=True)
 class Urls:
-    """Pairs to URLS. Drops ``url_invalid``, ``caption_not_text``, ``caption_empty`` and ``duplicate_pair``.
+    """Pairs to URLS. Drops ``url_invalid``, ``caption_not_text``, ``caption_damaged``, ``caption_empty``, ``duplicate_pair``.
+
+    A damaged caption has U+FFFD, which whoever read it before wrote in place of what could not be decoded.
 
     The caption stays as it is: ``key`` depends on it, and cleaning it here would make every rule of cleaning a reason to
     download again (``filters`` cleans it).
@@ -53,11 +55,13 @@ class Urls:
             pc.make_struct(
                 pc.invert(pc.match_substring_regex(url, _URL_WITH_HOST)),
                 pc.or_(pc.is_null(caption_or_null), pc.match_substring_regex(caption, _NUMBER)),
+                pc.match_substring(caption, "\ufffd"),
                 pc.equal(pc.utf8_trim_whitespace(caption), ""),
                 _is_repeat(key),
             ),
             "url_invalid",
             "caption_not_text",
+            "caption_damaged",
             "caption_empty",
             "duplicate_pair",
         )

@@ -1,1 +1,1 @@
-"""Sources of image-text pairs: tables of URLs and captions, and WebDataset mirrors."""
+"""Sources of image-text pairs: tables of URLs and captions, WebDataset mirrors, and images of this machine."""

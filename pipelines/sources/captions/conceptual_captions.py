@@ -1,17 +1,17 @@
 """Conceptual Captions as Google publishes it: a TSV of captions and URLs without a header."""
 
-import gzip
 import itertools
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.sources.captions.remote_files import DataFile, find_files
+from pipelines.sources.captions.table_rows import unquoted
+from pipelines.sources.captions.text_encoding import text_lines
 from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
 from schemas.tables import PAIRS
 
@@ -53,14 +53,12 @@ class ConceptualCaptions:
     def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
         """Raises ValueError where the file is no such TSV; the message names the row."""
         is_url_first: bool | None = None
-        with self._file.open() as file:
-            lines = itertools.islice(enumerate(self._lines(file), start=1), limit)
-            while chunk := list(itertools.islice(lines, num_rows)):
-                texts = [self._decode(line, row) for row, line in chunk]
-                if is_url_first is None:
-                    is_url_first = self._is_url_first(texts[0])
-                urls, captions = zip(*(_split(text, is_url_first) for text in texts), strict=True)
-                yield pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)
+        lines = itertools.islice((line.rstrip("\r\n") for line in text_lines(self._file)), limit)
+        while chunk := list(itertools.islice(lines, num_rows)):
+            if is_url_first is None:
+                is_url_first = self._is_url_first(chunk[0])
+            urls, captions = zip(*(_split(line, is_url_first) for line in chunk), strict=True)
+            yield pa.table([pa.array(urls, pa.string()), pa.array(captions, pa.string())], schema=PAIRS)
         if is_url_first is None and limit != 0:
             raise ValueError(f"{self.path} is empty")
 
@@ -70,18 +68,6 @@ class ConceptualCaptions:
         if others:
             raise ValueError(f"{self.path} stands for {1 + len(others)} files; name one")
         return file
-
-    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
-        try:
-            yield from gzip.GzipFile(fileobj=file) if self.path.lower().endswith(".gz") else file
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{self.path} cannot be read to its end: {error}") from error
-
-    def _decode(self, line: bytes, row: int) -> str:
-        try:
-            return line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}: row {row} is not UTF-8: {error}") from error
 
     def _is_url_first(self, line: str) -> bool:
         is_url = [_URL.fullmatch(text) is not None for text in (line.partition("\t")[0], line.rpartition("\t")[2])]
@@ -94,8 +80,9 @@ class ConceptualCaptions:
 
 
 def _split(line: str, is_url_first: bool) -> tuple[str, str]:
-    """URL and caption; a tab within the caption stays in it."""
+    """URL and caption; a tab within the caption stays in it, the quoting of ``csv.writer`` does not."""
     if "\t" not in line:
         return "", line
     first, _, second = line.partition("\t") if is_url_first else line.rpartition("\t")
-    return (first, second) if is_url_first else (second, first)
+    url, caption = (first, second) if is_url_first else (second, first)
+    return url, unquoted(caption)

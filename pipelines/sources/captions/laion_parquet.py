@@ -2,27 +2,24 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.sources.captions.pairs_file import find_columns
+from pipelines.sources.captions.columns import URL_COLUMNS
+from pipelines.sources.captions.parquet_table import open_parquet, parquet_tables
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.source import PairBlock
-from schemas.conform import text_or_null
-from schemas.tables import PAIRS, SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaionParquet:
     """A `pipelines.sources.source.PairSource`: rows in the order of the files' paths, then of the files.
 
-    Each file is a block with shards of its own, so that a new part whose name sorts last disturbs no other. Columns are
-    ``URL`` and ``TEXT`` (or ``caption``) in any case, and the scores ``similarity`` and ``punsafe`` where they are there;
-    others are not read. A caption that is not text is dropped by the next stage, and counted.
+    Each file is a block with shards of its own, so that a new part whose name sorts last disturbs no other. Columns are those
+    of `pipelines.sources.captions.columns.URL_COLUMNS`; text may be strings or, as Spark and Impala write it, bytes. A caption
+    that is not text is dropped by the next stage, and counted.
 
     Attributes:
         path: one file, a folder or a glob of part files, local or an fsspec URL.
@@ -40,7 +37,7 @@ class LaionParquet:
         """
         blocks, num_before, first_shard = [], 0, 0
         for file in find_files(self.path, endings=(".parquet",)):
-            with _opened(file) as parquet:
+            with open_parquet(file) as parquet:
                 count = parquet.metadata.num_rows
             taken = count if limit is None else min(count, limit - num_before)
             num_before += taken
@@ -60,21 +57,13 @@ class LaionParquet:
         return blocks
 
 
-@contextmanager
-def _opened(file: DataFile) -> Iterator[pq.ParquetFile]:
-    with file.open() as raw:
-        try:
-            parquet = pq.ParquetFile(raw)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file.url} cannot be read: {error}") from error
-        yield parquet
-
-
 def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
     """The first ``limit`` rows of a file in tables of ``num_rows``; the last may have fewer."""
     num_left = limit
     waiting: list[pa.Table] = []
-    for table in _batches(file, min(num_rows, limit)):  # else more would be decoded than is asked for
+    for table in parquet_tables(
+        file, URL_COLUMNS, num_rows=min(num_rows, limit)
+    ):  # else more would be decoded than is asked for
         joined = pa.concat_tables([*waiting, table.slice(0, num_left)])
         num_left -= min(num_left, table.num_rows)
         while joined.num_rows >= num_rows:
@@ -84,21 +73,3 @@ def _read(file: DataFile, limit: int, num_rows: int) -> Iterator[pa.Table]:
         if not num_left:
             break
     yield from waiting
-
-
-def _batches(file: DataFile, num_rows: int) -> Iterator[pa.Table]:
-    """Raises ValueError where a column is missing or the file is damaged."""
-    with _opened(file) as parquet:
-        names = parquet.schema_arrow.names
-        columns = {wanted: names[i] for wanted, i in find_columns(names, where=file.url).items()}
-        batches = parquet.iter_batches(batch_size=num_rows, columns=list(columns.values()))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{file.url} is damaged: {error}") from error
-            if batch is None:
-                return
-            table = pa.Table.from_batches([batch])
-            texts = {wanted: text_or_null(table[columns[wanted]]) for wanted in PAIRS.names}
-            yield pa.table({**texts, **{wanted: table[name] for wanted, name in columns.items() if wanted in SCORES}})

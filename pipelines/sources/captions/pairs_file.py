@@ -1,6 +1,6 @@
-"""A user's own table of image-text pairs: Parquet, CSV or TSV with the columns ``url`` and ``caption``."""
+"""A user's own table of image-text pairs: CSV, TSV, JSON or JSON Lines with the columns ``url`` and ``caption``."""
 
-import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
+from pipelines.sources.captions.columns import URL_COLUMNS
+from pipelines.sources.captions.remote_files import DataFile, find_files
+from pipelines.sources.captions.table_rows import TABLE_ENDINGS, table_rows
+from pipelines.sources.captions.text_encoding import text_or_none
 from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
-from schemas.tables import PAIRS, SCORES
+from schemas.tables import SCORES
 
-# In any case; LAION writes URL and TEXT.
-COLUMN_NAMES = {"url": "url", "caption": "caption", "text": "caption", **{name: name for name in SCORES}}
+_NO_SCORE = {"", "nan", "na", "n/a", "none", "null"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class PairsFile:
     """A `pipelines.sources.source.PairSource`: rows in the order of the file, so that rows added at its end only add shards.
 
     Attributes:
-        path: the table; its columns are those that `read_pairs` takes.
+        path: the table, in a form of `pipelines.sources.captions.table_rows.table_rows`, with the columns of
+            `pipelines.sources.captions.columns.URL_COLUMNS`; `SCORES` are read where they are there.
     """
 
     path: Path
@@ -37,8 +39,7 @@ class PairsFile:
     @property
     def config(self) -> dict[str, Any]:
         """Follows the content of the file."""
-        with self.path.open("rb") as file:
-            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"sha256": self._file.identity(is_whole=True)["sha256"]}
 
     def blocks(self, limit: int | None = None, *, num_rows: int) -> list[PairBlock]:
         """One, which reads the file as a whole."""
@@ -53,64 +54,35 @@ class PairsFile:
 
     def _read(self, limit: int | None, num_rows: int) -> Iterator[pa.Table]:
         """Raises ValueError where the file is not a table of pairs."""
-        table = read_pairs(self.path).slice(0, limit)
-        for start in range(0, table.num_rows, num_rows):
-            yield table.slice(start, num_rows)
+        rows = itertools.islice(table_rows(self._file, URL_COLUMNS), limit)
+        is_empty = True
+        while chunk := list(itertools.islice(rows, num_rows)):
+            is_empty = False
+            columns: dict[str, pa.Array] = {
+                name: pa.array([text_or_none(row.get(name)) for row in chunk], pa.string())
+                for name in URL_COLUMNS.required
+            }
+            for name in SCORES:  # in every table, since JSON may have them in some rows alone
+                where = f"{self.path}: column {name}"
+                columns[name] = pa.array([_score(row.get(name), where=where) for row in chunk], pa.float32())
+            yield pa.table(columns)
+        if is_empty and limit != 0:
+            raise ValueError(f"{self.path} holds no row")
+
+    @property
+    def _file(self) -> DataFile:
+        return find_files(str(self.path.resolve()), endings=TABLE_ENDINGS)[0]
 
 
-def read_pairs(path: Path) -> pa.Table:
-    """Read image-text pairs from a ``.parquet``, ``.csv`` or ``.tsv`` file.
-
-    Columns are ``url`` and ``caption`` in any case; ``text`` does for ``caption``; ``similarity`` and ``punsafe`` are read
-    where they are there. A CSV file follows RFC 4180; a TSV
-    file has a header and no quoting, as captions in TSV files of the web hold lone quotation marks.
-
-    Returns:
-        A table with the columns ``url`` and ``caption`` as the file types them, and the scores that it has.
-
-    Raises:
-        ValueError: another extension, a missing column, or a file that cannot be read.
-    """
+def _score(value: Any, *, where: str) -> float | None:
+    """Raises ValueError where a score is neither a number nor one of the usual words for none."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in _NO_SCORE):
+        return None
     try:
-        table = _read(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    columns = find_columns(table.column_names, where=path)
-    return table.select(list(columns.values())).rename_columns(list(columns))
-
-
-def find_columns(names: list[str], *, where: Path | str) -> dict[str, int]:
-    """The positions in ``names`` of ``url``, ``caption`` and, where there are any, the scores, in any case.
-
-    Raises:
-        ValueError: one is missing, or there are two.
-    """
-    found: dict[str, int] = {}
-    for position, name in enumerate(names):
-        wanted = COLUMN_NAMES.get(name.strip().lower())
-        if wanted and wanted in found:
-            raise ValueError(f"{where} has two columns for {wanted!r}: {names[found[wanted]]!r} and {name!r}; keep one")
-        if wanted:
-            found[wanted] = position
-    missing = [name for name in PAIRS.names if name not in found]
-    if missing:
-        raise ValueError(f"{where} has no column {' or '.join(missing)}; it has {names}")
-    return {name: found[name] for name in (*PAIRS.names, *SCORES) if name in found}
-
-
-def _read(path: Path) -> pa.Table:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return pa.parquet.read_table(path)
-    if suffix not in (".csv", ".tsv"):
-        raise ValueError(f"{path} is neither .parquet nor .csv nor .tsv")
-    parse = (
-        pa.csv.ParseOptions(delimiter=",", newlines_in_values=True)
-        if suffix == ".csv"
-        else pa.csv.ParseOptions(delimiter="\t", quote_char=False)
-    )
-    with pa.csv.open_csv(path, parse_options=parse) as reader:
-        names = reader.schema.names
-    types = {name: pa.float32() if name.strip().lower() in SCORES else pa.string() for name in names}
-    convert = pa.csv.ConvertOptions(column_types=types)
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
+        return float(value)
+    except OverflowError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} has the value {value!r:.80}, wanted numbers: rename the column, or leave it out"
+        ) from error

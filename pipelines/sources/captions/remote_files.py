@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
+from pipelines.sources.captions.image_files import is_hidden
+
 # What object stores know of a file's content, by name in fsspec's ``info``: enough to tell one version from another.
 _CONTENT_IDS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
 _SAMPLE_BYTES = 65536
@@ -59,7 +61,7 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     """The files that ``path`` stands for, sorted by path.
 
     It is a file (whatever its ending), a folder (searched to its bottom for files with ``endings``, which are in lower case,
-    with the dot) or a glob; local or an fsspec URL.
+    with the dot) or a glob; local or an fsspec URL. Hidden files, such as a Mac's ``._0001.tar``, are passed over.
 
     Raises:
         ValueError: the file system's package is not installed, it cannot be listed, or there is no such file.
@@ -67,7 +69,7 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     try:
         fs, plain = fsspec.core.url_to_fs(path)
         folder = PurePosixPath(plain)
-        if fsspec.core.has_magic(plain):
+        if fsspec.core.has_magic(plain) and not fs.exists(plain):  # a name may have brackets
             infos = fs.glob(plain, detail=True).values()
             while fsspec.core.has_magic(str(folder)):
                 folder = folder.parent
@@ -78,17 +80,18 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
             folder = folder.parent
     except Exception as error:  # every store's package has errors of its own
         raise ValueError(f"{path} cannot be listed: {type(error).__name__}: {error}") from error
-    infos = sorted(
-        (info for info in infos if info["type"] == "file" or info.get("islink")), key=lambda info: info["name"]
-    )
-    if not infos:
-        raise ValueError(f"{path}: there is no {' or '.join(endings)} file")
-    return tuple(
+    found = [
         DataFile(
             url=fs.unstrip_protocol(info["name"]),
             name=PurePosixPath(info["name"]).relative_to(folder).as_posix(),
             num_bytes=info["size"],
             content_id=next((f"{key}:{info[key]}" for key in _CONTENT_IDS if info.get(key)), None),
         )
-        for info in infos
-    )
+        for info in sorted(infos, key=lambda info: info["name"])
+        if info["type"] == "file" or info.get("islink")
+    ]
+    if len(found) > 1:  # a file that is named alone is meant
+        found = [file for file in found if not is_hidden(file.name)]
+    if not found:
+        raise ValueError(f"{path}: there is no {' or '.join(endings)} file")
+    return tuple(found)

@@ -1,29 +1,26 @@
 """Ready-made WebDataset shards of images with captions, such as the mirrors of Conceptual Captions: nothing to download.
 
-A shard is read as a stream and never unpacked: no name in it becomes a path, links and devices are passed over, and its
-size, its members and their number are capped.
+A shard is read as a stream and never unpacked: see `pipelines.sources.captions.tar_members`.
 """
 
-import gzip
-import io
 import json
-import math
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import Any
 
+from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDINGS, MAX_IMAGE_BYTES
 from pipelines.sources.captions.remote_files import DataFile, find_files
+from pipelines.sources.captions.tar_members import READ_ENDINGS, TarMember, read_members
+from pipelines.sources.captions.text_encoding import decode_text, text_or_none
 from schemas.source_images import ImagePair
 from schemas.tables import SCORES
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_TEXTS = ("txt", "json")
-_MAX_TEXT_BYTES = 2**20
-_GZIP_MAGIC = b"\x1f\x8b"
+# What an image with its texts takes, about: for progress alone.
+_BYTES_PER_PAIR = 30_000
+_MAX_NESTED_KEYS = 8  # which are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +29,14 @@ class WebDatasetMirror:
 
     The caption is the text file's, else ``caption`` of the JSON; the URL is ``url`` of the JSON, else
     ``webdataset://<source>/<shard>/<key>``, so that a pair has its identity without one. ``similarity`` and ``punsafe`` are
-    those of the JSON, in any case.
+    those of the JSON, in any case. Endings are those of `pipelines.sources.captions.image_files`, in any case.
+
+    The key ends before the last dot, so that ``22.04.jpg`` and ``22.05.jpg`` are two samples (``webdataset`` itself ends it
+    at the first, and loses one). Fields of a sample with a name of their own, ``0001.seg.png`` beside ``0001.jpg``, are samples
+    without a caption then: dropped, and counted. So is all else that is of no use: ``image_missing``, ``image_kind_unknown``
+    (only files of kinds that are not read), ``too_large``, ``caption_missing``, ``caption_not_text``, ``caption_not_utf8``,
+    ``caption_too_large``, and ``image_surplus`` and ``caption_surplus``, a row for every further image or text of a key.
+    Only what a Mac adds (``._0001.jpg``) and other hidden files are passed over without a count.
 
     Attributes:
         path: a tar (``.gz`` too), a folder or a glob of them, local or an fsspec URL.
@@ -44,7 +48,7 @@ class WebDatasetMirror:
 
     path: str
     name: str
-    max_image_bytes: int = 20 * 2**20
+    max_image_bytes: int = MAX_IMAGE_BYTES
     max_members: int = 1_000_000
     max_shard_bytes: int = 64 * 2**30
 
@@ -76,6 +80,14 @@ class MirrorShard:
         return f"{self.mirror.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
 
     @property
+    def source(self) -> str:
+        return self.mirror.name
+
+    @property
+    def num_pairs(self) -> int:
+        return max(1, self.file.num_bytes // _BYTES_PER_PAIR)
+
+    @property
     def config(self) -> dict[str, Any]:
         """Everything that its samples depend on."""
         return {
@@ -90,114 +102,123 @@ class MirrorShard:
         Raises:
             ValueError: it is no whole tar, exceeds a cap, or the members of a sample do not follow each other.
         """
-        members: dict[str, bytes | None] = {}
-        key, done = "", set[str]()
-        for name, content in self._members():
-            path = PurePosixPath(name)
-            stem, _, extension = path.name.partition(".")
-            member_key = (path.parent / stem).as_posix()
-            if member_key != key:
-                if members:
-                    yield self._pair(key, members)
-                done.add(key)
-                key, members = member_key, {}
-                if key in done:
-                    raise ValueError(
-                        f"{self.file.url}: the members of {key!r} do not follow each other; pack it again, sorted by name"
-                    )
-            members[extension.lower()] = content
-        if members:
-            yield self._pair(key, members)
+        for sample in _samples(self._members(), where=self.file.url):
+            yield from self._pairs(sample)
 
-    def _members(self) -> Iterator[tuple[str, bytes | None]]:
-        """Name and content of every plain file; None stands for one of a kind that is not read, or too large."""
-        with self.file.open() as raw:
-            stream = _Stream(_plain(raw), max_bytes=self.mirror.max_shard_bytes, where=self.file.url)
-            try:
-                with tarfile.open(fileobj=stream, mode="r|", errors="replace") as tar:
-                    for number, member in enumerate(tar):
-                        if number >= self.mirror.max_members:
-                            raise ValueError(f"{self.file.url} has more than {self.mirror.max_members} members")
-                        tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
-                        if member.isreg():
-                            yield member.name, self._content(tar, member)
-                    end = tar.offset
-                stream.check_end(end)
-            except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{self.file.url} is no whole tar ({error}): fetch it again") from error
-
-    def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-        extension = member.name.rpartition(".")[2].lower()
-        cap = self.mirror.max_image_bytes if extension in _IMAGES else _MAX_TEXT_BYTES
-        if extension not in (*_IMAGES, *_TEXTS) or member.size > cap:
-            return None
-        file = tar.extractfile(member)
-        assert file is not None  # a plain file
-        return file.read()
-
-    def _pair(self, key: str, members: dict[str, bytes | None]) -> ImagePair:
-        meta = _meta(members.get("json"))
-        url = meta.get("url")
-        text = members.get("txt")
-        caption = meta.get("caption") if text is None else text.decode(errors="replace")
-        extension = next((extension for extension in _IMAGES if extension in members), None)
-        image = None if extension is None else members[extension]
-        reason = "image_missing" if extension is None else "too_large" if image is None else None
-        return ImagePair(
-            url=url if isinstance(url, str) and url else f"webdataset://{self.mirror.name}/{self.file.name}/{key}",
-            caption=caption.strip("\r\n") if isinstance(caption, str) else None,
-            image=image,
-            drop_reason=reason,
-            scores=_scores(meta),
+    def _members(self) -> Iterator[TarMember]:
+        mirror = self.mirror
+        return read_members(
+            self.file,
+            max_members=mirror.max_members,
+            max_shard_bytes=mirror.max_shard_bytes,
+            max_image_bytes=mirror.max_image_bytes,
         )
 
-
-class _Stream(io.RawIOBase):
-    """Counts what is read and remembers its end."""
-
-    def __init__(self, file: IO[bytes], *, max_bytes: int, where: str) -> None:
-        self._file, self._max_bytes, self._where = file, max_bytes, where
-        self._num_bytes = 0
-        self._tail = b""
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(size)
-        self._num_bytes += len(content)
-        if self._num_bytes > self._max_bytes:
-            raise ValueError(f"{self._where} unpacks to more than {self._max_bytes} bytes")
-        self._tail = (self._tail + content)[-4 * tarfile.RECORDSIZE :]
-        return content
-
-    def check_end(self, offset: int) -> None:
-        """``tarfile`` ends without a word at a cut or a broken header; a whole tar has two or more zero blocks, and no more.
-
-        It stopped at ``offset``, within its last read, which is in the tail.
-        """
-        rest = self._tail[offset - self._num_bytes :] if offset < self._num_bytes else b""
-        num_zeros, is_zero = len(rest), not any(rest)
-        while content := self.read(2**20):
-            num_zeros += len(content)
-            is_zero = is_zero and not any(content)
-        if not is_zero or num_zeros < 2 * tarfile.BLOCKSIZE:
-            raise ValueError(f"{self._where} is cut off or damaged at byte {offset}: fetch it again")
+    def _pairs(self, sample: "_Sample") -> Iterator[ImagePair]:
+        """The pair, then a dropped one for every further image."""
+        meta_file = sample.first(("json",))
+        meta = _meta(meta_file)
+        caption, caption_reason = _caption(sample.first(CAPTION_ENDINGS) or meta_file, meta)
+        image = sample.first(IMAGE_ENDINGS)
+        if image is not None:
+            reason = "too_large" if image.content is None else caption_reason
+        else:
+            is_other = any(member.is_file and member.ending not in READ_ENDINGS for member in sample.members)
+            reason = "image_kind_unknown" if is_other else "image_missing"
+        url = text_or_none((meta or {}).get("url"))
+        pair = ImagePair(
+            url=url or f"webdataset://{self.mirror.name}/{self.file.name}/{sample.key}",
+            caption=caption,
+            image=None if image is None or reason else image.content,
+            drop_reason=reason,
+            scores=_scores(meta or {}),
+        )
+        yield pair
+        for _ in range(sample.count(IMAGE_ENDINGS) - 1):
+            yield replace(pair, image=None, drop_reason="image_surplus")
+        for _ in range(sample.count(CAPTION_ENDINGS) - 1):
+            yield replace(pair, image=None, drop_reason="caption_surplus")
 
 
-def _plain(file: IO[bytes]) -> IO[bytes]:
-    magic = file.read(len(_GZIP_MAGIC))
-    file.seek(0)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """The members of one key."""
+
+    key: str
+    members: list[TarMember] = field(default_factory=list)
+
+    def first(self, endings: tuple[str, ...]) -> TarMember | None:
+        """The file with the first of the endings that there is."""
+        files = [member for member in self.members if member.ending in endings and member.is_file]
+        return min(files, key=lambda member: endings.index(member.ending), default=None)
+
+    def count(self, endings: tuple[str, ...]) -> int:
+        """Files with any of the endings."""
+        return sum(member.ending in endings and member.is_file for member in self.members)
+
+
+def _samples(members: Iterable[TarMember], *, where: str) -> Iterator[_Sample]:
+    """Members by key; only those of keys that continue this one with a dot may stand between two of a sample."""
+    waiting: list[_Sample] = []  # each key continues the one before it
+    done: set[str] = set()
+    for member in members:
+        key = _key(member, waiting)
+        while waiting and waiting[-1].key != key and not key.startswith(f"{waiting[-1].key}."):
+            done.add(waiting[-1].key)
+            yield waiting.pop()
+        if key in done:
+            raise ValueError(f"{where}: the members of {key!r} do not follow each other; pack it again, sorted by name")
+        if not waiting or waiting[-1].key != key:
+            waiting.append(_Sample(key=key))
+        if len(waiting) > _MAX_NESTED_KEYS:
+            raise ValueError(f"{where}: {key!r} is one of more than {_MAX_NESTED_KEYS} names that continue each other")
+        is_surplus = any(member.ending == other.ending and other.is_file for other in waiting[-1].members)
+        waiting[-1].members.append(replace(member, content=None) if is_surplus else member)
+    yield from reversed(waiting)
+
+
+def _key(member: TarMember, waiting: list[_Sample]) -> str:
+    """All before the last dot of an image, caption or JSON; any other file is of the sample that its name continues."""
+    if member.ending not in READ_ENDINGS:
+        for sample in reversed(waiting):
+            if member.name.startswith(f"{sample.key}."):
+                return sample.key
+    return member.name.removesuffix(PurePosixPath(member.name).suffix)
+
+
+def _caption(member: TarMember | None, meta: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """The caption and, where it is None, why; ``member`` is the text file, or the JSON where there is none."""
+    if member is None:
+        return None, "caption_missing"
+    if member.content is None:
+        return None, "caption_too_large"
+    try:
+        text = decode_text(member.content)
+    except ValueError:
+        return None, "caption_not_utf8"
+    if member.ending == "json":
+        if meta is not None and meta.get("caption") is None:
+            return None, "caption_missing"
+        found = text_or_none((meta or {}).get("caption"))
+        if found is None:
+            return None, "caption_not_text"
+        text = found
+    return text.strip("\r\n"), None
 
 
 def _scores(meta: dict[str, Any]) -> dict[str, float]:
     """Those of the JSON that are numbers (in Python's JSON, NaN and the infinities are floats, too, and say nothing)."""
     known = {name.strip().lower(): value for name, value in meta.items()}
     scores = {name: known[name] for name in SCORES if isinstance(known.get(name), int | float)}
-    return {name: float(value) for name, value in scores.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in scores.items() if abs(value) <= sys.float_info.max}
 
 
-def _meta(content: bytes | None) -> dict[str, Any]:
+def _meta(member: TarMember | None) -> dict[str, Any] | None:
+    """What the JSON says; None where there is none that can be read."""
+    if member is None or member.content is None:
+        return None
     try:
-        meta = json.loads(content or b"{}")
-    except ValueError:
-        return {}
-    return meta if isinstance(meta, dict) else {}
+        meta = json.loads(decode_text(member.content))
+    except (ValueError, RecursionError):
+        return None
+    return meta if isinstance(meta, dict) else None

@@ -18,6 +18,7 @@ from pipelines.build.phrase_jobs import BOUNDS_FILE
 from pipelines.build.retries import Retries
 from pipelines.build.runner import AssetRun, Runner
 from pipelines.fetch.download import IMAGES_TAR_NAME
+from pipelines.sources.captions.captioned_images import CaptionedImages
 from pipelines.sources.captions.conceptual_captions import ConceptualCaptions
 from pipelines.sources.captions.laion_parquet import LaionParquet
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
@@ -182,6 +183,26 @@ def test_images_of_a_mirror_are_stored_by_key(old: WebDatasetMirror, runner: Run
     assert table.manifest.config["ingest"] is True
     assert table.manifest.config["schema"] == "images/2"
     assert next(e.num_rows for e in table.manifest.files if e.path == IMAGES_TAR_NAME) == 2
+
+
+def test_captions_beside_images_grow_like_any_source(tmp_path: Path, old: WebDatasetMirror, runner: Runner) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(5, 8):
+        (folder / f"{i}.jpg").write_bytes(jpeg(i))
+        (folder / f"{i}.txt").write_text(f"a photo of a red kite over the {i} lakes")
+    (folder / "8.jpg").write_bytes(jpeg(8))
+    photos = CaptionedImages(captions=folder, name="photos", images_per_shard=2)
+    dataset = replace(config(old), pairs=(old, photos))
+    runs = build(dataset, runner)
+    assert list(runs["images"].tables) == ["photos-00000", "photos-00001", "zebra-a", "zebra-b"]
+    assert dropped(runs["images"]) == {"images://photos/8.jpg": "caption_missing"}
+    assert [run.reasons for run in build(dataset, runner).values()] == [[]] * len(PAIR_ASSETS)
+
+    (folder / "8.txt").write_text("a photo of a red kite over the 8 lakes")
+    grown = build(dataset, runner)
+    assert len(grown["images"].reasons) == 1, "the first shard is as it was"
+    assert dropped(grown["images"]) == {}
 
 
 def test_urls_of_a_file_come_in_batches_and_a_repeat_is_found_in_a_later_shard(tmp_path: Path, runner: Runner) -> None:

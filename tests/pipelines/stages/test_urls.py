@@ -1,11 +1,11 @@
 import hashlib
 import random
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.sources.captions.pairs_file import read_pairs
 from pipelines.stages.urls import SeenPairs, Urls
 from schemas.source_images import pair_key
 from schemas.tables import URLS, with_drop_reason
@@ -65,12 +65,20 @@ def test_url_invalid(url):
 
 
 def test_captions():
-    captions = [None, "", " \t\n", "12", "-3.5", "1,234", "1e-5", "3 apples", "७"]
-    wanted = ["caption_not_text", *["caption_empty"] * 2, *["caption_not_text"] * 4, None, None]
-    assert reasons([f"http://a.test/{i}" for i in range(9)], captions) == wanted
+    captions = [None, "", " \t\n", "12", "-3.5", "1,234", "1e-5", "3 apples", "७", "caf\ufffd", "a\0b"]
+    wanted = [
+        "caption_not_text",
+        *["caption_empty"] * 2,
+        *["caption_not_text"] * 4,
+        None,
+        None,
+        "caption_damaged",
+        "caption_not_text",
+    ]
+    assert reasons([f"http://a.test/{i}" for i in range(11)], captions) == wanted
 
 
-@pytest.mark.parametrize("captions", [[1.5], [True], [None], [["a"]], [{"a": "b"}], [b"a red apple"]])
+@pytest.mark.parametrize("captions", [[1.5], [True], [None], [["a"]], [{"a": "b"}], [b"caf\xe9"]])
 def test_a_caption_column_that_is_not_text(captions):
     assert reasons(["http://a.test/"], captions) == ["caption_not_text"]
 
@@ -78,6 +86,13 @@ def test_a_caption_column_that_is_not_text(captions):
 @pytest.mark.parametrize("type_", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
 def test_every_kind_of_arrow_text(type_):
     assert reasons(pa.array(["http://a.test/"], type_), pa.array(["a red apple"], type_)) == [None]
+
+
+@pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(14)])
+def test_bytes_are_text_where_they_are_utf8(type_):
+    urls = pa.array([b"http://a.test/", b"http://a.test/", b"http://a\xff.test"[:14]], type_)
+    captions = pa.array([b"a red apple   ", b"caf\xe9 au lait  ", b"a red apple   "], type_)
+    assert reasons(urls, captions) == [None, "caption_not_text", "url_invalid"]
 
 
 def test_the_first_of_equal_pairs_stays():
@@ -113,57 +128,6 @@ def test_golden(golden):
     golden(stage, stage(pa.table({"url": urls, "caption": ["a dog", "a cat", "été", "été", ""]})).to_pylist())
 
 
-def test_read_csv_with_quotes_and_line_breaks(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text('Caption,id,URL\n"a ""red"", round\napple",7,http://a.test/1\n3,8,http://a.test/2\n')
-    table = read_pairs(path)
-    assert table.to_pylist() == [
-        {"url": "http://a.test/1", "caption": 'a "red", round\napple'},
-        {"url": "http://a.test/2", "caption": "3"},
-    ]
-    assert Urls(source="test")(table).column("drop_reason").to_pylist() == [None, "caption_not_text"]
-
-
-def test_read_tsv_keeps_lone_quotation_marks(tmp_path):
-    path = tmp_path / "pairs.TSV"
-    path.write_text('TEXT\turl\n"best apple\thttp://a.test/1\n5\'2" tall\thttp://a.test/2\n')
-    assert read_pairs(path).column("caption").to_pylist() == ['"best apple', "5'2\" tall"]
-
-
-def test_read_parquet_keeps_numbers_as_numbers(tmp_path):
-    path = tmp_path / "pairs.parquet"
-    pq.write_table(pa.table({"URL": ["http://a.test/1"], "TEXT": [3.5]}), path)
-    table = read_pairs(path)
-    assert table.schema.field("caption").type == pa.float64()
-    assert Urls(source="test")(table).column("drop_reason").to_pylist() == ["caption_not_text"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.json", b"{}", r"a\.json is neither \.parquet nor \.csv nor \.tsv"),
-        ("a.csv", b"url,title\nx,y\n", r"a\.csv has no column caption; it has \['url', 'title'\]"),
-        ("a.csv", b"a,b\nx,y\n", r"a\.csv has no column url or caption; it has \['a', 'b'\]"),
-        (
-            "a.csv",
-            b"url,caption,TEXT\nx,y,z\n",
-            r"a\.csv has two columns for 'caption': 'caption' and 'TEXT'; keep one",
-        ),
-        ("a.csv", b"url,caption,caption\nx,y,z\n", r"a\.csv has two columns for 'caption': 'caption' and 'caption'"),
-        ("a.csv", b"", r"a\.csv cannot be read: Empty CSV file"),
-        ("a.csv", b"url,caption\nx\n", r"a\.csv cannot be read: CSV parse error: .*Expected 2 columns, got 1"),
-        ("a.csv", b"url,caption\nx,\xff\xfe\n", r"a\.csv cannot be read: .*invalid UTF8"),
-        ("a.parquet", b"PAR1 broken", r"a\.parquet cannot be read: "),
-        ("a.parquet", None, r"a\.parquet cannot be read: .*a\.parquet"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_pairs(tmp_path / name)
-
-
 def test_repeats_of_earlier_tables_are_found_whatever_their_sizes():
     """Against a plain set; a pair that was dropped before does not count as seen."""
     rng = random.Random(0)
@@ -197,26 +161,10 @@ def test_scores_are_numbers_or_null():
         Urls(source="test")(pa.table({**pairs, "punsafe": ["UNLIKELY"] * 4}))
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-def test_scores_of_a_file_in_any_case(tmp_path, suffix):
-    path = tmp_path / f"pairs{suffix}"
-    columns = {"PUNSAFE": [0.5, None], "url": ["u", "v"], "Similarity": [0.25, 0.5], "TEXT": ["a", "b"], "hash": [1, 2]}
-    if suffix == ".parquet":
-        pq.write_table(pa.table(columns), path)
-    else:
-        lines = [columns, *zip(*columns.values(), strict=True)]
-        separator = "," if suffix == ".csv" else "\t"
-        texts = (separator.join("" if value is None else str(value) for value in line) for line in lines)
-        path.write_text("\n".join(texts) + "\n")
-    assert read_pairs(path).to_pydict() == {
-        "url": ["u", "v"],
-        "caption": ["a", "b"],
-        "similarity": [0.25, 0.5],
-        "punsafe": [0.5, None],
-    }
-
-
 def test_real_alt_texts(shared_data):
-    table = Urls(source="laion")(read_pairs(shared_data / "laion_alt_text" / "test_10000.parquet"))
-    assert table.num_rows == 10_000
-    assert table.column("drop_reason").null_count == 9_999
+    plain = pq.read_table(shared_data / "laion_alt_text" / "test_10000.parquet").rename_columns(
+        {"URL": "url", "TEXT": "caption"}
+    )
+    table = Urls(source="laion")(plain)
+    assert table.num_rows == plain.num_rows == 10_000
+    assert Counter(table.column("drop_reason").to_pylist()) == {None: 9_993, "caption_damaged": 6, "url_invalid": 1}

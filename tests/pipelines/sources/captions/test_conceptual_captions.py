@@ -38,6 +38,19 @@ def test_both_orders_of_columns(tmp_path: Path, name: str, pairs_of: PairsOf) ->
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_marks_and_utf16(tmp_path: Path, encoding: str, pairs_of: PairsOf) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    rows = pairs_of(source(tmp_path, CC12M)).to_pylist()
+    assert pairs_of(source(tmp_path, (mark + CC12M).encode(encoding))).to_pylist() == rows
+
+
+def test_the_quoting_of_csv_writers_is_undone(tmp_path: Path, pairs_of: PairsOf) -> None:
+    rows = ['"""Blue"" boat"\thttp://a.test/1.jpg', 'a "blue" boat\thttp://a.test/2.jpg', '"a\thttp://a.test/3.jpg']
+    table = pairs_of(source(tmp_path, "\r\n".join(rows)))
+    assert table["caption"].to_pylist() == ['"Blue" boat', 'a "blue" boat', '"a']
+
+
 def test_a_row_that_is_no_pair_is_counted_by_the_next_stage(tmp_path: Path, pairs_of: PairsOf) -> None:
     table = Urls(source="cc")(pairs_of(source(tmp_path, CC3M)))
     assert table["drop_reason"].to_pylist() == [None, None, "url_invalid", "url_invalid", None]
@@ -88,6 +101,6 @@ def test_a_cut_gzip_and_two_files_are_named(tmp_path: Path, pairs_of: PairsOf) -
 def test_the_real_validation_split(shared_data: Path, pairs_of: PairsOf) -> None:
     (path,) = (shared_data / "cc3m_val_captions").glob("*.tsv")
     table = pairs_of(ConceptualCaptions(path=str(path), name="cc3m_val"))
-    assert table.num_rows == 15_833
+    assert table.num_rows == len(path.read_bytes().splitlines()) == 15_833
     assert table.slice(0, 1).to_pylist()[0]["caption"] == "author : a life in photography -- in pictures"
     assert Urls(source="cc3m_val")(table)["drop_reason"].null_count == 15_833

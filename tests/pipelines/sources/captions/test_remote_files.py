@@ -33,6 +33,22 @@ def test_a_file_a_folder_and_a_glob(folder: Path) -> None:
         assert content.read() == b"b/1.tar" * 10
 
 
+def test_hidden_files_are_passed_over(folder: Path) -> None:
+    for name in ("b/._1.tar", "__MACOSX/b/1.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert names(folder) == ["a/3.tar", "a/4.TAR", "b/1.tar", "b/2.tar"]
+    assert names(folder / "b" / "*.tar") == ["1.tar", "2.tar"]
+
+
+def test_a_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
+    for name in ("x[1].tar", "x1.tar"):
+        (tmp_path / name).write_bytes(name.encode())
+    (file,) = find_files(str(tmp_path / "x[1].tar"), endings=(".tar",))
+    with file.open() as content:
+        assert content.read() == b"x[1].tar"
+
+
 def test_a_relative_path_is_found_from_another_folder(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,103 @@
+"""Members of a stranger's tar, read as a stream and never unpacked.
+
+No name in it becomes a path, links and devices have no content, and its size, its members and their number are capped.
+"""
+
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO
+
+from pipelines.sources.captions.image_files import (
+    CAPTION_ENDINGS,
+    IMAGE_ENDINGS,
+    MAX_CAPTION_BYTES,
+    ending_of,
+    is_hidden,
+)
+from pipelines.sources.captions.remote_files import DataFile
+from pipelines.sources.captions.text_encoding import plain
+
+READ_ENDINGS = (*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarMember:
+    """A file, or a link to one; without content where it is of a kind that is not read, or too large."""
+
+    name: str
+    ending: str
+    content: bytes | None
+    is_file: bool
+
+
+def read_members(
+    file: DataFile, *, max_members: int, max_shard_bytes: int, max_image_bytes: int
+) -> Iterator[TarMember]:
+    """The members of a tar (``.gz`` too) in its order, but for folders and hidden files.
+
+    Raises:
+        ValueError: it is no whole tar, or exceeds a cap.
+    """
+    with file.open() as raw:
+        stream = _Stream(plain(raw), max_bytes=max_shard_bytes, where=file.url)
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
+                for number, info in enumerate(tar):
+                    if number >= max_members:
+                        raise ValueError(f"{file.url} has more than {max_members} members")
+                    tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+                    if not info.isdir() and not is_hidden(info.name):
+                        yield _member(tar, info, max_image_bytes)
+                end = tar.offset
+            stream.check_end(end)
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{file.url} is no whole tar ({error}): fetch it again") from error
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, max_image_bytes: int) -> TarMember:
+    # Distinct names stay distinct, and can be stored, whatever their bytes are.
+    name = info.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    ending = ending_of(name)
+    cap = max_image_bytes if ending in IMAGE_ENDINGS else MAX_CAPTION_BYTES
+    is_read = ending in READ_ENDINGS and info.isreg() and info.size <= cap
+    file = tar.extractfile(info) if is_read else None
+    return TarMember(
+        name=PurePosixPath(name).as_posix(),
+        ending=ending,
+        content=None if file is None else file.read(),
+        is_file=info.isreg(),
+    )
+
+
+class _Stream(io.RawIOBase):
+    """Counts what is read and remembers its end."""
+
+    def __init__(self, file: IO[bytes], *, max_bytes: int, where: str) -> None:
+        self._file, self._max_bytes, self._where = file, max_bytes, where
+        self._num_bytes = 0
+        self._tail = b""
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self._num_bytes += len(content)
+        if self._num_bytes > self._max_bytes:
+            raise ValueError(f"{self._where} unpacks to more than {self._max_bytes} bytes")
+        self._tail = (self._tail + content)[-4 * tarfile.RECORDSIZE :]
+        return content
+
+    def check_end(self, offset: int) -> None:
+        """``tarfile`` ends without a word at a cut or a broken header; a whole tar has two or more zero blocks, and no more.
+
+        It stopped at ``offset``, within its last read, which is in the tail.
+        """
+        rest = self._tail[offset - self._num_bytes :] if offset < self._num_bytes else b""
+        num_zeros, is_zero = len(rest), not any(rest)
+        while content := self.read(2**20):
+            num_zeros += len(content)
+            is_zero = is_zero and not any(content)
+        if not is_zero or num_zeros < 2 * tarfile.BLOCKSIZE:
+            raise ValueError(f"{self._where} is cut off or damaged at byte {offset}: fetch it again")

@@ -52,6 +52,11 @@ class ImageDecodingError(ValueError):
         self.reason = reason
 
 
+def image_suffixes() -> frozenset[str]:
+    """Endings of file names of the formats that are read, in lower case, with their dot: .jpg, .tiff, .avif, ..."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+
+
 def decode_rgb(
     source: bytes | str | Path, *, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:

@@ -197,6 +197,16 @@ def test_a_held_out_image_is_hashed_as_it_looks(kind: str, tmp_path: Path) -> No
     assert phash == str(imagehash.phash(decode_rgb(content)))
 
 
+def test_images_of_every_format_are_held_out(tmp_path: Path) -> None:
+    formats = {"a.jpg": "JPEG", "b.TIF": "TIFF", "c.avif": "AVIF", "d.gif": "GIF", "e.jp2": "JPEG2000", "f.ppm": "PPM"}
+    for name, format in formats.items():
+        (tmp_path / name).write_bytes(file_of(Image.fromarray(RGB), format))
+    (tmp_path / "._a.jpg").write_bytes(b"what macOS keeps beside a.jpg")
+    (tmp_path / "notes.txt").write_text("none")
+
+    assert hash_images(tmp_path)["file_name"].to_pylist() == list(formats)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in IMAGES if kind != "turned by EXIF"])
 def test_verification_decodes_it(kind: str) -> None:
     annotation = TrainingSample(supervision="image_text", width=WIDTH, height=HEIGHT, concepts=[], caption="x")

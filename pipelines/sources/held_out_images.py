@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from detclipv2.image_decoding import decode_rgb
+from detclipv2.image_decoding import decode_rgb, image_suffixes
 from pipelines.sources.input_files import parse_json, read_text
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
@@ -24,7 +24,6 @@ from schemas.manifest import canonical_json, sha256_hex
 HASHES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file_name", "sha256", "phash")])
 # COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
-_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +166,10 @@ def hash_images(folder: Path) -> pa.Table:
         ValueError: there is none, or one cannot be decoded.
     """
     rows = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS):
+    suffixes = image_suffixes()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
+        if path.name.startswith("._"):  # what macOS keeps beside a file
+            continue
         content = path.read_bytes()
         try:
             phash = str(imagehash.phash(decode_rgb(content)))

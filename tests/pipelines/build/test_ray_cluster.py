@@ -5,21 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.ray_jobs.conftest import listening_elsewhere
 
 ROOT = Path(__file__).parents[3]
 
-# Ray is imported first, as the training does, and tasks and an actor make it start workers.
+# Ray is imported first, as the training does; tasks make it start workers.
 SCRIPT = """
 import ray
-import os, psutil
+import os
 from pipelines.build.ray_cluster import connect
-from tests.ray_jobs.conftest import listening_elsewhere
 
 connect()
 ray.get([ray.remote(lambda: os.getpid()).remote() for _ in range(4)])
-processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-print(len(processes), listening_elsewhere(processes), os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"]))
+print(os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"]), flush=True)
+input()
 """
 
 
@@ -27,9 +29,18 @@ print(len(processes), listening_elsewhere(processes), os.environ["RAY_AUTH_MODE"
 @pytest.mark.timeout(120)
 def test_it_listens_on_loopback_alone_and_has_a_token_of_its_own() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, text=True, capture_output=True, check=True
-    )
-    num_processes, elsewhere, mode, token_length = done.stdout.split()
-    assert int(num_processes) >= 5, "a GCS, a raylet, its agents and workers"
-    assert (elsewhere, mode, token_length) == ("[]", "token", "64")
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().split() == ["token", "64"]
+        processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        assert len(processes) >= 5, "the driver, a GCS, a raylet, its agents and workers"
+        assert listening_elsewhere(processes) == []
+        driver.communicate("\n")
+    assert driver.returncode == 0

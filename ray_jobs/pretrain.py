@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pipelines.build.ray_cluster import connect  # sets what Ray reads from the environment when it is imported
+
+# isort: split
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
@@ -20,7 +23,6 @@ from detclipv2.losses.hybrid import HybridObjective
 from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.schedule import pairs_left_out
-from pipelines.build.ray_cluster import connect
 from pipelines.storage import NUM_CONCURRENT, Location, data_root
 from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe

@@ -12,6 +12,7 @@ A cluster that is started here differs from Ray's defaults:
 import logging
 import os
 import secrets
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -23,14 +24,19 @@ _CLUSTER_ELSEWHERE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def keep_private(environment: MutableMapping[str, str]) -> None:
-    """Make a Ray head with this environment listen on loopback alone, and ask for a token of its own."""
+    """Let a Ray head that is started with this environment listen on loopback alone, and ask for a token of its own."""
     # The only setting of Ray on Linux under which the GCS, the raylet, workers and agents bind to 127.0.0.1 (2.60).
     environment[_CLUSTER_ELSEWHERE] = "0"
-    # A token of its own: Ray would leave one in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray would leave a token in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys():
         environment["RAY_AUTH_MODE"] = "token"
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+# Ray reads whether it asks for a token when it is imported: whoever uses this module imports it before Ray.
+if "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
+    keep_private(os.environ)
 
 
 def connect() -> str | None:
@@ -40,15 +46,11 @@ def connect() -> str | None:
         Address of its dashboard, where this call has joined a cluster that has one.
     """
     import ray
-    from ray._private import ray_constants
 
     if ray.is_initialized():
         return None
     if "RAY_ADDRESS" in os.environ:
         return ray.init(log_to_driver=False, logging_level=logging.WARNING).dashboard_url or None
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    keep_private(os.environ)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # which was read from the environment when Ray was imported
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Nobody reads this cluster's metrics, and nobody takes away one machine of one: that saves processes and a barrier.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")

@@ -88,4 +88,4 @@ def test_a_dataset_manifest_with_any_value_is_read_or_named(
     try:
         read_dataset_manifest(path)
     except ValueError as error:
-        assert str(path) in str(error)
+        assert str(path) in str(error)  # noqa: PT017 - most values are read

@@ -10,7 +10,6 @@ A model folder (layout 2)::
     README.md                        the model card
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -26,13 +25,14 @@ from safetensors.torch import load_file, save_file
 from detclipv2 import __version__
 from detclipv2.build import build_detector, restore_text_encoder
 from detclipv2.config import ModelConfig
+from detclipv2.integrity import TEXT_ENCODER, WEIGHTS, check_files, check_finite, check_shapes, sha256_of
 from detclipv2.model_card import model_card
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 LAYOUT_VERSION = 2
-_CONFIG, _WEIGHTS, _TEXT_ENCODER, _CARD = "config.json", "model.safetensors", "text_encoder", "README.md"
+_CONFIG, _CARD = "config.json", "README.md"
 _VOCABULARY, _CONCEPTS = "category_embeddings.safetensors", "concepts.json"
 
 
@@ -77,8 +77,8 @@ def save_pretrained(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         temporary = Path(scratch) / folder.name
         temporary.mkdir()
-        save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, temporary / _WEIGHTS)
-        detector.text_encoder.save(temporary / _TEXT_ENCODER)
+        save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, temporary / WEIGHTS)
+        detector.text_encoder.save(temporary / TEXT_ENCODER)
         if vocabulary is not None:
             save_vocabulary(vocabulary, temporary / _VOCABULARY)
         if config.definitions and dictionary is not None:
@@ -93,7 +93,7 @@ def save_pretrained(
             "image_size": image_size,
             "shorter_size": shorter_size,
             "data_digest": data_digest,
-            "sha256": {path.relative_to(temporary).as_posix(): _sha256(path) for path in _files(temporary)},
+            "sha256": {path.relative_to(temporary).as_posix(): sha256_of(path) for path in _files(temporary)},
         }
         (temporary / _CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         write_model_card(temporary, metrics=metrics)
@@ -124,17 +124,20 @@ def from_pretrained(source: str | Path) -> Pretrained:
     folder = model_folder(source)
     description = _described(folder)
     try:
-        _check_files(folder, description["sha256"])
+        check_files(folder, description.get("sha256"))
         unknown = sorted(description["model"].keys() - {field.name for field in fields(ModelConfig)})
         if unknown:
             raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
+        check_shapes(folder / WEIGHTS, config)
         # The folder's own files give the architectures; its weights follow.
         detector = build_detector(
             replace(config, backbone_weights="random"),
-            text_encoder=restore_text_encoder(folder / _TEXT_ENCODER, config),
+            text_encoder=restore_text_encoder(folder / TEXT_ENCODER, config),
         )
-        detector.load_state_dict(load_file(folder / _WEIGHTS))
+        state = load_file(folder / WEIGHTS)
+        check_finite(state)
+        detector.load_state_dict(state)
         if config.definitions and _CONCEPTS not in description["sha256"]:
             raise ValueError(f"definitions are on, but it has no {_CONCEPTS}")
         return Pretrained(
@@ -166,7 +169,7 @@ def model_digest(folder: Path) -> str:
         ValueError: no model there, or one of another layout.
     """
     _described(folder)
-    return _sha256(folder / _CONFIG)
+    return sha256_of(folder / _CONFIG)
 
 
 def concepts_path(folder: Path) -> Path:
@@ -190,7 +193,7 @@ def _described(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     try:
         description = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"no model in {folder}: {error}; train one with `make demo`") from error
     layout = description.get("layout_version") if isinstance(description, dict) else None
     if layout != LAYOUT_VERSION:
@@ -203,17 +206,3 @@ def _described(folder: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    """Every file is as it was written: 400 MB take about a second, and swapped weights of the same shapes are found."""
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if _sha256(folder / name) != digest:
-            raise ValueError(f"{name} is not what was saved: its sha256 differs from the one in {_CONFIG}")

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pipelines.build.ray_cluster import connect  # sets what Ray reads from the environment when it is imported
+
+# isort: split
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
@@ -18,7 +21,6 @@ from rich.console import Console
 
 from detclipv2.planning.training_plan import train_flops
 from detclipv2.training.checkpoint import TrainState
-from pipelines.build.ray_cluster import connect
 from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes

@@ -1,4 +1,4 @@
-"""Dashboards of MLflow, Dagster and Ray on loopback; Ctrl-C ends all three."""
+"""Dashboards of MLflow, Dagster and, on request, a Ray head, on loopback; Ctrl-C ends them all."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.build.dagster_assets import dagster_home
+from pipelines.build.ray_cluster import keep_private
 from pipelines.storage import DataRoot, data_root
 from ray_jobs.command_line import run_cli
 from ray_jobs.tracking import runs_page
@@ -32,12 +33,14 @@ class UiConfig:
     """Port of MLflow's UI."""
     dagster_port: int = 3000
     """Port of the Dagster UI."""
+    ray: bool = False
+    """Whether to start a Ray head, to which `ray job submit` sends jobs; its address and token are printed."""
     ray_port: int = 8265
     """Port of the Ray dashboard."""
 
 
 def services(config: UiConfig) -> dict[str, tuple[int, list[str]]]:
-    """Port and command, after ``bin/``, of the three servers by their names."""
+    """Port and command, after ``bin/``, of the servers by their names."""
     outputs = config.outputs.resolve()
     mlflow = [
         *("mlflow", "server", "--host", "127.0.0.1", "--port", str(config.mlflow_port), "--workers", "1"),
@@ -45,24 +48,15 @@ def services(config: UiConfig) -> dict[str, tuple[int, list[str]]]:
         *("--default-artifact-root", (outputs / "mlartifacts").as_uri()),
     ]
     dagster = [
-        "dagster",
-        "dev",
-        "-m",
-        "pipelines.build.dagster_assets",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(config.dagster_port),
+        *("python", "-m", "ray_jobs.dagster_server", "-m", "pipelines.build.dagster_assets"),
+        *("-h", "127.0.0.1", "-p", str(config.dagster_port)),
     ]
     ray = [
         *("ray", "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"),
         *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(config.ray_port), "--include-dashboard", "true"),
     ]
-    return {
-        "MLflow": (config.mlflow_port, mlflow),
-        "Dagster": (config.dagster_port, dagster),
-        "Ray": (config.ray_port, ray),
-    }
+    wanted = {"MLflow": (config.mlflow_port, mlflow), "Dagster": (config.dagster_port, dagster)}
+    return wanted | ({"Ray": (config.ray_port, ray)} if config.ray else {})
 
 
 def main(config: UiConfig) -> None:
@@ -82,8 +76,8 @@ def main(config: UiConfig) -> None:
     environment = os.environ | {
         "DAGSTER_HOME": str(dagster_home(data_root(config.data))),
         "DAGSTER_TELEMETRY_DISABLED": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
     }
+    keep_private(environment)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing started here outlives it
     root, bin_folder = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -103,10 +97,15 @@ def main(config: UiConfig) -> None:
             if not _comes_up(address, process):
                 raise ValueError(f"the {name} UI did not come up; see {log_folder / name.lower()}.log")
             print(f"{name:8} {runs_page(address) if name == 'MLflow' else address}", flush=True)
-        print("Ctrl-C ends all three", flush=True)
+        if config.ray:
+            print(f"{'':8} for `ray job submit`, and for the dashboard when it asks for a token:", flush=True)
+            token = {key: value for key, value in environment.items() if key.startswith("RAY_AUTH_")}
+            exports = {"RAY_ADDRESS": f"http://127.0.0.1:{config.ray_port}", **token}
+            print(f"{'':8} export {' '.join(f'{key}={value}' for key, value in exports.items())}", flush=True)
+        print("Ctrl-C ends them", flush=True)
         signal.pause()
     except KeyboardInterrupt:
-        print("ending all three", flush=True)
+        print("ending them", flush=True)
     finally:
         for process in running.values():
             _end(process)

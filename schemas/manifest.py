@@ -5,10 +5,10 @@ Manifests hold no time and no absolute path, so that the same inputs give the sa
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, StringConstraints
 from upath import UPath
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -34,13 +34,25 @@ def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: di
     return sha256_hex(canonical_json({"stage": stage, "version": version, "config": config, "parents": parents}))
 
 
+def _inside(path: str) -> str:
+    """Raise ValueError for a path that leads out of the folder that it is relative to."""
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in path or ":" in parts[0] or "\0" in path:
+        raise ValueError(f"{path!r} leads out of its folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class FileEntry(BaseModel, frozen=True, extra="forbid"):
     """One published file. ``path`` is relative to the manifest's folder, or to the data root in a dataset manifest."""
 
-    path: str
-    sha256: str
-    num_bytes: int
-    num_rows: int
+    path: RelativePath
+    sha256: Sha256
+    num_bytes: NonNegativeInt
+    num_rows: NonNegativeInt
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):
@@ -86,7 +98,7 @@ class DatasetManifest(BaseModel, frozen=True, extra="forbid"):
     supervisions: dict[str, SupervisionSplit]  # keys: detection, grounding, image_text; absent where there is no data
     boxed_concepts: list[str]  # every text that has a box anywhere in training, sorted: what is not here is novel
     validation_annotations: FileEntry | None = None  # LVIS v1 JSON
-    validation_images: str | None = None  # folder of its images
+    validation_images: RelativePath | None = None  # folder of its images
     funnel: list[dict[str, Any]] = Field(default_factory=list)  # one row a stage: stage, rows_in, rows_kept, dropped
     parents: dict[str, str] = Field(default_factory=dict)
 

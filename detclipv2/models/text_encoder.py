@@ -14,13 +14,18 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 # Its report of unused pooling weights says nothing to a user of this model.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# Encoders of sentence-transformers models with mean pooling; their classes are transformers' own.
+_KNOWN_KINDS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+# Of the largest such models, with room: a file that a stranger wrote chooses no other amount of memory.
+_MAX_SIZES = {"vocab_size": 500_000, "hidden_size": 4096, "num_hidden_layers": 64, "intermediate_size": 16_384}
 _BATCH_SIZE = 256  # texts that go through the transformer together
 # A remembered feature must not depend, in its last bit, on what else was new then, or a resumed training would not end as an
 # undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
@@ -171,6 +176,30 @@ def _forget(encoder: TextEncoder, incompatible_keys: Any) -> None:
     encoder._features.clear()
 
 
+def _safe_config(folder: Path) -> PretrainedConfig:
+    """The configuration of a transformers encoder, where it is of a known kind and brings no code of its own.
+
+    Raises:
+        ValueError: it is of another kind, larger than `_MAX_SIZES`, names code to run, or cannot be read.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        try:
+            content = json.loads(path.read_bytes()) if path.is_file() else {}
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(content, dict) or "auto_map" in content:
+            raise ValueError(f"{path} names Python code to load the text encoder with ('auto_map'), which is never run")
+    config = AutoConfig.from_pretrained(folder, **_NO_CODE)
+    if config.model_type not in _KNOWN_KINDS:
+        raise ValueError(f"{folder}: a text encoder of kind {config.model_type!r}; known are {', '.join(_KNOWN_KINDS)}")
+    for name, most in _MAX_SIZES.items():
+        size = getattr(config, name, 1)
+        if not isinstance(size, int) or not 1 <= size <= most:
+            raise ValueError(f"{folder}/config.json: {name} is {size!r}; a whole number from 1 to {most}")
+    return config
+
+
 class SentenceEncoder(TextEncoder):
     """A transformers encoder with mean pooling over tokens, and a projection with a bias.
 
@@ -192,11 +221,12 @@ class SentenceEncoder(TextEncoder):
     ) -> None:
         if not (folder / "config.json").is_file():
             raise ValueError(f"no text encoder in {folder}: it needs config.json, a tokenizer and model.safetensors")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = _safe_config(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
         if (folder / "model.safetensors").is_file():
-            transformer = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+            transformer = AutoModel.from_pretrained(folder, add_pooling_layer=False, use_safetensors=True, **_NO_CODE)
         else:  # architecture alone; the detector's own weights follow
-            transformer = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+            transformer = AutoModel.from_config(config, add_pooling_layer=False, trust_remote_code=False)
         super().__init__(
             transformer,
             width=transformer.config.hidden_size,

@@ -62,14 +62,15 @@ def read_checkpoint(
 ) -> ClipTextWeights:
     """The text tower in a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file.
 
-    A plain state dict, one under "state_dict" or "model", with or without "module." before its names, or one of OpenAI's
-    TorchScript archives. Whatever else it holds, an image tower for one, is left out. Unless given, the activation is
-    "quick_gelu" for OpenAI's own files and "gelu" for others, and there is a head for each 64 channels, as in CLIP and FILIP.
+    A plain state dict, or one under "state_dict" or "model", with or without "module." before its names. Whatever else it
+    holds, an image tower for one, is left out. Unless given, the activation is "quick_gelu" for OpenAI's weights, which
+    three buffers tell, and "gelu" for others, and there is a head for each 64 channels, as in CLIP and FILIP.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it holds no text encoder of CLIP's kind.
+        ValueError: there is no such file, it is damaged, it holds no text encoder of CLIP's kind, or it is a TorchScript
+            archive, as OpenAI's own files are: loading one runs code that it brings along.
     """
-    state, is_archive = _read_state(path)
+    state = _read_state(path)
     prefix = "text." if "text.token_embedding.weight" in state else ""
     names = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     tower = {name: value.float() for name, value in names.items() if name.startswith(_TOWER)}
@@ -85,7 +86,7 @@ def read_checkpoint(
     if not layers:
         raise ValueError(f"{path} holds no CLIP text encoder: transformer.resblocks.0 is missing")
     projection = names.get("text_projection")
-    is_openai = is_archive or state.keys() >= _OPENAI_KEYS
+    is_openai = state.keys() >= _OPENAI_KEYS
     return ClipTextWeights(
         source=str(path),
         architecture=ClipTextArchitecture(
@@ -144,19 +145,18 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a checkpoint, and whether it is a TorchScript archive."""
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint."""
     if not path.is_file():
         raise ValueError(f"no text weights at {path}: text_weights of a clip encoder is {_FORMS}")
+    if _is_torchscript(path):
+        raise ValueError(
+            f"{path} is a TorchScript archive, and loading one runs the code in it: name open_clip:ARCHITECTURE:openai instead,"
+            " or, where you trust the file, save torch.jit.load(FILE).state_dict() with torch.save and name that"
+        )
     try:
-        is_archive = _is_torchscript(path)
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        elif is_archive:
-            content = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes an unpickler raises almost anything
         reason = str(error).partition("\n")[0]  # torch appends paragraphs of advice, some of it harmful
         raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
@@ -166,7 +166,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, and a state dict is needed")
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return {name.removeprefix("module."): value for name, value in tensors.items()}, is_archive
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def _is_torchscript(path: Path) -> bool:

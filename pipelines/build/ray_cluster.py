@@ -2,6 +2,7 @@
 
 A cluster that is started here differs from Ray's defaults:
 
+- **Loopback.** Its servers listen on 127.0.0.1; Ray's listen on all interfaces, whatever the node's address.
 - **Token.** A random one for this cluster alone, unless the environment names one; Ray would leave one in the home folder.
 - **Scheduling class.** This process and all of Ray's processes that inherit from it run as ``SCHED_BATCH``.
 - **Object store.** `OBJECT_STORE_BYTES` in place of 30 % of the memory.
@@ -11,11 +12,31 @@ A cluster that is started here differs from Ray's defaults:
 import logging
 import os
 import secrets
+import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Rows are an index and a word, so the object store needs next to nothing; Ray would set aside 30 % of the memory.
 OBJECT_STORE_BYTES = 256 * 2**20
+# Whether nodes on other machines may join; 0 is the default on Windows and macOS.
+_CLUSTER_ELSEWHERE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def keep_private(environment: MutableMapping[str, str]) -> None:
+    """Let a Ray head that is started with this environment listen on loopback alone, and ask for a token of its own."""
+    # The only setting of Ray on Linux under which the GCS, the raylet, workers and agents bind to 127.0.0.1 (2.60).
+    environment[_CLUSTER_ELSEWHERE] = "0"
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray would leave a token in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys():
+        environment["RAY_AUTH_MODE"] = "token"
+        environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+# Ray reads whether it asks for a token when it is imported: whoever uses this module imports it before Ray.
+if "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
+    keep_private(os.environ)
 
 
 def connect() -> str | None:
@@ -30,11 +51,6 @@ def connect() -> str | None:
         return None
     if "RAY_ADDRESS" in os.environ:
         return ray.init(log_to_driver=False, logging_level=logging.WARNING).dashboard_url or None
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # A token of its own: Ray would leave one in ~/.ray, and every later `ray start` would then ask each `ray job submit` for it.
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Nobody reads this cluster's metrics, and nobody takes away one machine of one: that saves processes and a barrier.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")

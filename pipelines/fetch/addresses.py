@@ -16,6 +16,7 @@ MAX_URL_LENGTH = 8192
 # The system's resolver does not tell how long an answer is valid. Crawls overload resolvers, and then lose rows to them.
 TTL_S = 300.0
 FAILURE_TTL_S = 120.0
+MAX_ADDRESSES = 16  # of a host; an answer may hold thousands
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out for hosts
 # Global by the registry, or by some versions of the ``ipaddress`` module, and yet not public.
@@ -87,16 +88,20 @@ def redirect_url(url: str, location: str) -> str:
     """The absolute URL of a Location header.
 
     Raises:
-        FetchError: ``bad_url``.
+        FetchError: ``bad_redirect``: it is no URL, or none of http or https.
     """
     try:
-        return urljoin(url, location)
+        absolute = urljoin(url, location)
+        parse_target(absolute)
     except ValueError as error:  # a malformed IPv6 address
-        raise FetchError("bad_url", error) from error
+        raise FetchError("bad_redirect", error) from error
+    except FetchError as error:
+        raise FetchError("bad_redirect" if error.slug == "bad_url" else error.slug, error.detail) from error
+    return absolute
 
 
 def look_up(host: str) -> tuple[str, ...]:
-    """All addresses of a host, in the resolver's order of preference.
+    """The addresses of a host, the first `MAX_ADDRESSES` in the resolver's order of preference.
 
     Raises:
         FetchError: ``dns``.
@@ -105,7 +110,7 @@ def look_up(host: str) -> tuple[str, ...]:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FetchError("dns", error) from error
-    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))[:MAX_ADDRESSES]
 
 
 def is_allowed(address: str, *, allow_loopback: bool) -> bool:

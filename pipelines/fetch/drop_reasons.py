@@ -5,6 +5,7 @@ from collections.abc import Mapping
 DROP_REASONS = frozenset(
     {
         "bad_url",  # not http(s), malformed
+        "bad_redirect",  # a Location header that is no http(s) URL
         "forbidden_address",  # the host is not on the public internet
         "forbidden_port",  # another protocol's
         "robots_disallowed",  # by the host's robots.txt
@@ -18,7 +19,7 @@ DROP_REASONS = frozenset(
         "http_429",
         "http_5xx",
         "http_other",  # any other status that is not 2xx; too many redirects
-        "opted_out",  # X-Robots-Tag says noai, noimageai, noindex or noimageindex
+        "opted_out",  # X-Robots-Tag says noai, noimageai, noindex, noimageindex or none
         "too_large",  # bytes
         "too_many_pixels",
         "truncated",  # shorter than announced, or an image without its end

@@ -126,10 +126,10 @@ def retry_after_s(header: str | None) -> float | None:
         return min(_LONGEST_PAUSE_S, float(text[:9]))
     try:
         at = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        if at.tzinfo is None:  # "-0000": UTC, says RFC 5322
+            at = at.replace(tzinfo=datetime.UTC)
+    except (ValueError, OverflowError):  # an hour 25; a year or a zone beyond what a date can hold
         return None
-    if at.tzinfo is None:  # "-0000": UTC, says RFC 5322
-        at = at.replace(tzinfo=datetime.UTC)
     return min(_LONGEST_PAUSE_S, max(0.0, at.timestamp() - time.time()))
 
 

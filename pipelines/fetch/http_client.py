@@ -111,7 +111,9 @@ class HttpClient:
         self._ssl_context = ssl.create_default_context()
         self._hosts = Hosts(config.limits)
         self._dns = SingleFlightCache[tuple[str, ...]](ttl_s=addresses.TTL_S, failure_ttl_s=addresses.FAILURE_TTL_S)
-        self._robots = SingleFlightCache[robots.Robots](ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S)
+        self._robots = SingleFlightCache[robots.Robots](
+            ttl_s=robots.TTL_S, failure_ttl_s=robots.FAILURE_TTL_S, weight=lambda rules: 1 + rules.num_rules / 100
+        )
 
     def get(self, url: str, *, keep: Keep | None = None) -> Response:
         """Fetch a URL, its body included.

@@ -1,18 +1,20 @@
 """robots.txt by Protego, with the agents matched as RFC 9309 has it, and X-Robots-Tag opt-out headers, by img2dataset's rule.
 
 Protego gives the longest rule precedence, with ``*`` and ``$``, which ``urllib.robotparser`` does not know, and matches in linear
-time. It differs from RFC 9309 in what follows; the first three are put right here, before it reads the file:
+time. It differs from RFC 9309 in what follows; the first four are put right here, before it reads the file:
 
 - It takes an agent for ours that is a part of our name (``exam`` for ``examplebot``), and not one with a version.
 - It ends a group of agents at any line, such as ``Crawl-delay``, and then drops the agents before that line.
-- It keeps rules for every agent, so that 500 kB of agents and rules become 10^8 rules; here all other agents are one.
+- It keeps rules for every agent, so that 500 kB of agents and rules become 10^8 rules.
+- It keeps a rule as often as its group names an agent: 63 kB of ``User-agent: *`` and rules cost minutes. Here the rules that
+  count are found first, each once, and Protego gets these alone, as one group.
 - It forgives misspellings (``Dissallow``) and a missing colon, and takes a rule that ends in ``$`` literally, too.
 - ``Allow: /a/index.html`` allows ``/a/``, too, as Google's parser has it; ``/robots.txt`` is always allowed.
 """
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPMessage
 from typing import Self
 
@@ -24,33 +26,49 @@ FAILURE_TTL_S = 3_600.0  # a host without an answer stays forbidden so long
 
 _AGENT = re.compile(r"\s*user(?:-|\s*)agent(?:\s*:|\s)(?P<name>[^#/]*)", re.IGNORECASE)
 _RULE = re.compile(r"\s*(?:allow|di\w+w)\b", re.IGNORECASE)  # misspellings of "disallow" included
-_OTHER_AGENT = "/"  # part of no product's name
-_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+# Matching takes some microseconds a rule and URL. Whoever has more distinct rules is not asked for anything.
+MAX_RULES = 10_000
+_NOTHING_ALLOWED = "Disallow: /"
+_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})  # none: noindex, nofollow
+_PRODUCT = re.compile(r"[^\s\d][^\s]*")  # a date with a comma has colons, too
 _DIRECTIVES_WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
 class Robots:
     """The rules of one robots.txt for one robot."""
 
-    def __init__(self, rules: Protego, *, product: str) -> None:
+    def __init__(self, rules: Protego, *, num_rules: int) -> None:
         self._rules = rules
-        self._product = product
+        self.num_rules = num_rules
 
     @classmethod
     def parse(cls, text: str, *, product: str) -> Self:
-        """Read a decoded robots.txt: the groups of ``product`` (such as ``examplebot``) count, or without any those of ``*``."""
-        lines = []
+        """Read a decoded robots.txt: the groups of ``product`` (such as ``examplebot``) count, or without any those of ``*``.
+
+        With more than `MAX_RULES` distinct rules nothing is allowed.
+        """
+        ours = product.lower()
+        rules: dict[str, dict[str, None]] = {}  # by agent, in order
+        agents: set[str] = set()
+        is_group_open = False  # consecutive lines of agents are one group
         for line in text.removeprefix("\ufeff").splitlines():
             if agent := _AGENT.match(line):
-                name = agent["name"].strip().lower()
-                lines.append(f"User-agent: {name if name in ('*', product.lower()) else _OTHER_AGENT}")
+                agents = agents if is_group_open else set()
+                agents.add(agent["name"].strip().lower())
+                is_group_open = True
             elif _RULE.match(line):
-                lines.append(line)
-        return cls(Protego.parse("\n".join(lines)), product=product)
+                is_group_open = False
+                for name in agents & {ours, "*"}:
+                    rules.setdefault(name, {})[line.strip()] = None
+            for name in agents & {ours}:
+                rules.setdefault(name, {})  # a group without a rule forbids nothing
+        chosen = list(rules.get(ours, rules.get("*", {})))
+        chosen = chosen if len(chosen) <= MAX_RULES else [_NOTHING_ALLOWED]
+        return cls(Protego.parse("\n".join(["User-agent: *", *chosen])), num_rules=len(chosen))
 
     def allows(self, path: str) -> bool:
         """Whether a path, with its query, may be asked for; of rules of the same length the one that allows wins."""
-        return self._rules.can_fetch(f"http://host{path}", self._product)
+        return self._rules.can_fetch(f"http://host{path}", "*")
 
 
 def load_opt_out_rule(*, product: str) -> Callable[[Sequence[str]], bool]:
@@ -64,16 +82,21 @@ def load_opt_out_rule(*, product: str) -> Callable[[Sequence[str]], bool]:
     def is_opted_out(values: Sequence[str]) -> bool:
         headers = HTTPMessage()
         for value in values:
-            headers["X-Robots-Tag"] = _normalized(value)
+            for directive in _directives(value):
+                headers["X-Robots-Tag"] = directive
         return bool(is_disallowed(headers, product.lower(), _OPT_OUTS))
 
     return is_opted_out
 
 
-def _normalized(value: str) -> str:
-    """``agent:directives`` where an agent is named, else no colon: img2dataset takes what is before one for an agent."""
-    first, colon, rest = value.partition(":")
-    agent = first.strip().lower()
-    if colon and "," not in agent and agent not in _DIRECTIVES_WITH_A_VALUE:
-        return f"{agent}:{rest}"
-    return value.replace(":", "=")
+def _directives(value: str) -> Iterator[str]:
+    """The directives of a header one by one, each as ``agent:directive``, or alone where no agent is named before it.
+
+    A proxy may have joined several headers with commas. What img2dataset finds before a colon is an agent to it.
+    """
+    agent = ""
+    for part in value.split(","):
+        name, colon, rest = (piece.strip().lower() for piece in part.partition(":"))
+        if colon and _PRODUCT.fullmatch(name) and name not in _DIRECTIVES_WITH_A_VALUE:
+            agent, name = f"{name}:", rest
+        yield agent + name

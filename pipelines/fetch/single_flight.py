@@ -13,7 +13,15 @@ Value = TypeVar("Value")
 
 
 class SingleFlightCache(Generic[Value]):
-    """Values, and ``FetchError``s in place of values, by key; the least recently used are forgotten first."""
+    """Values, and ``FetchError``s in place of values, by key; the least recently used are forgotten first.
+
+    Args:
+        ttl_s: seconds that a value is known.
+        failure_ttl_s: seconds that a failure is.
+        capacity: most weight of all that is known.
+        weight: of a value, above 0; a failure weighs 1, and so does each value unless given.
+        clock: seconds that never go back.
+    """
 
     def __init__(
         self,
@@ -21,12 +29,16 @@ class SingleFlightCache(Generic[Value]):
         ttl_s: float,
         failure_ttl_s: float,
         capacity: int = 20_000,
+        weight: Callable[[Value], float] = lambda _: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         def expires(_key: str, outcome: Value | FetchError, now: float) -> float:
             return now + (failure_ttl_s if isinstance(outcome, FetchError) else ttl_s)
 
-        outcomes: TLRUCache[str, Value | FetchError] = TLRUCache(capacity, ttu=expires, timer=clock)
+        def size(outcome: Value | FetchError) -> float:
+            return 1 if isinstance(outcome, FetchError) else weight(outcome)
+
+        outcomes: TLRUCache[str, Value | FetchError] = TLRUCache(capacity, ttu=expires, timer=clock, getsizeof=size)
         # With a condition, `cached` lets one thread compute a missing key while the others wait for it.
         self._outcome = cached(outcomes, key=lambda key, _: key, condition=threading.Condition())(_outcome)
 

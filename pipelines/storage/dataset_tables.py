@@ -8,10 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipelines.storage.roots import Location, write_text_atomically
 from pipelines.storage.table_store import PublishedTable, read_tables
+from schemas.manifest import Sha256
 
 DATASETS = "datasets"
+_FINGERPRINTS = TypeAdapter(dict[str, Sha256])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +63,9 @@ def _write(path: Location, fingerprints: Mapping[str, str]) -> None:
 
 
 def _read(path: Location) -> dict[str, str]:
-    fingerprints: dict[str, str] = json.loads(path.read_text())
-    return fingerprints
+    try:
+        return _FINGERPRINTS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(
+            f"{path} is damaged: {error.errors()[0]['msg']}; remove it and build again, which finds the tables that are there"
+        ) from error

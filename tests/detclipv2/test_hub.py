@@ -11,6 +11,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from detclipv2.config import ModelConfig
 from detclipv2.hub import from_pretrained, save_pretrained, write_model_card
@@ -325,6 +326,14 @@ def _garbage_with_its_digest(folder: Path) -> None:
     _described_anew(lambda description: description["sha256"].update({"model.safetensors": digest}))(folder)
 
 
+def _saved_anew(folder: Path, name: str, value: float) -> None:
+    """One weight replaced, and the digest with it, as whoever made the folder could."""
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {name: torch.full_like(state[name], value)}, folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    _described_anew(lambda description: description["sha256"].update({"model.safetensors": digest}))(folder)
+
+
 def test_a_model_of_version_0_1_has_on_and_off_for_bools(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "model", deformable=False)
     assert from_pretrained(tmp_path / "model").config.deformable is False
@@ -358,7 +367,12 @@ NOT_WHAT_WAS_SAVED = "is not what was saved: its sha256 differs from the one in 
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "text_encoder" / "config.json").unlink(), "text_encoder/config.json is missing"),
         (_garbage_with_its_digest, "SafetensorError"),
-        (_described_anew(lambda d: d["model"].update(embed_dim=20)), "size mismatch"),
+        (
+            _described_anew(lambda d: d["model"].update(embed_dim=20)),
+            r"projection.weight has the shape \[16, 32\], and 20",
+        ),
+        (_described_anew(lambda d: d["model"].update(channels=10**6)), "and 1000000 rows by config.json"),
+        (_described_anew(lambda d: d["model"].update(num_tower_convs=10**6)), "999999.0.weight has the shape None"),
         (_described_anew(lambda d: d["model"].update(embed_dim="wide")), "embed_dim"),
         (_described_anew(lambda d: d["model"].update(colour="red")), r"config.json has unknown settings \['colour'\]"),
         (_described_anew(lambda d: d["model"].update(backbone="resnot")), "timm has no backbone 'resnot'"),
@@ -367,7 +381,19 @@ NOT_WHAT_WAS_SAVED = "is not what was saved: its sha256 differs from the one in 
             "definitions are on, but it has no concepts.json",
         ),
         (_described_anew(lambda d: d.pop("image_size")), "KeyError: 'image_size'"),
-        (_described_anew(lambda d: d.pop("sha256")), "KeyError: 'sha256'"),
+        (_described_anew(lambda d: d.pop("sha256")), "its list of sha256 digests lacks model.safetensors"),
+        (_described_anew(lambda d: d.update(sha256={})), "its list of sha256 digests lacks model.safetensors"),
+        (_described_anew(lambda d: d.update(sha256=[])), "its list of sha256 digests lacks model.safetensors"),
+        (_described_anew(lambda d: d["sha256"].update({"../x": "0"})), "'../x' leads out of the folder"),
+        (_described_anew(lambda d: d["sha256"].update({"/etc/hostname": "0"})), "leads out of the folder"),
+        (
+            lambda folder: (folder / "text_encoder" / "special_tokens_map.json").write_text("{}"),
+            "text_encoder/special_tokens_map.json is not in the list of sha256 digests: remove it",
+        ),
+        (
+            lambda folder: _saved_anew(folder, "head.logit_bias", float("nan")),
+            "head.logit_bias has values that are not finite",
+        ),
         (_described_anew(lambda d: d.update(model=[])), "AttributeError|TypeError"),
     ],
 )

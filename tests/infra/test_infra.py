@@ -106,11 +106,29 @@ class TestRayJob:
     def test_volumes_are_claimed_and_mounted_where_the_jobs_write(self, path: Path) -> None:
         claim = _load(ROOT / "infra/k8s/outputs.yaml")["metadata"]["name"]
         for pod in _pods(_load(path)):
-            assert [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]] == [claim]
-            mounts = [mount for container in pod["containers"] for mount in container["volumeMounts"]]
-            assert [(mount["name"], mount["mountPath"]) for mount in mounts] == [
-                (pod["volumes"][0]["name"], "/app/outputs")
-            ]
+            outputs, scratch = pod["volumes"]
+            assert outputs["persistentVolumeClaim"]["claimName"] == claim
+            assert "emptyDir" in scratch
+            for container in pod["containers"]:
+                assert [(mount["name"], mount["mountPath"]) for mount in container["volumeMounts"]] == [
+                    (outputs["name"], "/app/outputs"),
+                    (scratch["name"], "/tmp"),
+                    (scratch["name"], "/home/app"),
+                ]
+
+    def test_pods_have_nothing_that_they_do_not_need(self, path: Path) -> None:
+        assert _load(path)["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
+        for pod in _pods(_load(path)):
+            assert pod["automountServiceAccountToken"] is False
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for container in pod["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "readOnlyRootFilesystem": True,
+                }
+                assert "memory" in container["resources"]["limits"]
 
 
 def test_compose_is_valid() -> None:
@@ -130,6 +148,23 @@ def test_compose_is_open_to_this_machine_alone() -> None:
     ports = [port for service in _load(COMPOSE)["services"].values() for port in service.get("ports", [])]
     assert len(ports) == 2
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_gives_containers_nothing_that_they_do_not_need() -> None:
+    for name, service in _load(COMPOSE)["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert {"mem_limit", "pids_limit"} <= service.keys(), name
+        assert not service.get("privileged"), name
+
+
+def test_compose_has_no_ray_without_a_token() -> None:
+    for name, service in _load(COMPOSE)["services"].items():
+        if "ray start" in service["command"]:
+            environment = service["environment"]
+            assert environment["RAY_AUTH_MODE"] == "token", name
+            assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?"), "compose stops where it is not set"
 
 
 def test_compose_runs_our_image_by_commands_that_it_has() -> None:
@@ -164,7 +199,7 @@ def test_dockerfile_has_only_instructions() -> None:
 
 def test_dockerfile_base_is_pinned_to_a_python_that_the_package_takes() -> None:
     base = dict(arguments[0].split("=", 1) for name, arguments in _instructions() if name == "ARG")["BASE"]
-    match = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", base)
+    match = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+@sha256:[0-9a-f]{64}", base)
     assert match
     assert match[1] in SpecifierSet(_project()["requires-python"])
 

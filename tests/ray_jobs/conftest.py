@@ -1,11 +1,15 @@
 """A tiny dataset and the jobs' own processes, shared by the integration tests."""
 
+import contextlib
+import ipaddress
 import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.detclipv2.conftest import text_folder, tiny_config, tiny_detector
@@ -58,6 +62,19 @@ def run_job(*command: str, cwd: Path = ROOT, timeout_s: float = 240) -> subproce
         capture_output=True,
         timeout=timeout_s,
     )
+
+
+def listening_elsewhere(processes: Iterable[psutil.Process]) -> list[str]:
+    """Sockets of these processes that listen on an address other than loopback."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for socket in process.net_connections(kind="inet"):
+                address = ipaddress.ip_address(socket.laddr.ip) if socket.laddr else None
+                inner = getattr(address, "ipv4_mapped", None) or address
+                if socket.status == psutil.CONN_LISTEN and not (inner and inner.is_loopback):
+                    found.append(f"{process.name()} {socket.laddr}")
+    return found
 
 
 @pytest.fixture(scope="session")

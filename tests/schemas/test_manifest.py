@@ -1,6 +1,11 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ray_jobs.dataset_files import root_of_dataset
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest, fingerprint, read_dataset_manifest
@@ -57,3 +62,30 @@ def test_a_dataset_is_named_by_its_folder_or_its_manifest(tmp_path: Path) -> Non
     assert root_of_dataset(folder) == root_of_dataset(str(folder / MANIFEST_NAME)) == tmp_path
     with pytest.raises(ValueError, match="no dataset at .*/nowhere/MANIFEST.json: build one"):
         read_dataset_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "c:/x", "a\\..\\x", "s3://bucket/x", "a\0b"])
+def test_a_path_that_leads_out_of_its_folder_is_no_entry(path: str) -> None:
+    with pytest.raises(ValidationError, match="leads out of its folder"):
+        FileEntry(path=path, sha256="0" * 64, num_bytes=0, num_rows=0)
+    with pytest.raises(ValidationError, match="leads out of its folder"):
+        DatasetManifest(name="x", supervisions={}, boxed_concepts=[], validation_images=path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    ),
+    st.sampled_from(["name", "supervisions", "boxed_concepts", "validation_annotations", "funnel", "parents", "more"]),
+)
+def test_a_dataset_manifest_with_any_value_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, field: str
+) -> None:
+    path = tmp_path_factory.mktemp("manifest") / MANIFEST_NAME
+    whole = DatasetManifest(name="demo", supervisions={}, boxed_concepts=["apple"]).model_dump()
+    path.write_text(json.dumps({**whole, field: value}))
+    try:
+        read_dataset_manifest(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 - most values are read

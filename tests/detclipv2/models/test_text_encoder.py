@@ -1,5 +1,7 @@
+import json
+import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -156,3 +158,32 @@ def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
 
 def test_the_packaged_encoder_is_found() -> None:
     assert (packaged_minilm() / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (
+            "config.json",
+            {"auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}},
+            "config.json names Python code",
+        ),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, "names Python code"),
+        ("config.json", {"model_type": "gpt2"}, "a text encoder of kind 'gpt2'; known are albert, bert"),
+        ("config.json", {"hidden_size": 10**9}, "hidden_size is 1000000000; a whole number from 1 to 4096"),
+        ("config.json", {"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        ("config.json", {"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+    ],
+)
+def test_a_folder_runs_no_code_and_chooses_no_size(
+    text_folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    folder, ran = tmp_path / "text", tmp_path / "ran"
+    shutil.copytree(text_folder, folder)
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | changes))
+
+    with pytest.raises(ValueError, match=message):
+        SentenceEncoder(folder, embed_dim=8)
+    assert not ran.exists()

@@ -128,13 +128,40 @@ def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
     _check_parity(str(tmp_path / "clip.pt"), _reference(model))
 
 
-def test_a_torchscript_archive_has_openais_activation(tmp_path: Path) -> None:
-    model = _clip(quick_gelu=True)
-    traced = torch.jit.trace(model, (torch.rand(2, 3, 32, 32), torch.zeros(2, 77, dtype=torch.long)))
-    torch.jit.save(traced, tmp_path / "ViT-B-32.pt")
+class _WritesWhenLoaded(torch.nn.Module):
+    """Its archive calls this when it is loaded."""
 
-    assert read_checkpoint(tmp_path / "ViT-B-32.pt").architecture.activation == "quick_gelu"
-    _check_parity(str(tmp_path / "ViT-B-32.pt"), _reference(model))
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path, self.training = state
+        torch.save(torch.ones(1), self.path)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+
+def test_the_code_of_a_torchscript_archive_does_not_run(tmp_path: Path) -> None:
+    module = torch.jit.script(_WritesWhenLoaded(str(tmp_path / "written")))
+    torch.jit.save(module, tmp_path / "ViT-B-32.pt")
+    torch.jit.load(tmp_path / "ViT-B-32.pt")
+    assert (tmp_path / "written").is_file(), "loading it does run its code"
+    (tmp_path / "written").unlink()
+
+    with pytest.raises(
+        ValueError, match=r"ViT-B-32\.pt is a TorchScript archive.*open_clip:ARCHITECTURE:openai"
+    ) as error:
+        read_checkpoint(tmp_path / "ViT-B-32.pt")
+
+    assert not (tmp_path / "written").exists()
+    assert "weights_only" not in str(error.value)
 
 
 @pytest.mark.parametrize(

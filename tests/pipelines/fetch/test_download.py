@@ -119,7 +119,7 @@ def test_every_failure_by_its_slug(run, web, page, make_image):
         "/500": "http_5xx",
         "/451": "http_other",
         "/loop": "http_other",
-        "/file": "bad_url",
+        "/file": "bad_redirect",
         "/inside": "forbidden_address",
         "/drip": "timeout",
         "/large": "too_large",

@@ -100,9 +100,9 @@ HOSTILE = {
     "http://127.0.0.1.:{port}/": "dns",
     "http://nowhere.test/": "dns",
     # redirects
-    "http://img.test/to?file:///etc/passwd": "bad_url",
-    "http://img.test/to?data:image/png,x": "bad_url",
-    "http://img.test/to?http://img.test@{listener}/": "bad_url",
+    "http://img.test/to?file:///etc/passwd": "bad_redirect",
+    "http://img.test/to?data:image/png,x": "bad_redirect",
+    "http://img.test/to?http://img.test@{listener}/": "bad_redirect",
     "http://img.test/to?http://img.test:22/": "forbidden_port",
     "http://img.test/to?http://{listener}/": "forbidden_address",
     "http://img.test/to?//{listener}/": "forbidden_address",

@@ -3,6 +3,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.fetch.drop_reasons import FetchError
 from pipelines.fetch.hosts import Host, HostLimits, Hosts, backoff_s, retry_after_s
@@ -128,6 +130,9 @@ def test_the_least_recently_used_hosts_are_forgotten(monkeypatch):
         (" 120 ", 120),
         ("9" * 400, 86400),
         ("1.5", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 1999 25:61:61 GMT", None),
+        ("Fri, 31 Dec 1999 23:59:59 +999999999999", None),
     ],
 )
 def test_retry_after_as_seconds(header, seconds):
@@ -140,6 +145,12 @@ def test_retry_after_as_a_date():
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 -0000") == 0
     assert retry_after_s("Fri, 31 Dec 9999 23:59:59 GMT") == 86400
+
+
+@given(st.text(max_size=60) | st.from_regex(r"\A\w{3}, \d{1,3} \w{3} \d{1,9} \d\d:\d\d(:\d\d)? [+-]?\w{1,12}\Z"))
+def test_no_retry_after_ends_in_an_error(header):
+    seconds = retry_after_s(header)
+    assert seconds is None or 0 <= seconds <= 86400
 
 
 def test_the_wait_doubles_and_differs_from_url_to_url_but_not_from_run_to_run():

@@ -88,7 +88,7 @@ def test_redirects_are_followed_and_checked_again(web, page):
     assert fetch("http://img.test/start", connect_to=connect_to) == b"here"
     with pytest.raises(FetchError, match="^forbidden_address: "):
         fetch("http://img.test/inside", connect_to=connect_to)
-    with pytest.raises(FetchError, match="^bad_url: "):
+    with pytest.raises(FetchError, match="^bad_redirect: "):
         fetch("http://img.test/local", connect_to=connect_to)
 
 
@@ -193,9 +193,9 @@ def test_https_checks_the_certificate(web, page, tmp_path, monkeypatch):
         fetch("https://other.test/", connect_to=connect_to)
 
 
-def test_a_redirect_to_a_malformed_address_is_a_bad_url(web, page):
+def test_a_redirect_to_a_malformed_address_has_a_reason_of_its_own(web, page):
     web.pages["/"] = page(status=302, headers={"Location": "http://[::1/"})
-    with pytest.raises(FetchError, match="^bad_url: Invalid IPv6 URL"):
+    with pytest.raises(FetchError, match="^bad_redirect: Invalid IPv6 URL"):
         fetch("http://img.test/", connect_to={"img.test": web.address})
 
 

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from pipelines.fetch.robots import MAX_BYTES, Robots, load_opt_out_rule
+from pipelines.fetch.robots import MAX_BYTES, MAX_RULES, Robots, load_opt_out_rule
 
 IS_OPTED_OUT = load_opt_out_rule(product="ExampleBot")
 
@@ -117,6 +117,20 @@ def test_a_hostile_list_of_agents_takes_no_quadratic_time():
     assert [robots.allows(path) for path in ("/x", "/y", "/z")] == [False, False, True]
 
 
+@pytest.mark.parametrize("agent", ["*", "bot"])
+def test_an_agent_named_again_and_again_multiplies_no_rule(agent):
+    half = MAX_BYTES // 2
+    text = f"User-agent: {agent}\n" * (half // 16) + "Disallow: /x\n" * (half // 13)
+    robots = Robots.parse(text, product="bot")
+    assert (robots.num_rules, robots.allows("/x"), robots.allows("/y")) == (1, False, True)
+
+
+@pytest.mark.parametrize(("num_rules", "is_allowed"), [(MAX_RULES, True), (MAX_RULES + 1, False)])
+def test_with_more_rules_than_are_read_nothing_is_allowed(num_rules, is_allowed):
+    rules = "".join(f"Disallow: /{i}\n" for i in range(num_rules))
+    assert Robots.parse(f"User-agent: *\n{rules}", product="bot").allows("/y") is is_allowed
+
+
 @pytest.mark.parametrize("name", ["exam", "bot", "examplebots", "*bot", "example", "e"])
 def test_a_part_of_a_name_is_another_robot(name):
     """RFC 9309, 2.2.1: the names are equal, but for their case."""
@@ -171,6 +185,12 @@ def test_paths_that_look_like_addresses_are_paths():
         (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
         (["max-snippet: noai"], False),
         (["", ":", ",:,", "examplebot:"], False),
+        (["none"], True),
+        (["otherbot: none", "examplebot: nofollow"], False),
+        # Several headers that a proxy joined.
+        (["otherbot: nofollow, examplebot: noai"], True),
+        (["otherbot: nofollow, noindex, examplebot: nofollow"], False),
+        (["unavailable_after: Friday, 25-Jun-10 15:00:00 PST, noai"], True),
     ],
 )
 def test_values_of_the_x_robots_tag_header(values, is_opted_out):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pipelines.fetch.addresses import look_up
+from pipelines.fetch.addresses import MAX_ADDRESSES, look_up
 from pipelines.fetch.drop_reasons import FetchError
 from pipelines.fetch.single_flight import SingleFlightCache
 
@@ -92,3 +92,24 @@ def test_the_least_recently_used_are_forgotten():
     for key in ("a", "b", "a", "c", "a", "b"):
         cache.get(key, lambda key=key: made.append(key) or key)  # type: ignore[misc,func-returns-value]
     assert made == ["a", "b", "c", "b"]
+
+
+def test_what_weighs_more_leaves_less_room_for_others():
+    cache: SingleFlightCache[int] = SingleFlightCache(
+        ttl_s=10, failure_ttl_s=10, capacity=10, weight=lambda value: value
+    )
+    made = []
+
+    def make(value: int) -> int:
+        made.append(value)
+        return value
+
+    for key, value in (("a", 4), ("b", 4), ("a", 4), ("c", 6), ("a", 4), ("b", 4), ("huge", 11), ("huge", 11)):
+        assert cache.get(key, lambda value=value: make(value)) == value
+    assert made == [4, 4, 6, 4, 11, 11], "c pushed b out; what weighs more than all is never kept"
+
+
+def test_a_host_of_thousands_of_addresses_has_its_first(monkeypatch):
+    found = [(0, 0, 0, "", (f"1.{i // 256}.{i % 256}.1", 0)) for i in range(5000)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert look_up("a.test") == tuple(address for *_, (address, _) in found[:MAX_ADDRESSES])

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipelines.build.scales import Sources
 from pipelines.sources.boxes.annotated_images import AnnotatedImages
-from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
+from pipelines.sources.boxes.coco import Coco, Lvis
+from pipelines.sources.boxes.coco_validation import CocoValidation
 from pipelines.sources.boxes.coco_json import read_coco
 from pipelines.sources.boxes.flickr30k_entities import Flickr30kEntities
 from pipelines.sources.boxes.mdetr import Mdetr

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
+from pipelines.sources.boxes.coco import Coco, Lvis
+from pipelines.sources.boxes.coco_validation import CocoValidation
 from schemas.training import TrainingSample
 
 COCO_CCBY = Path(__file__).resolve().parents[5] / "shared" / "data" / "coco_ccby"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
-from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, Split, read_coco, spaced
+from pipelines.sources.boxes.coco_json import CocoImage, CocoIndex, NameOf, read_coco, spaced
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
-from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.lvis_format import LvisCategory, NamedBox
 from schemas.training import Supervision
 
 
@@ -21,12 +21,10 @@ class Coco(AnnotatedImages):
     Attributes:
         annotations: instances JSON with ``images``, ``annotations`` and ``categories``; an LVIS file will do.
         images: folders of the images.
-        split: all images, or every fifth in the order of their ids ("held_out"), or the others ("train").
     """
 
     annotations: Path
     images: tuple[Path, ...]
-    split: Split = "all"
 
     name: str = "coco"
     supervision: ClassVar[Supervision] = "detection"
@@ -35,7 +33,7 @@ class Coco(AnnotatedImages):
     @property
     def coco(self) -> CocoIndex:
         """What the JSON says, whether an image is there or not."""
-        return read_coco(self.annotations, self.split, type(self).name_of)
+        return read_coco(self.annotations, "all", type(self).name_of)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -49,11 +47,9 @@ class Coco(AnnotatedImages):
                 for record in coco.images
             ),
             folders=self.images,
-            held_out=self.held_out,
             digest=coco.sha256,
             vocabulary=(category.name for category in coco.categories.values()),
             where=self.annotations,
-            what=f"images ({self.split})",
             num_orphans=coco.num_orphans,
         )
 
@@ -61,16 +57,28 @@ class Coco(AnnotatedImages):
         categories = self.coco.categories
         boxes: list[NamedBox] = []
         dropped: Counter[str] = Counter()
+        crowds: list[str] = []
         for annotation in handle.annotations:
             if annotation["category_id"] not in categories:
                 dropped["unknown_category"] += 1
             elif annotation.get("iscrowd"):
                 dropped["crowd"] += 1
+                crowds.append(categories[annotation["category_id"]].name)
             else:
                 x, y, width, height = annotation["bbox"]
                 name = categories[annotation["category_id"]].name
                 boxes.append(NamedBox(name=name, box_xyxy=(x, y, x + width, y + height)))
-        return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
+        return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px, unboxed=tuple(crowds))
+
+    def categories(self) -> list[LvisCategory]:
+        by_name = {category.name: category for category in self.coco.categories.values()}
+        return [by_name[name] for name in sorted(by_name)]
+
+    def verified(self, handle: CocoImage) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """COCO is annotated exhaustively; an LVIS file says itself what is verified."""
+        names = {i: category.name for i, category in self.coco.categories.items()}
+        absent = None if handle.absent is None else frozenset(names[i] for i in handle.absent if i in names)
+        return absent, frozenset(names[i] for i in handle.not_exhaustive if i in names)
 
 
 @dataclass(frozen=True, kw_only=True)

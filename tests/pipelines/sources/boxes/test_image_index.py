@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.sources.boxes.image_index import Entry, ImageIndex, find_image, index_images
+from pipelines.sources.boxes.image_index import Entry, ImageIndex, Shared, Split, file_key, index_images
 from pipelines.sources.held_out_images import HeldOutImages
 
 WHERE = Path("annotations.json")

@@ -170,7 +170,9 @@ CHECKS = (
     ),
     Check(name="phrases_per_caption", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
     *(
-        Check(name="box_drop_rate", asset=asset, what="Share of boxes that cannot be used.", find=partial(_boxes, asset))
+        Check(
+            name="box_drop_rate", asset=asset, what="Share of boxes that cannot be used.", find=partial(_boxes, asset)
+        )
         for asset in ("detection_shards", "grounding_shards", "validation")
     ),
 )

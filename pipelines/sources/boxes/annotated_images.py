@@ -140,7 +140,7 @@ class AnnotatedImages(ABC):
                 lost.update(image)
         if waiting is not None:
             yield _with_lost(waiting, lost)
-        elif lost:
+        elif any(lost.values()):
             yield LostBoxes(dropped_boxes=dict(+lost))
 
     def _read_one(self, index: ImageIndex, position: int) -> BoxedImage | dict[str, int]:

@@ -173,9 +173,9 @@ def is_image_name(name: str) -> bool:
 
 def plain_name(name: str) -> str:
     """What all spellings of a name have in common."""
-    _, _, query = name.replace("\\", "/").partition("?d=")
-    path = query.partition("&")[0] or re.split("[?#]", name.replace("\\", "/"))[0]
-    return _normal(PurePosixPath(unquote(path)).as_posix().lstrip("/"))
+    slashes = name.replace("\\", "/")
+    path = slashes.partition("?d=")[2].partition("&")[0] or re.split("[?#]", slashes)[0]
+    return _normal(PurePosixPath(unquote(path).replace("\\", "/")).as_posix().lstrip("/"))
 
 
 def _spellings(name: str, *, where: Path) -> Iterator[Parts]:
@@ -183,7 +183,8 @@ def _spellings(name: str, *, where: Path) -> Iterator[Parts]:
     slashes = name.replace("\\", "/")
     of_query = slashes.partition("?d=")[2].partition("&")[0]
     path = re.split("[?#]", slashes)[0]
-    for spelling in dict.fromkeys((name, slashes, of_query, path, unquote(of_query), unquote(slashes), unquote(path))):
+    decoded = [unquote(text).replace("\\", "/") for text in (of_query, slashes, path)]
+    for spelling in dict.fromkeys((name, slashes, of_query, path, *decoded)):
         parts = PurePosixPath(spelling).parts
         if ".." in parts:
             raise ValueError(f"{where}: the file name {name!r} leads out of the folder of the images")

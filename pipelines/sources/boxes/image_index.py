@@ -40,7 +40,8 @@ class ImageIndex:
     num_boxes: tuple[int, ...]
     handles: tuple[tuple[Any, ...], ...]  # of every entry of the image
     vocabulary: tuple[str, ...]  # sorted
-    lost_boxes: Mapping[str, int] = field(default_factory=dict)  # of images that were left out, by reason
+    missing: tuple[tuple[tuple[str, ...], int], ...] = ()  # names and number of boxes of each image without a file
+    lost_boxes: Mapping[str, int] = field(default_factory=dict)  # of images that were left out, these too, by reason
     num_held_out: int = 0  # images, by their names
     notes: tuple[str, ...] = ()  # lines for people
 
@@ -55,7 +56,11 @@ class ImageIndex:
         """
         lost: Counter[str] = Counter({} if split == "held_out" else self.lost_boxes)
         chosen: list[int] = []
-        num_held_out = 0
+        gone = [
+            n for names, n in self.missing if held_out is not None and split != "held_out" and held_out.has_name(names)
+        ]
+        num_held_out = len(gone)
+        lost.update({"held_out": sum(gone), "image_missing": -sum(gone)})
         for i, names in enumerate(self.names):
             if split != "all" and (i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1) != (split == "held_out"):
                 continue
@@ -67,8 +72,6 @@ class ImageIndex:
         if not chosen:
             why = f"{num_held_out:,} of them are held out" if num_held_out else f"every {HOLD_OUT_EVERY}th is held out"
             raise ValueError(f"{self.where}: none of its {len(self.keys):,} images is left: {why}")
-        if len(chosen) == len(self.keys) and not num_held_out:
-            return self
         return replace(
             self,
             keys=tuple(self.keys[i] for i in chosen),
@@ -119,7 +122,7 @@ def index_images(
     if missing:
         folder = " or ".join(str(folder) for folder in folders)
         name = f"the first is {missing[0].names[0]!r}, looked for in {folder}"
-        absent = [f"{len(missing):,} of {len(ordered):,} {what} are not there; {name}"]
+        absent = [f"{len(missing):,} of {len(ordered):,} {what} not found; {name}"]
     if not images:
         raise ValueError(f"{where}: {absent[0] if absent else f'it has no {what}'}")
     return ImageIndex(
@@ -131,6 +134,7 @@ def index_images(
         num_boxes=tuple(sum(entry.num_boxes for entry, _ in image) for image in images),
         handles=tuple(tuple(entry.handle for entry, _ in image) for image in images),
         vocabulary=tuple(sorted(set(vocabulary))),
+        missing=tuple((entry.names, entry.num_boxes) for entry in missing),
         lost_boxes=dict(+lost),
         notes=tuple(f"{where}: {note}" for note in (*notes, *absent, *_repeated(images))),
     )

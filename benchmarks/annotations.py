@@ -1,7 +1,7 @@
 """Annotation parsing: seconds and peak memory of reading one large COCO JSON, of this checkout and of another one.
 
 ``python benchmarks/annotations.py`` writes an instances JSON as COCO's is (polygons, areas, crowds) and indexes it with
-`pipelines.sources.boxes.coco_json.read_coco`, in fresh processes. ``--against FOLDER`` names another checkout to compare
+`pipelines.sources.boxes.coco_json`, in fresh processes. ``--against FOLDER`` names another checkout to compare
 with: the two take turns, and the command fails if this one is slower or needs more memory. The memory is the peak of the
 process after its imports, so that what other modules need does not count.
 """
@@ -58,13 +58,13 @@ def write_instances(path: Path, *, num_annotations: int, num_images: int) -> Non
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Seconds and peak MB of one `read_coco` in this process."""
-    from pipelines.sources.boxes.coco_json import read_coco
+    """Seconds and peak MB of one index in this process."""
+    from pipelines.sources.boxes.coco import Coco
 
     before = memory_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     started = time.perf_counter()
-    index = read_coco(path, "all")
+    index = Coco(annotations=path, images=()).coco
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,

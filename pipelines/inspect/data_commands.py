@@ -85,7 +85,7 @@ def verify(config: Annotated[Verify, tyro.conf.arg(name="")]) -> None:
     num_shards = sum(len(split.shards) for split in splits.values())
     empty = empty_parts(dataset)
     for line in empty:
-        print(f"{dataset.manifest.name}: {line}: mend the annotations or --images, and build again")
+        print(f"{dataset.manifest.name}: {line}: fix the annotations or --images, and build again")
     if not found and empty:
         sys.exit(2)
     if not found:

@@ -60,9 +60,7 @@ def test_verify_a_dataset_without_a_box(run, dataset: BuiltDataset) -> None:
             row |= {"rows_in": 12, "rows_kept": 0, "dropped": {"image_missing": 12}}
     path.write_text(json.dumps(manifest))
 
-    line = (
-        "small: detection has no box: none of 12 could be used (image_missing 12): mend the annotations or --images, "
-    )
+    line = "small: detection has no box: none of 12 could be used (image_missing 12): fix the annotations or --images, "
     assert run("verify", dataset.folder) == (2, f"{line}and build again\n", "")
 
 

@@ -87,8 +87,12 @@ def own_boxes(
     ``val``. Its images, and those with the same bytes, are held out of all other data.
 
     Raises:
-        ValueError: there is no folder of images, or a source or the validation set has no box.
+        ValueError: a file is given twice, there is no folder of images, or a source or the validation set has no box.
     """
+    for option, paths in (("--detection", detection), ("--grounding", grounding)):
+        twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+        if twice:
+            raise ValueError(f"{option} {twice[0]}: it is given twice")
     trained = _named(own_detection(path, images=images, **options) for path in detection)
     grounded = _named(own_grounding(path, images=images, **options) for path in grounding)
     kept: tuple[AnnotatedImages, ...] = ()

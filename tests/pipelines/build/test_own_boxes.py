@@ -172,3 +172,9 @@ def test_images_of_the_validation_set_leave_all_training_data(tmp_path: Path) ->
     assert dataset.held_out.all_sha256 == {hashlib.sha256((tmp_path / "2.png").read_bytes()).hexdigest()}
     config = dataset.held_out.config
     assert (config["num_files"], config["num_hashes"]) == (1, 0)
+
+
+def test_a_file_given_twice_is_an_error(tmp_path: Path) -> None:
+    boxes = write_coco(tmp_path, 5)
+    with pytest.raises(ValueError, match=r"--detection .*boxes.json: it is given twice"):
+        BuildConfig(detection=(boxes, boxes), images=(tmp_path,)).dataset()

@@ -21,6 +21,7 @@ from pipelines.sources.boxes.pascal_voc import PascalVoc
 from pipelines.sources.boxes.yolo import Yolo
 from pipelines.sources.boxes.yolo_yaml import find_data_yaml, read_data_yaml
 from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
+from pipelines.storage import format_counts
 
 # Categories that Objects365 has in this spelling and nobody else: v1 and v2.
 _OBJECTS365 = {"other shoes", "sneakers", "hamimelon"}
@@ -87,8 +88,12 @@ def own_boxes(
     ``val``. Its images, and those with the same bytes, are held out of all other data.
 
     Raises:
-        ValueError: there is no folder of images.
+        ValueError: a file is given twice, there is no folder of images, or a source or the validation set has no box.
     """
+    for option, paths in (("--detection", detection), ("--grounding", grounding)):
+        twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+        if twice:
+            raise ValueError(f"{option} {twice[0]}: it is given twice")
     trained = _named(own_detection(path, images=images, **options) for path in detection)
     grounded = _named(own_grounding(path, images=images, **options) for path in grounding)
     kept: tuple[AnnotatedImages, ...] = ()
@@ -100,6 +105,8 @@ def own_boxes(
         trained = tuple(source for source, _, _ in parts)
         kept = tuple(part for _, part, _ in parts if part is not None)
         notes = [note for _, _, note in parts if note]
+    for source in (*trained, *grounded, *kept):
+        _check_boxes(source)
     validation_set = CocoValidation(sources=kept) if kept else None
     if validation_set is not None:
         held_out = replace(held_out or HeldOutImages(), files=validation_set.files())
@@ -130,6 +137,15 @@ def _held_out_part(source: AnnotatedImages) -> tuple[AnnotatedImages, AnnotatedI
         few = f"{len(source)} image{'s' * (len(source) > 1)}, fewer than {HOLD_OUT_EVERY}: none is held out"
         return source, None, f"{index_of(source).where}: {few}; training has no validation unless --validation is given"
     return replace(source, split="train"), replace(source, split="held_out"), ""
+
+
+def _check_boxes(source: AnnotatedImages) -> None:
+    """Raise ValueError where no box is of an image that is there: nothing needs to run to know that."""
+    index = index_of(source)
+    if not sum(index.num_boxes):
+        num_lost = sum(index.lost_boxes.values())
+        lost = f"none of its {num_lost:,} boxes is of an image that is there ({format_counts(index.lost_boxes)})"
+        raise ValueError(f"{index.where}: {lost if num_lost else 'there is no box for the images that are there'}")
 
 
 def _named(sources: Iterable[AnnotatedImages]) -> tuple[AnnotatedImages, ...]:

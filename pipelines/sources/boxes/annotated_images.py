@@ -113,10 +113,6 @@ class AnnotatedImages(ABC):
         """Lines for people on what was found odd, though not wrong enough to stop."""
         return index_of(self).notes
 
-    def files(self) -> tuple[tuple[str, int], ...]:
-        """Path and size in bytes of every image's file."""
-        return tuple((str(path), path.stat().st_size) for path in index_of(self).paths)
-
     def categories(self) -> list[LvisCategory]:
         """What the names of the vocabulary stand for."""
         return [LvisCategory(name=name, definition="", synonyms=(name,)) for name in self.vocabulary()]

@@ -36,7 +36,7 @@ class CocoValidation:
 
     def files(self) -> tuple[tuple[str, int], ...]:
         """Path and size in bytes of every image's file."""
-        return tuple(file for source in self.sources for file in source.files())
+        return tuple(file for source in self.sources for file in index_of(source).files)
 
     def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
         """Write ``annotations.json`` and ``images/``; see `pipelines.sources.source.ValidationSource`."""

@@ -17,6 +17,7 @@ IMAGE_ENDINGS = (
 )
 
 Parts = tuple[str, ...]
+_UNUSUAL = frozenset("\\%?#")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +71,7 @@ class ImageFiles:
             ValueError: a name leads out of its folder, or a folder cannot be listed.
         """
         for rank, name in enumerate(names):
-            spellings = list(_spellings(name, where=where))
+            spellings = _spellings(name, where=where)
             for start in range(max(map(len, spellings), default=0)):
                 tried = [(parts[:start], parts[start:]) for parts in spellings if len(parts) > start]
                 for folded in (False, True):
@@ -178,19 +179,23 @@ def plain_name(name: str) -> str:
     return _normal(PurePosixPath(unquote(path).replace("\\", "/")).as_posix().lstrip("/"))
 
 
-def _spellings(name: str, *, where: Path) -> Iterator[Parts]:
+def _spellings(name: str, *, where: Path) -> list[Parts]:
     """The parts of a name in every spelling, each once."""
-    slashes = name.replace("\\", "/")
-    of_query = slashes.partition("?d=")[2].partition("&")[0]
-    path = re.split("[?#]", slashes)[0]
-    decoded = [unquote(text).replace("\\", "/") for text in (of_query, slashes, path)]
-    for spelling in dict.fromkeys((name, slashes, of_query, path, *decoded)):
-        parts = PurePosixPath(spelling).parts
-        if ".." in parts:
-            raise ValueError(f"{where}: the file name {name!r} leads out of the folder of the images")
-        parts = parts[1:] if parts[:1] in (("/",), ("//",)) else parts
-        if parts:
-            yield parts
+    spellings = [name]
+    if not _UNUSUAL.isdisjoint(name):
+        slashes = name.replace("\\", "/")
+        of_query = slashes.partition("?d=")[2].partition("&")[0]
+        path = re.split("[?#]", slashes)[0]
+        decoded = (unquote(text).replace("\\", "/") for text in (of_query, slashes, path))
+        spellings += (slashes, of_query, path, *decoded)
+    found = list(dict.fromkeys(filter(None, map(_parts, spellings))))
+    if any(".." in parts for parts in found):
+        raise ValueError(f"{where}: the file name {name!r} leads out of the folder of the images")
+    return found
+
+
+def _parts(path: str) -> Parts:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _by(key: Callable[[str], str], names: Iterable[str]) -> dict[str, list[str]]:

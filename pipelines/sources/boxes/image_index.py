@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,11 @@ class ImageIndex:
     lost_boxes: Mapping[str, int] = field(default_factory=dict)  # of images that were left out, these too, by reason
     num_held_out: int = 0  # images, by their names
     notes: tuple[str, ...] = ()  # lines for people
+
+    @cached_property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Path and size in bytes of every image's file, as it was when this was first asked for."""
+        return tuple((str(path), path.stat().st_size) for path in self.paths)
 
     def choose(self, *, split: Split, held_out: HeldOutImages | None) -> "ImageIndex":
         """One side of the split, less what is ``held_out`` by its name.

@@ -22,7 +22,10 @@ def files(tmp_path: Path) -> dict[str, Path]:
         Image.new("RGB", (8, 8)).save(images / f"{i}.jpg")
     instances = {
         "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(5)],
-        "annotations": [],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4]},
+            {"image_id": 4, "category_id": 1, "bbox": [0, 0, 4, 4]},
+        ],
         "categories": [{"id": 1, "name": "bear"}],
     }
     (tmp_path / "my boxes.json").write_text(json.dumps(instances))

@@ -1,5 +1,6 @@
 """Which source reads a file, told by what is in it."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipelines.sources.boxes.mdetr import Mdetr
 from pipelines.sources.boxes.objects365 import Objects365
 from pipelines.sources.boxes.odvg import OdvgDetection, OdvgGrounding
 from pipelines.sources.boxes.pascal_voc import PascalVoc
+from schemas.source_images import LostBoxes
 
 
 def coco(names: list[str], **image: Any) -> dict[str, Any]:
@@ -47,8 +49,16 @@ def test_boxes_by_ending_and_folder(tmp_path: Path) -> None:
     assert type(own_grounding(tmp_path, images=(tmp_path,))) is Flickr30kEntities
 
 
+def write_odvg(folder: Path) -> Path:
+    region = {"phrase": "a dog", "bbox": [0, 0, 4, 4]}
+    line = {"filename": "d.png", "grounding": {"caption": "a dog", "regions": [region]}}
+    (folder / "lines.jsonl").write_text(json.dumps(line))
+    Image.new("L", (8, 8)).save(folder / "d.png")
+    return folder / "lines.jsonl"
+
+
 def test_own_grounding_with_held_out_images(tmp_path: Path) -> None:
-    (tmp_path / "lines.jsonl").write_text("")
+    write_odvg(tmp_path)
     (tmp_path / "ids.txt").write_text("139\n")
     config = BuildConfig(grounding=(tmp_path / "lines.jsonl",), images=(tmp_path,), held_out=tmp_path / "ids.txt")
     dataset = config.dataset()
@@ -116,6 +126,55 @@ def test_validation_of_any_format_and_alone(tmp_path: Path) -> None:
 
 
 def test_a_held_out_list_must_be_there(tmp_path: Path) -> None:
-    (tmp_path / "lines.jsonl").write_text("")
+    write_odvg(tmp_path)
     with pytest.raises(ValueError, match=r"--held-out none\.txt: there is no such file"):
         BuildConfig(grounding=(tmp_path / "lines.jsonl",), images=(tmp_path,), held_out=Path("none.txt")).dataset()
+
+
+@pytest.mark.parametrize("where", ["detection", "validation"])
+def test_annotations_of_no_image_are_an_error_before_anything_runs(where: str, tmp_path: Path) -> None:
+    boxes = write_coco(tmp_path, 5)
+    content = json.loads(boxes.read_text())
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 100
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    options: dict[str, Any] = {"detection": (boxes,), "images": (tmp_path,)}
+    options |= (
+        {"detection": (tmp_path / "wrong.json",)} if where == "detection" else {"validation": tmp_path / "wrong.json"}
+    )
+    message = r"wrong.json: none of its 5 boxes is of an image that is there \(image_missing 5\)"
+    with pytest.raises(ValueError, match=message):
+        BuildConfig(**options).dataset()
+
+
+def test_images_of_the_validation_set_leave_all_training_data(tmp_path: Path) -> None:
+    boxes = write_coco(tmp_path, 5)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "copy.png").write_bytes((tmp_path / "2.png").read_bytes())
+    content = coco(["dog"])
+    content["images"][0] |= {"file_name": "copy.png"}
+    content["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4]}]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    grounding = write_odvg(tmp_path)
+    (tmp_path / "d.png").write_bytes((tmp_path / "2.png").read_bytes())
+    dataset = BuildConfig(
+        detection=(boxes,),
+        grounding=(grounding,),
+        validation=tmp_path / "val.json",
+        images=(tmp_path, tmp_path / "other"),
+    ).dataset()
+
+    assert dataset.held_out is not None
+    images = list(dataset.detection[0].read(0, 5))
+    assert [getattr(image, "key", "").lstrip("0") for image in images] == ["1", "3", "4", "5"]
+    assert sum(image.dropped_boxes.get("held_out", 0) for image in images) == 1
+    assert list(dataset.grounding[0].read(0, 5)) == [LostBoxes(dropped_boxes={"held_out": 1})]
+    assert dataset.held_out.all_sha256 == {hashlib.sha256((tmp_path / "2.png").read_bytes()).hexdigest()}
+    config = dataset.held_out.config
+    assert (config["num_files"], config["num_hashes"]) == (1, 0)
+
+
+def test_a_file_given_twice_is_an_error(tmp_path: Path) -> None:
+    boxes = write_coco(tmp_path, 5)
+    with pytest.raises(ValueError, match=r"--detection .*boxes.json: it is given twice"):
+        BuildConfig(detection=(boxes, boxes), images=(tmp_path,)).dataset()

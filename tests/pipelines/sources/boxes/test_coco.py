@@ -237,6 +237,8 @@ def test_every_box_of_real_photos_is_kept_or_counted() -> None:
 
     num_boxes = sum(len(image.sample.labels) + sum(image.dropped_boxes.values()) for image in images)
     assert (len(images), len(source.vocabulary()), num_boxes) == (123, 73, 1117)
+    content = json.loads((COCO_CCBY / "instances.json").read_text())
+    assert (len(content["images"]), len(content["annotations"])) == (123, 1117)
     assert max(max(image.sample.width, image.sample.height) for image in images) == 64
 
 

@@ -54,7 +54,8 @@ def main(config: BuildConfig, *, retry: str | None = None) -> None:
     done = f"{num_runs} tables computed" if num_runs else "nothing to do: everything is up to date"
     console.print(f"{done} ({time.monotonic() - started:.1f} s)")
     console.print(f"dataset: {path}", soft_wrap=True, highlight=False)
-    console.print(f"next: python ray_jobs/pretrain.py --data {path}", soft_wrap=True, highlight=False)
+    command = "pretrain.py" if manifest.supervisions else "evaluate.py --model MODEL"
+    console.print(f"next: python ray_jobs/{command} --data {path}", soft_wrap=True, highlight=False)
 
 
 def funnel_table(manifest: DatasetManifest) -> Table:

@@ -21,7 +21,7 @@ from detclipv2.evaluation.lvis_metrics import LvisMetrics, evaluate_lvis
 from detclipv2.image_decoding import ImageDecodingError, decode_rgb
 from detclipv2.inference import Predictor
 from pipelines.build.own_boxes import own_boxes
-from pipelines.storage import DataRoot, Location, sha256_file
+from pipelines.storage import DataRoot, Location, format_counts, sha256_file
 from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import ValidationSet, root_of_dataset
 from ray_jobs.writable import check_file
@@ -89,11 +89,16 @@ def evaluate_annotations(
     Raises:
         ValueError: the annotations cannot be read, or an image of them cannot be used.
     """
-    source = own_boxes(detection=(), grounding=(), validation=annotations, images=(images,)).validation
+    source = own_boxes(detection=(), grounding=(), validation=annotations, images=(images,), held_out=None).validation
     assert source is not None
-    num_images = source.write(folder, train_image_counts={})
+    written = source.write(folder, train_image_counts={})
+    if written.dropped_boxes:
+        lost = f"{annotations}: boxes that cannot be used: {format_counts(written.dropped_boxes)}"
+        console.print(f"note: {lost}", highlight=False, markup=False, soft_wrap=True)
     path = folder / "annotations.json"
-    entry = FileEntry(path=path.name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_rows=num_images)
+    entry = FileEntry(
+        path=path.name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_rows=written.num_images
+    )
     dataset = DatasetManifest(
         name=annotations.stem,
         supervisions={},

@@ -35,6 +35,13 @@ class BoxedImage(ShardImage):
     dropped_boxes: dict[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class LostBoxes:
+    """Boxes of images none of which could be used, by reason."""
+
+    dropped_boxes: dict[str, int]
+
+
 def pair_key(url: str, caption: str) -> str:
     """First 16 hex digits of sha256(url + NUL + caption): the identity of a pair along the whole pipeline."""
     return hashlib.sha256(f"{url}\0{caption}".encode(errors="surrogatepass")).hexdigest()[:16]

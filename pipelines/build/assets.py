@@ -262,7 +262,7 @@ ASSETS: dict[str, Asset] = {
         ),
         Asset(
             name="validation",
-            unit="images",
+            unit="boxes",
             summary="The held-out images in LVIS v1 format; how rare a category is follows from the training boxes.",
             parents=("detection_shards", "grounding_shards"),
             find_jobs=_validation,

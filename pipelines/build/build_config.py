@@ -13,6 +13,9 @@ from pipelines.build.own_pairs import own_captions, own_pairs, slug
 from pipelines.build.scales import SCALES, WEB_PAIRS_PER_SHARD, WEB_SCALES, Pairs, Sources, web_sources
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
+from pipelines.sources.boxes.annotated_images import AnnotatedImages
+from pipelines.sources.boxes.coco_validation import CocoValidation
+from pipelines.sources.boxes.yolo_yaml import FILE_NAMES
 from pipelines.sources.emoji_scenes import EmojiScenes
 from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.small_web import SmallWeb
@@ -43,6 +46,7 @@ class DatasetConfig:
         validation: the held-out set, or None.
         served: what a small web on loopback serves while images are downloaded; None: the real web.
         limits: what fails the build.
+        notes: lines for people on the choice of sources.
 
     Raises:
         ValueError: two sources have one name, or a name has a dash, which in a shard's name ends that of its source.
@@ -64,6 +68,7 @@ class DatasetConfig:
     noun_phrases: NounPhrases = field(default_factory=NounPhrases)
     balance: Balance = field(default_factory=Balance)
     limits: Limits = field(default_factory=Limits)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for sources in (self.pairs, self.detection, self.grounding):
@@ -71,6 +76,12 @@ class DatasetConfig:
             bad = [name for name in names if "-" in name or names.count(name) > 1]
             if bad:
                 raise ValueError(f"the source name {bad[0]!r} has a dash or is there twice: rename its file or folder")
+
+    def all_notes(self) -> list[str]:
+        """Lines for people, those of the sources too, each once."""
+        kept = self.validation.sources if isinstance(self.validation, CocoValidation) else ()
+        sources = [s for s in (*self.detection, *self.grounding, *kept) if isinstance(s, AnnotatedImages)]
+        return list(dict.fromkeys([*self.notes, *(note for source in sources for note in source.notes)]))
 
     @contextmanager
     def connected(self, *, folder: Path) -> Iterator[Download]:
@@ -107,13 +118,13 @@ class BuildConfig:
     image_size: int = 320
     """Shorter side of the downloaded images as they are stored, in pixels; they are never enlarged."""
     detection: tuple[Path, ...] = ()
-    """Own boxes with category names: COCO, LVIS or Objects365 .json, ODVG .jsonl, or folders of Pascal-VOC .xml."""
+    """Own boxes with names: COCO, LVIS or Objects365 .json, ODVG .jsonl, folders of Pascal-VOC .xml, or YOLO's data.yaml."""
     grounding: tuple[Path, ...] = ()
     """Own boxes with phrases: ODVG .jsonl, MDETR .json, or a folder of Flickr30k Entities."""
     images: tuple[Path, ...] = ()
-    """Folders of the images of --captions, --detection, --grounding and --validation."""
+    """Folders of the images of --captions, --detection, --grounding and --validation; YOLO's data.yaml has its own."""
     validation: Path | None = None
-    """COCO instances JSON of the held-out images; without one every fifth image of a --detection .json is held out."""
+    """Held-out images, as --detection; without them YOLO's val, or every fifth image of a --detection .json or .yaml."""
     held_out: Path | None = None
     """Evaluation images to keep out of own training data: COCO ids (.json, .txt) or hashes (.parquet)."""
     filters: Literal["datacomp", "laion", "filip"] = "datacomp"
@@ -205,8 +216,9 @@ class BuildConfig:
             *(own_pairs(path, images=self.images) for path in self.urls),
             *(own_captions(path, images=self.images) for path in self.captions),
         )
-        name = slug(next(filter(None, (*own, self.validation))))
-        return self._dataset(name, replace(boxes, pairs=pairs, held_out=held_out))
+        first = next(filter(None, (*own, self.validation)))
+        name = slug(first.parent.resolve() if first.name in FILE_NAMES else first)
+        return self._dataset(name, replace(boxes, pairs=pairs))
 
     def _check_paths(self) -> None:
         """Raise ValueError where one of the own files and folders is not there."""
@@ -216,7 +228,7 @@ class BuildConfig:
                 what, is_there = "file or folder", path.exists()
                 if option == "images":
                     what, is_there = "folder", path.is_dir()
-                elif option in ("validation", "held_out"):
+                elif option == "held_out":
                     what, is_there = "file", path.is_file()
                 if not is_there:
                     raise ValueError(f"--{option.replace('_', '-')} {path}: there is no such {what}")

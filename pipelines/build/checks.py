@@ -3,14 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipelines.fetch.drop_reasons import TRANSIENT_REASONS
 from pipelines.storage import PublishedTable, format_counts, kept_files
+from schemas.shard_index import source_of
 
 Tables = Mapping[str, PublishedTable]
+_KEPT = ""  # no drop reason
 
 # Of sources that bring their images: the image is there.
 _NOT_OF_IMAGES = {
@@ -25,7 +28,13 @@ _NOT_OF_IMAGES = {
     *("caption_surplus", "image_surplus", "duplicate_pair"),
 }
 _DUPLICATES = {"duplicate_image", "near_duplicate_image"}
-_BAD_BOXES = {"box_outside_image", "box_empty", "box_not_finite", "size_mismatch"}
+# Reasons that are a choice of the format or of the user; all others say that something is wrong with files or boxes.
+_CHOICES = {
+    "crowd",  # one box around many objects, which COCO leaves out of training, too
+    "difficult",  # VOC leaves such objects out of its evaluation
+    "duplicate_box",  # the box is there once
+    "held_out",  # the image is kept for evaluation
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,7 @@ class Limits:
     min_phrases: float = 1.0
     """Noun phrases a caption, on average."""
     max_bad_boxes: float = 0.1
-    """Share of boxes outside their image or without an extent: the wrong box format, or other images."""
+    """Share of boxes of a source that cannot be used: outside their image or empty, without an image, category or phrase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +119,41 @@ def _phrases(tables: Tables, limits: Limits) -> Finding:
     return Finding(passed=mean >= limits.min_phrases, message=message, figures=figures)
 
 
+def _boxes(asset: str, tables: Tables, limits: Limits) -> Finding:
+    """Of every source on its own: a large one must not hide what a small one lost. A source without any box fails."""
+    counts: dict[str, Counter[str]] = {}
+    for shard, table in tables.items():
+        of_source = counts.setdefault(source_of(shard), Counter())
+        of_source[_KEPT] += table.manifest.rows_kept
+        of_source.update(table.manifest.dropped)
+    findings = [_boxes_of(f"{asset}: {source}", of_source, limits) for source, of_source in sorted(counts.items())]
+    failed = [finding for finding in findings if not finding.passed]
+    shown = failed or findings
+    message = "; ".join(finding.message for finding in shown) or f"{asset}: the dataset has none"
+    figures = max((finding.figures for finding in shown), key=lambda f: f["share"], default={})
+    return Finding(passed=not failed, message=message, figures=figures)
+
+
+def _boxes_of(where: str, counts: Counter[str], limits: Limits) -> Finding:
+    total = counts.total()
+    bad = Counter({reason: n for reason, n in counts.items() if n and reason not in _CHOICES | {_KEPT}})
+    num_judged = total - sum(counts[reason] for reason in _CHOICES)
+    share = bad.total() / num_judged if num_judged else 0.0
+    figures = {"share": share, "limit": limits.max_bad_boxes, "rows": total}
+    figures |= {f"dropped: {reason}": n for reason, n in bad.items()}
+    if not counts[_KEPT]:
+        dropped = format_counts(+Counter({reason: n for reason, n in counts.items() if reason != _KEPT}))
+        why = f"none of {total:,} boxes can be used ({dropped})" if total else "there is no box in the annotations"
+        return Finding(passed=False, message=f"{where}: {why}", figures=figures)
+    message = f"{where}: {bad.total():,} of {num_judged:,} ({share:.1%}) boxes cannot be used"
+    if bad:
+        message += f" ({format_counts(bad)})"
+    if share > limits.max_bad_boxes:
+        option = f"--limits.max-bad-boxes {min(1.0, share + 0.01):.2f}"
+        message += f"; at most {limits.max_bad_boxes:.1%} may. Fix it, or go on with {option}"
+    return Finding(passed=share <= limits.max_bad_boxes, message=message, figures=figures)
+
+
 CHECKS = (
     _share_check(
         "image_yield",
@@ -137,14 +181,9 @@ CHECKS = (
     ),
     Check(name="phrases_per_caption", asset="noun_phrases", what="Noun phrases a caption.", find=_phrases),
     *(
-        _share_check(
-            "box_drop_rate",
-            asset,
-            "max_bad_boxes",
-            _BAD_BOXES.__contains__,
-            what="Share of boxes that do not lie in their image.",
-            rows="boxes do not lie in their image",
+        Check(
+            name="box_drop_rate", asset=asset, what="Share of boxes that cannot be used.", find=partial(_boxes, asset)
         )
-        for asset in ("detection_shards", "grounding_shards")
+        for asset in ("detection_shards", "grounding_shards", "validation")
     ),
 )

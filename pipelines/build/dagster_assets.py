@@ -109,11 +109,13 @@ def _dataset_definition(leaves: list[str]) -> dg.AssetsDefinition:
             categories=one_spelling(name for source in config.detection for name in source.vocabulary()),
             units={name: asset.unit for name, asset in ASSETS.items()},
         )
-        if not manifest.supervisions:
+        wanted = {"image_text": config.pairs, "detection": config.detection, "grounding": config.grounding}
+        empty = [kind for kind, sources in wanted.items() if sources and kind not in manifest.supervisions]
+        if empty:
             steps = [
                 f"{row['stage']} kept {row['rows_kept']} ({format_counts(row['dropped'])})" for row in manifest.funnel
             ]
-            raise ValueError(f"no training sample is left: {'; '.join(steps)}")
+            raise ValueError(f"no training sample of {' and '.join(empty)} is left: {'; '.join(steps)}")
         change = publish_dataset(manifest, folder=runner.folder)
         line = f"{'dataset':<18} {change or 'unchanged'}: {manifest.digest[:16]}"
         runner.console.print(line, highlight=False, soft_wrap=True)
@@ -164,6 +166,8 @@ def build(config: BuildConfig, *, retry: str | None = None, keep_history: bool =
         ValueError: the options or the data are at fault, or a check failed; what was finished stays.
     """
     inputs, runner = open_build(config)  # errors in the options come before anything runs
+    for note in inputs.dataset.all_notes():
+        runner.console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     if retry is not None:
         request_retry(runner.root, inputs.downloads(), inputs.dataset.download, reasons=reasons_of(retry))
     logging.getLogger("dagster").setLevel(logging.CRITICAL)

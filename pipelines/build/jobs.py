@@ -152,11 +152,12 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
 
     def counted() -> Iterator[BoxedImage]:
         for image in source.read(start, stop):
-            texts = [image.sample.concepts[label] for label in image.sample.labels]
-            num_boxes.update(texts)
-            num_images.update(set(texts))
             dropped.update(image.dropped_boxes)
-            yield image
+            if isinstance(image, BoxedImage):
+                texts = [image.sample.concepts[label] for label in image.sample.labels]
+                num_boxes.update(texts)
+                num_images.update(set(texts))
+                yield image
 
     entry = write_shard(folder / name, counted())
     concepts = [
@@ -172,5 +173,11 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
 
 
 def _write_validation(source: ValidationSource, concepts: tuple[TableFile, ...], folder: Path) -> Written:
-    num_images = source.write(folder, train_image_counts=train_image_counts(concepts))
-    return Written(rows_in=num_images, rows_kept=num_images, num_rows={ANNOTATIONS: num_images})
+    """A validation set. Rows are boxes, as in training."""
+    counts = source.write(folder, train_image_counts=train_image_counts(concepts))
+    return Written(
+        rows_in=counts.num_boxes + sum(counts.dropped_boxes.values()),
+        rows_kept=counts.num_boxes,
+        dropped=dict(counts.dropped_boxes),
+        num_rows={ANNOTATIONS: counts.num_images},
+    )

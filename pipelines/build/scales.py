@@ -60,13 +60,17 @@ WEB_PAIRS_PER_SHARD = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a dataset is made of: images kept for evaluation, a validation set, and the rest in the order of age."""
+    """What a dataset is made of: images kept for evaluation, a validation set, and the rest in the order of age.
+
+    ``notes`` are lines for people.
+    """
 
     pairs: tuple[Pairs, ...] = ()
     detection: tuple[BoxedSource, ...] = ()
     grounding: tuple[BoxedSource, ...] = ()
     held_out: HeldOutImages | None = None
     validation: ValidationSource | None = None
+    notes: tuple[str, ...] = ()
 
 
 _CONCEPTUAL = {"cc3m": "cc3m/Train_GCC-training.tsv", "cc12m": "cc12m/cc12m.tsv"}

@@ -18,7 +18,7 @@ from pipelines.inspect.page import funnel_tables, size, split_table, write_page
 from pipelines.inspect.samples import draw_dropped, draw_samples
 from pipelines.inspect.show import contact_sheet, dropped_cell, sample_cell
 from pipelines.inspect.stats import dataset_stats
-from pipelines.inspect.verify import FIX, MAX_PROBLEMS_PER_SHARD, check_dataset
+from pipelines.inspect.verify import FIX, MAX_PROBLEMS_PER_SHARD, check_dataset, empty_parts
 from pipelines.storage import DataRoot, data_root
 from pipelines.storage.file_cache import abandoned_work, remove_oldest, unused_bytes
 
@@ -83,6 +83,11 @@ def verify(config: Annotated[Verify, tyro.conf.arg(name="")]) -> None:
     found = check_dataset(dataset, num_workers=config.num_workers, console=Console(stderr=True))
     splits = dataset.manifest.supervisions
     num_shards = sum(len(split.shards) for split in splits.values())
+    empty = empty_parts(dataset)
+    for line in empty:
+        print(f"{dataset.manifest.name}: {line}: fix the annotations or --images, and build again")
+    if not found and empty:
+        sys.exit(2)
     if not found:
         counts = {name: f"{split.num_samples:,} {name}" for name, split in splits.items()}
         if "image_text" in splits and dataset.num_captions != splits["image_text"].num_samples:

@@ -1,5 +1,6 @@
 """Dataset verification: reads every byte and says what is wrong."""
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from rich.progress import track
 from detclipv2.image_decoding import ImageDecodingError, open_image, upright_rgb
 from pipelines.inspect.built_dataset import BuiltDataset
 from pipelines.stages.training_shards import index_figures
-from pipelines.storage import Location, PublishedTable, sha256_file, verify_content
+from pipelines.storage import Location, PublishedTable, format_counts, sha256_file, verify_content
 from pipelines.storage.tars import TarSample, read_tar, tar_extents
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
@@ -128,6 +129,28 @@ def check_dataset(dataset: BuiltDataset, *, num_workers: int, console: Console) 
         found = {check.shard.path: problems for check, problems in zip(checks, shown, strict=True)}
     found |= _validation_problems(dataset)
     return {path: problems for path, problems in found.items() if problems}
+
+
+def empty_parts(dataset: BuiltDataset) -> list[str]:
+    """A line for each part of a dataset with boxes that holds none: its bytes may be whole, but nothing can be learnt from it."""
+    lines = []
+    for row in dataset.manifest.funnel:
+        kind = row["stage"].removesuffix("_shards")
+        if kind in ("detection", "grounding") and not row["rows_kept"]:
+            dropped = format_counts(row["dropped"])
+            lines.append(
+                f"{kind} has no box: none of {row['rows_in']:,} could be used" + f" ({dropped})" * bool(dropped)
+            )
+    annotations = dataset.manifest.validation_annotations
+    if annotations is not None and (dataset.root / annotations.path).is_file():
+        try:
+            content = json.loads((dataset.root / annotations.path).read_text())
+            is_empty = isinstance(content, dict) and not content.get("annotations")
+        except ValueError:  # damaged, which its hash shows
+            is_empty = False
+        if is_empty:
+            lines.append("validation has no box")
+    return lines
 
 
 def _validation_problems(dataset: BuiltDataset) -> dict[str, list[str]]:

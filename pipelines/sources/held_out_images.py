@@ -33,32 +33,54 @@ class HeldOutImages:
     Attributes:
         coco_ids: COCO ids, compared with those that file names and URLs bear.
         sha256: of whole files.
+        files: path and size in bytes of files on this machine, whose bytes are compared.
         phashes: 64-bit perceptual hashes, 16 hex digits.
         max_distance: largest Hamming distance of two perceptual hashes of one image; see `pipelines.stages.dedup.Dedup`.
     """
 
     coco_ids: frozenset[int] = frozenset()
     sha256: frozenset[str] = frozenset()
+    files: tuple[tuple[str, int], ...] = ()
     phashes: frozenset[str] = frozenset()
     max_distance: int = 2
 
     @property
     def config(self) -> dict[str, Any]:
         content = canonical_json([sorted(self.coco_ids), sorted(self.sha256), sorted(self.phashes)])
-        return {
+        config = {
             "num_coco_ids": len(self.coco_ids),
             "num_hashes": len(self.sha256),
             "held_out_sha256": sha256_hex(content),
             "max_distance": self.max_distance,
         }
+        if self.files:  # by name and size: a build that has nothing to do must not read them
+            names = canonical_json([[Path(path).name, size] for path, size in self.files])
+            config |= {"num_files": len(self.files), "files_sha256": sha256_hex(names)}
+        return config
 
     def has_name(self, names: Iterable[str]) -> bool:
         """Whether a file name or URL bears one of the ids."""
         return any(coco_id(name) in self.coco_ids for name in names)
 
-    def has_image(self, sha256: str, image: Image.Image) -> bool:
-        """Whether these bytes, or an upright image much like this one, are among the hashes."""
-        return sha256 in self.sha256 or (bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0]))
+    def has_file(self, content: bytes, image: Image.Image) -> bool:
+        """Whether a file of these bytes, or an upright image much like this one, is held out."""
+        return (
+            hashlib.sha256(content).hexdigest() in self.sha256
+            or any(Path(path).read_bytes() == content for path in self._files_by_size.get(len(content), ()))
+            or (bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0]))
+        )
+
+    @cached_property
+    def all_sha256(self) -> frozenset[str]:
+        """``sha256``, and that of all ``files``, which are read for it."""
+        return self.sha256 | {hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, _ in self.files}
+
+    @cached_property
+    def _files_by_size(self) -> dict[int, list[str]]:
+        by_size: dict[int, list[str]] = {}
+        for path, size in self.files:
+            by_size.setdefault(size, []).append(path)
+        return by_size
 
     def is_near(self, phashes: Sequence[str | None]) -> np.ndarray:
         """For each of N hashes of 16 hex digits whether a held-out one is within ``max_distance``: [N]; null is near none."""

@@ -1,13 +1,13 @@
 """Source interfaces: image-text pairs as a table of URLs or with images, images with boxes, a validation set."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from schemas.source_images import BoxedImage, ImagePair
+from schemas.source_images import BoxedImage, ImagePair, LostBoxes
 from schemas.training import Supervision
 
 # What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.
@@ -91,18 +91,29 @@ class BoxedSource(ConfiguredSource, Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage]: ...
+    def read(self, start: int, stop: int) -> Iterator[BoxedImage | LostBoxes]:
+        """The images of these positions, ``stop`` excluded; boxes of images that cannot be used are counted with others."""
+        ...
 
     def vocabulary(self) -> list[str]:
         """Category names (detection) or distinct phrases (grounding), sorted."""
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ValidationCounts:
+    """What was written of a validation set: images, their boxes, and by reason the boxes that could not be used."""
+
+    num_images: int
+    num_boxes: int
+    dropped_boxes: Mapping[str, int] = field(default_factory=dict)
+
+
 class ValidationSource(ConfiguredSource, Protocol):
     """A validation set in LVIS v1 format."""
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
-        """Write ``annotations.json`` and ``images/`` under ``folder``, which is empty; return the number of images.
+    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
+        """Write ``annotations.json`` and ``images/`` under ``folder``, which is empty.
 
         From ``train_image_counts``, the training images with a box of each category name, LVIS's frequency follows (r: at
         most 10, c: at most 100, f: more), so that a concept without any training box is always rare.

@@ -31,7 +31,7 @@ class HoldOut:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """IMAGES with ``drop_reason``, in the order of ``table``."""
-        same_bytes = pc.is_in(table["sha256"], value_set=pa.array(sorted(self.images.sha256), pa.string()))
+        same_bytes = pc.is_in(table["sha256"], value_set=pa.array(sorted(self.images.all_sha256), pa.string()))
         is_held_out = same_bytes.to_numpy() | self.images.is_near(table["phash"].to_pylist())
         by_name = [self.images.has_name([url.partition("?")[0]]) for url in table["url"].to_pylist()]
         is_held_out |= np.array(by_name, bool)

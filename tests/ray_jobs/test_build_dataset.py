@@ -206,10 +206,12 @@ def test_own_pairs_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 
     dataset = read_dataset(own.root, "pairs")
     assert {kind: split.num_samples for kind, split in dataset.supervisions.items()} == {
-        "image_text": 10,
+        "image_text": 8,
         "detection": 8,
     }
     assert dataset.boxed_concepts == ["noise"]
+    # The pairs of the two validation images, which have their bytes.
+    assert next(row for row in dataset.funnel if row["stage"] == "held_out")["dropped"] == {"held_out": 2}
     assert next(row for row in dataset.funnel if row["stage"] == "images")["dropped"] == {"http_404": 1}
     assert dataset.validation_annotations is not None
     assert len(json.loads((own.root / dataset.validation_annotations.path).read_text())["images"]) == 2

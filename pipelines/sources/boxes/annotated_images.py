@@ -1,10 +1,9 @@
 """Annotated images: a folder of images with boxes from an annotation file, whatever its format."""
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -12,13 +11,12 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from detclipv2.image_decoding import decode_rgb
-from pipelines.sources.boxes.image_index import ImageIndex
-from pipelines.sources.boxes.lvis_format import NamedBox
-from pipelines.sources.boxes.names import respelled_note
+from pipelines.sources.boxes.image_index import ImageIndex, Split
+from pipelines.sources.boxes.lvis_format import LvisCategory, NamedBox
 from pipelines.sources.held_out_images import HeldOutImages
 from pipelines.sources.input_files import encode_jpeg
 from schemas.manifest import canonical_json, sha256_hex
-from schemas.source_images import BoxedImage
+from schemas.source_images import BoxedImage, LostBoxes
 from schemas.training import Supervision, TrainingSample
 
 Box = tuple[float, float, float, float]
@@ -33,9 +31,11 @@ class Annotations:
     """What an annotation file says of one image, in pixels of its file turned upright."""
 
     boxes: list[NamedBox]
+    is_relative: bool = False  # boxes are in shares of the image's width and height
     dropped: Mapping[str, int] = field(default_factory=dict)  # boxes of no use whatever the image is, by reason
     caption: str | None = None
     size_px: Size | None = None  # of the image that was annotated, where the file says it
+    unboxed: tuple[str, ...] = ()  # names of objects that are there but among those of no use: a crowd, a difficult one
 
     @property
     def num_boxes(self) -> int:
@@ -59,24 +59,39 @@ class AnnotatedImages(ABC):
     size than the annotated one: they belong elsewhere), ``box_outside_image``, ``box_empty`` (less than a pixel wide or high),
     ``box_not_finite``, and those of the format. Boxes of images that were left out count with a neighbour of the same range.
 
+    One file is one image: in detection the boxes of several entries of a file are put together, less those that are there
+    twice (``duplicate_box``).
+
     Attributes:
         max_side_px: longer images are made smaller, with their boxes.
         held_out: images that must not be trained on.
+        split: all images, or every fifth ("held_out"), or the others ("train"); see `ImageIndex.choose`.
     """
 
     max_side_px: int = 1333
     held_out: HeldOutImages | None = None
+    split: Split = "all"
 
     name: str
     supervision: ClassVar[Supervision]
 
     @abstractmethod
     def read_index(self) -> ImageIndex:
-        """Parse the annotations. Called once a process; see `index_images`."""
+        """All images, whatever ``split`` and ``held_out`` leave out; called once a process. See `index_images`."""
 
     @abstractmethod
     def annotate(self, handle: Any) -> Annotations:
         """Of the image with this handle of the index."""
+
+    def spelled(self, handle: Any) -> Annotations:
+        """`annotate`, each concept in the spelling of the vocabulary."""
+        annotations, spelling = self.annotate(handle), index_of(self).respelled
+        if not spelling:
+            return annotations
+        boxes = [replace(box, name=spelling.get(box.name, box.name)) for box in annotations.boxes]
+        return replace(
+            annotations, boxes=boxes, unboxed=tuple(spelling.get(name, name) for name in annotations.unboxed)
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -90,13 +105,22 @@ class AnnotatedImages(ABC):
         }
         if self.held_out is not None:
             config["held_out"] = {**self.held_out.config, "num_pictures_by_name": index.num_held_out}
+        if self.split != "all":
+            config["split"] = self.split
         return config
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the annotations, one line each."""
-        respelled = index_of(self).respelled
-        return (f"{self.name}: {respelled_note(respelled)}",) if respelled else ()
+        """Lines for people on what was found odd, though not wrong enough to stop."""
+        return index_of(self).notes
+
+    def categories(self) -> list[LvisCategory]:
+        """What the names of the vocabulary stand for."""
+        return [LvisCategory(name=name, definition="", synonyms=(name,)) for name in self.vocabulary()]
+
+    def verified(self, handle: Any) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """The names verified to be absent from an image (None: all that are not annotated), and those not boxed completely."""
+        return None, frozenset()
 
     def __len__(self) -> int:
         return len(index_of(self).keys)
@@ -104,17 +128,15 @@ class AnnotatedImages(ABC):
     def vocabulary(self) -> list[str]:
         return list(index_of(self).vocabulary)
 
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage]:
+    def read(self, start: int, stop: int) -> Iterator[BoxedImage | LostBoxes]:
         """The images of the positions ``start`` to ``stop``, the latter excluded, less those that cannot be used.
 
-        Raises:
-            ValueError: none of them can be used.
+        Where none of them can, what was lost comes alone.
         """
         index = index_of(self)
-        positions = range(start, min(stop, len(index.keys)))
         lost = Counter(index.lost_boxes if start == 0 else {})
         waiting: BoxedImage | None = None  # until it is known what is lost after it
-        for position in positions:
+        for position in range(start, min(stop, len(index.keys))):
             image = self._read_one(index, position)
             if isinstance(image, BoxedImage):
                 if waiting is not None:
@@ -123,41 +145,45 @@ class AnnotatedImages(ABC):
                 waiting = image
             else:
                 lost.update(image)
-        if waiting is None and positions:
-            raise ValueError(
-                f"none of {len(positions)} image(s) from {index.paths[start]} on can be used: {', '.join(sorted(lost))}"
-            )
         if waiting is not None:
             yield _with_lost(waiting, lost)
+        elif any(lost.values()):
+            yield LostBoxes(dropped_boxes=dict(+lost))
 
     def _read_one(self, index: ImageIndex, position: int) -> BoxedImage | dict[str, int]:
         """The image, or its boxes by the reason why there is none."""
         path = index.paths[position]
-        annotations = self.annotate(index.handles[position])
+        parts = [self.spelled(handle) for handle in index.handles[position]]
+        num_boxes = sum(part.num_boxes for part in parts)
         try:
             content = path.read_bytes()
             image = decode_rgb(content)
-        except ValueError:
-            return {"image_unreadable": annotations.num_boxes}
-        if self.held_out is not None and self.held_out.has_image(hashlib.sha256(content).hexdigest(), image):
-            return {"held_out": annotations.num_boxes}
-        return self._boxed_image(index.keys[position], image, annotations, respelled=index.respelled)
+        except (OSError, ValueError):
+            return {"image_unreadable": num_boxes}
+        if self.held_out is not None and self.held_out.has_file(content, image):
+            return {"held_out": num_boxes}
+        return self._boxed_image(index.keys[position], image, parts)
 
-    def _boxed_image(
-        self, key: str, image: Image.Image, annotations: Annotations, *, respelled: Mapping[str, str]
-    ) -> BoxedImage:
+    def _boxed_image(self, key: str, image: Image.Image, parts: Sequence[Annotations]) -> BoxedImage:
+        """Of the annotations of all entries of the image."""
         small = _shrink(image, max_side_px=self.max_side_px)
-        dropped = Counter(annotations.dropped)
+        dropped: Counter[str] = Counter()
         boxes: list[Box] = []
         names: list[str] = []
-        is_other_size = annotations.size_px is not None and annotations.size_px != image.size
-        for box in annotations.boxes:
-            clipped = "size_mismatch" if is_other_size else fit_box(box.box_xyxy, image.size)
-            if isinstance(clipped, str):
-                dropped[clipped] += 1
-            else:
-                boxes.append(_scale(clipped, image.size, small.size))
-                names.append(respelled.get(box.name, box.name))
+        for part in parts:
+            before = set(zip(names, boxes, strict=True))
+            dropped.update(part.dropped)
+            is_other_size = part.size_px is not None and part.size_px != image.size
+            for box in part.boxes:
+                box_xyxy = _scale(box.box_xyxy, (1, 1), image.size) if part.is_relative else box.box_xyxy
+                clipped = "size_mismatch" if is_other_size else fit_box(box_xyxy, image.size)
+                if isinstance(clipped, str):
+                    dropped[clipped] += 1
+                elif (box.name, scaled := _fit(clipped, image.size, small.size)) in before:
+                    dropped["duplicate_box"] += 1
+                else:
+                    boxes.append(scaled)
+                    names.append(box.name)
         concepts = list(dict.fromkeys(names)) if self.supervision == "grounding" else sorted(set(names))
         sample = TrainingSample(
             supervision=self.supervision,
@@ -166,17 +192,20 @@ class AnnotatedImages(ABC):
             concepts=concepts,
             boxes_xyxy=boxes,
             labels=[concepts.index(name) for name in names],
-            caption=annotations.caption,
+            caption=parts[0].caption,
         )
         return BoxedImage(
             key=key, jpeg=encode_jpeg(small, quality=JPEG_QUALITY), sample=sample, dropped_boxes=dict(+dropped)
         )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def index_of(source: AnnotatedImages) -> ImageIndex:
-    """The index of a source, made once a process."""
-    return source.read_index()
+    """The index of a source, made once a process: what its annotations and folders have, less what it leaves out."""
+    if source.split == "all" and source.held_out is None:
+        return source.read_index()
+    whole = index_of(replace(source, split="all", held_out=None))
+    return whole.choose(split=source.split, held_out=source.held_out)
 
 
 def fit_box(box_xyxy: Box, size: Size) -> Box | str:
@@ -205,6 +234,12 @@ def _shrink(image: Image.Image, *, max_side_px: int) -> Image.Image:
 
 
 def _scale(box: Box, before: Size, after: Size) -> Box:
-    """A box of an image of size ``before`` in the same image of size ``after``; it stays inside."""
+    """A box of an image of size ``before`` in the same image of size ``after``."""
     x, y = after[0] / before[0], after[1] / before[1]
-    return box[0] * x, box[1] * y, min(box[2] * x, after[0]), min(box[3] * y, after[1])
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _fit(box: Box, before: Size, after: Size) -> Box:
+    """As `_scale`, for a box inside the image, which stays inside."""
+    x1, y1, x2, y2 = _scale(box, before, after)
+    return x1, y1, min(x2, after[0]), min(y2, after[1])

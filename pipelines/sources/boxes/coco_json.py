@@ -2,11 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import UNSET
@@ -24,9 +23,6 @@ from pipelines.sources.boxes.records import (
 )
 from pipelines.sources.input_files import read_bytes
 from pipelines.sources.json_records import decode_records, text_of
-
-Split = Literal["all", "train", "held_out"]
-HOLD_OUT_EVERY = 5
 
 NameOf = Callable[[str], str]
 _NUM_SHOWN = 5
@@ -50,14 +46,12 @@ class CocoIndex:
 
     Attributes:
         sha256: of the file.
-        images: those of the split.
         categories: several ids have one category where their names are one (`pipelines.sources.boxes.names`), which has the
             first spelling of the file. Those that the file says nothing about are left out: a category without an annotation
-            in any image, whatever the split, and without a word on its absence. Nobody verified that it is absent: the root
+            in any image and without a word on its absence. Nobody verified that it is absent: the root
             of an export, "fruit" for apples and pears, is there in every image.
         names: of all categories, as the file spells them.
         num_orphans: annotations of images that the file does not list.
-        num_elsewhere: annotations of images that the split leaves out.
         notes: what a user should know, one line each.
     """
 
@@ -66,72 +60,42 @@ class CocoIndex:
     categories: dict[int, LvisCategory]
     names: tuple[str, ...]
     num_orphans: int
-    num_elsewhere: int
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Content:
-    sha256: str
-    images: tuple[CocoImage, ...]
-    categories: tuple[CocoCategory, ...]
-    used: frozenset[int]  # ids of categories with an annotation, or with a word on their absence
-    num_orphans: int
-
-
 @lru_cache(maxsize=4)
-def read_coco(annotations: Path, split: Split, name_of: NameOf = spaced) -> CocoIndex:
-    """Read an instances JSON; ``split`` is that of `pipelines.sources.boxes.coco.Coco`, ``name_of`` is for synonyms, too.
+def read_coco(annotations: Path, name_of: NameOf = spaced) -> CocoIndex:
+    """Read an instances JSON; ``name_of`` is for synonyms, too.
 
     Raises:
         ValueError: it cannot be read, a record lacks a field or has a bad one, an id occurs twice, or a category has two names.
     """
-    content = _read(annotations)
-    images = [
-        image
-        for i, image in enumerate(content.images)
-        if split == "all" or (i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1) == (split == "held_out")
-    ]
-    num_all, num_here = (sum(len(image.annotations) for image in some) for some in (content.images, images))
-    categories, notes = _categories(content, name_of, where=annotations)
-    return CocoIndex(
-        sha256=content.sha256,
-        images=tuple(images),
-        categories=categories,
-        names=tuple(text_of(category.name) for category in content.categories),
-        num_orphans=content.num_orphans,
-        num_elsewhere=num_all - num_here,
-        notes=tuple(f"{annotations}: {note}" for note in notes),
-    )
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path) -> _Content:
-    """All of a file, for its splits and names."""
-    text = read_bytes(path)
+    text = read_bytes(annotations)
     expected = "COCO instances JSON has images, annotations and categories"
-    file = decode_records(text, COCO_JSON, where=path, expected=expected)
+    file = decode_records(text, COCO_JSON, where=annotations, expected=expected)
     sha256 = hashlib.sha256(text).hexdigest()
     del text
-    check_boxes(file.annotations, where=path)
+    check_boxes(file.annotations, where=annotations)
     of_image = defaultdict[int, list[CocoAnnotation]](list)
     for annotation in file.annotations:
         of_image[annotation.image_id].append(annotation)
     # LVIS says of every image what is absent, and null where that is nothing; if all are null, nobody looked.
     is_federated = any(isinstance(record.neg_category_ids, list) for record in file.images)
-    images = [
-        _image(record, of_image.pop(record.id, ()), is_federated=is_federated, where=path)
-        for record in _by_id(file, where=path)
-    ]
+    images = tuple(
+        _image(record, of_image.pop(record.id, ()), is_federated=is_federated, where=annotations)
+        for record in _by_id(file, where=annotations)
+    )
     used = {annotation.category_id for annotation in file.annotations}
     for image in images:
         used |= image.not_exhaustive.union(image.absent or ())
-    return _Content(
+    categories, notes = _categories(file.categories, name_of, used=used, where=annotations)
+    return CocoIndex(
         sha256=sha256,
-        images=tuple(images),
-        categories=tuple(file.categories),
-        used=frozenset(used),
+        images=images,
+        categories=categories,
+        names=tuple(text_of(category.name) for category in file.categories),
         num_orphans=sum(map(len, of_image.values())),
+        notes=tuple(notes),
     )
 
 
@@ -173,11 +137,16 @@ def _file_names(record: CocoImageRecord, *, where: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _categories(content: _Content, name_of: NameOf, *, where: Path) -> tuple[dict[int, LvisCategory], list[str]]:
-    """Categories by id, those of one concept merged, and notes on what is merged or left out."""
+def _categories(
+    entries: Sequence[CocoCategory], name_of: NameOf, *, used: Set[int], where: Path
+) -> tuple[dict[int, LvisCategory], list[str]]:
+    """Categories by id, those of one concept merged, and notes on what is merged or left out.
+
+    ``used`` are the ids of categories with an annotation, or with a word on their absence.
+    """
     key_of: dict[int, str] = {}
     concepts = defaultdict[str, list[CocoCategory]](list)
-    for category in content.categories:
+    for category in entries:
         key = concept_key(name_of(text_of(category.name)))
         if key_of.setdefault(category.id, key) != key:
             before = text_of(concepts[key_of[category.id]][0].name)
@@ -186,7 +155,7 @@ def _categories(content: _Content, name_of: NameOf, *, where: Path) -> tuple[dic
                 " give each category an id of its own"
             )
         concepts[key].append(category)
-    used = {key_of[i] for i in content.used & key_of.keys()}
+    used_keys = {key_of[i] for i in used & key_of.keys()}
     merged = {key: _merged(same, name_of) for key, same in concepts.items()}
     respelled = {
         text_of(category.name): text_of(same[0].name)
@@ -194,14 +163,14 @@ def _categories(content: _Content, name_of: NameOf, *, where: Path) -> tuple[dic
         for category in same
         if category.name != same[0].name
     }
-    unused = [repr(merged[key].name) for key in concepts if key not in used]
-    notes = [respelled_note(respelled)] if respelled else []
+    unused = [repr(merged[key].name) for key in concepts if key not in used_keys]
+    notes = respelled_note(respelled)
     if unused:
         shown = ", ".join(unused[:_NUM_SHOWN]) + (
             f" and {len(unused) - _NUM_SHOWN} more" if unused[_NUM_SHOWN:] else ""
         )
         notes.append(f"categories without a box are left out, for nobody verified that they are absent: {shown}")
-    return {i: merged[key] for i, key in key_of.items() if key in used}, notes
+    return {i: merged[key] for i, key in key_of.items() if key in used_keys}, notes
 
 
 def _merged(same: list[CocoCategory], name_of: NameOf) -> LvisCategory:

@@ -30,7 +30,8 @@ class Flickr30kEntities(AnnotatedImages):
 
     An entity has several boxes, or none: those of ``nobox`` (not in sight) and ``scene`` (all of the image) are skipped,
     for there is nothing to count as a box. A sentence without any box gives no sample. Boxes are dropped as ``no_phrase``
-    (a pronoun), ``duplicate_box`` (the same box with the same phrase twice) and for the reasons of `AnnotatedImages`.
+    (a pronoun, or a box that no sentence mentions), ``duplicate_box`` (the same box with the same phrase twice) and for the
+    reasons of `AnnotatedImages`.
 
     Attributes:
         entities: folder with ``Sentences`` and ``Annotations``.
@@ -49,11 +50,17 @@ class Flickr30kEntities(AnnotatedImages):
         entries: list[Entry] = []
         vocabulary: set[str] = set()
         contents: list[list[str]] = []
+        unmentioned: Counter[str] = Counter()
         for number in self._numbers():
             text = read_text(self.entities / "Sentences" / f"{number}.txt")
             annotation = read_voc_xml(self.entities / "Annotations" / f"{number}.xml")
             contents.append([number, text, annotation.text])
-            for i, sentence in enumerate(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt")):
+            sentences = list(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt"))
+            mentioned = {entity for _, phrases, _ in sentences for entity, _ in phrases}
+            unmentioned["no_phrase"] += sum(
+                item.box_xyxy is not None and mentioned.isdisjoint(item.names) for item in annotation.objects
+            )
+            for i, sentence in enumerate(sentences):
                 annotations = self.annotate(sentence)
                 if num_boxes := annotations.num_boxes:
                     vocabulary.update(box.name for box in annotations.boxes)
@@ -62,10 +69,11 @@ class Flickr30kEntities(AnnotatedImages):
         return index_images(
             entries,
             folders=self.images,
-            held_out=self.held_out,
             digest=sha256_hex(canonical_json(contents)),
             vocabulary=vocabulary,
             where=self.entities,
+            lost_boxes=unmentioned,
+            shared="apart",
             what="sentences with a box",
         )
 
@@ -86,7 +94,8 @@ class Flickr30kEntities(AnnotatedImages):
 
     def _numbers(self) -> list[str]:
         if self.image_set is None:
-            numbers = [path.stem for path in (self.entities / "Sentences").glob("*.txt")]
+            paths = (self.entities / "Sentences").glob("*.txt")
+            numbers = [path.stem for path in paths if not path.name.startswith(".")]  # a Mac's archives have such files
         else:
             numbers = read_text(self.image_set).split()
         if not numbers:

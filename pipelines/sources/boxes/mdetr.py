@@ -61,11 +61,11 @@ class Mdetr(AnnotatedImages):
         return index_images(
             entries,
             folders=self.images,
-            held_out=self.held_out,
             digest=digest,
             vocabulary=phrases,
             where=self.annotations,
             num_orphans=sum(map(len, of_image.values())),
+            shared="apart",
         )
 
     def annotate(self, handle: tuple[str, Size | None, list[MdetrAnnotation]]) -> Annotations:

@@ -29,8 +29,10 @@ def one_spelling(names: Iterable[str]) -> list[str]:
     return sorted(set(spellings(names).values()))
 
 
-def respelled_note(respelled: Mapping[str, str]) -> str:
-    """One line about names that are read in another spelling."""
+def respelled_note(respelled: Mapping[str, str]) -> list[str]:
+    """One line about names that are read in another spelling, none where there is no such name."""
+    if not respelled:
+        return []
     shown = ", ".join(f"{name!r} as {spelling!r}" for name, spelling in list(respelled.items())[:_NUM_SHOWN])
     more = f", and {len(respelled) - _NUM_SHOWN} more" if len(respelled) > _NUM_SHOWN else ""
-    return f"names that differ in case, blanks or underscores alone are one: {shown}{more}"
+    return [f"names that differ in case, blanks or underscores alone are one: {shown}{more}"]

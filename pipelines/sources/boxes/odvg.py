@@ -54,10 +54,10 @@ class _Odvg(AnnotatedImages):
         return index_images(
             entries,
             folders=self.images,
-            held_out=self.held_out,
             digest=digest.hexdigest(),
             vocabulary=vocabulary,
             where=self.annotations,
+            shared="merge" if self.supervision == "detection" else "apart",
         )
 
     def annotate(self, handle: tuple[int, int, int]) -> Annotations:

@@ -1,32 +1,31 @@
 """Detection from folders of images and Pascal-VOC XML: one XML an image."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotations
-from pipelines.sources.boxes.coco_json import spaced
-from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
+from pipelines.sources.boxes.image_files import ANY_ENDING, is_image_name
+from pipelines.sources.boxes.image_index import Entry, ImageIndex, file_key, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.names import spaced
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
 from pipelines.sources.input_files import read_text
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.training import Supervision
-
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PascalVoc(AnnotatedImages):
     """A `pipelines.sources.source.BoxedSource` of supervision detection.
 
-    An image is looked for by its ``<filename>`` and by the name of the XML. Truncated objects are kept. Boxes are dropped
-    as ``difficult``, ``no_box``, and for the reasons of `AnnotatedImages`.
+    An image is looked for by the name of the XML, with any ending, then by ``<filename>``, which some tools copy from a
+    template. Two XML files of one image are an error. Truncated objects are kept. Boxes are dropped as ``difficult``,
+    ``no_box``, and for the reasons of `AnnotatedImages`.
 
     Attributes:
-        annotations: folder of the XML files (``Annotations``).
+        annotations: folder of the XML files (``Annotations``), with all that is below it.
         images: folders of the images (``JPEGImages``); may be the same.
         image_set: a list of XML names without ending, one a line (``ImageSets/Main/train.txt``); None: all.
         difficult: what becomes of objects marked as hard to recognize; VOC's evaluation leaves them out.
@@ -45,51 +44,70 @@ class PascalVoc(AnnotatedImages):
         return {**super().config, "difficult": self.difficult}
 
     def read_index(self) -> ImageIndex:
-        files = {path.stem: read_voc_xml(path) for path in self._paths()}
+        paths, hidden = self._paths()
+        files = {stem: read_voc_xml(path) for stem, path in paths.items()}
         entries = (
-            Entry(
-                key=_key(stem),
-                names=tuple(filter(None, [file.file_name, *(stem + ending for ending in _IMAGE_ENDINGS)])),
-                num_boxes=len(file.objects),
-                handle=file,
-            )
+            Entry(key=file_key(stem), names=_names(stem, file.file_name), num_boxes=len(file.objects), handle=file)
             for stem, file in files.items()
         )
         return index_images(
             entries,
             folders=self.images,
-            held_out=self.held_out,
             digest=sha256_hex(canonical_json({stem: file.text for stem, file in files.items()})),
             vocabulary=(spaced(item.names[0]) for file in files.values() for item in file.objects),
             where=self.annotations,
+            shared="refuse",
+            notes=[f"{len(hidden):,} hidden .xml files are not read, first {hidden[0]}"] if hidden else [],
         )
 
     def annotate(self, handle: VocAnnotation) -> Annotations:
         boxes: list[NamedBox] = []
         dropped: Counter[str] = Counter()
+        unboxed: list[str] = []
         for item in handle.objects:
-            if item.box_xyxy is None:
-                dropped["no_box"] += 1
-            elif item.is_difficult and self.difficult == "drop":
-                dropped["difficult"] += 1
+            name = spaced(item.names[0])
+            if item.is_difficult and self.difficult == "drop":
+                reason = "difficult"
+            elif item.box_xyxy is None:
+                reason = "no_box"
             elif item.is_empty:
-                dropped["box_empty"] += 1
+                reason = "box_empty"
             else:
-                boxes.append(NamedBox(name=spaced(item.names[0]), box_xyxy=item.box_xyxy))
-        return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px)
+                boxes.append(NamedBox(name=name, box_xyxy=item.box_xyxy))
+                continue
+            dropped[reason] += 1
+            unboxed.append(name)
+        return Annotations(boxes=boxes, dropped=dropped, size_px=handle.size_px, unboxed=tuple(unboxed))
 
-    def _paths(self) -> list[Path]:
-        if self.image_set is None:
-            paths = sorted(self.annotations.glob("*.xml"))
-        else:  # VOC's lists of one class have a second column: -1, 0 or 1
-            stems = [line.split()[0] for line in read_text(self.image_set).splitlines() if line.strip()]
-            paths = [self.annotations / f"{stem}.xml" for stem in sorted(set(stems))]
-        if not paths:
+    def _paths(self) -> tuple[dict[str, Path], list[str]]:
+        """XML files by path without ending, relative to the folder; and the hidden ones, which a Mac puts into archives."""
+        listed: dict[str, Path] = {}
+        hidden: list[str] = []
+        for path in sorted(path for path in self.annotations.rglob("*") if path.suffix.lower() == ".xml"):
+            name = path.relative_to(self.annotations)
+            stem = name.as_posix()[: -len(path.suffix)]
+            if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+                hidden.append(name.as_posix())
+            elif stem in listed:
+                raise ValueError(
+                    f"{self.annotations} has both {listed[stem].name} and {path.name}: keep one of the two"
+                )
+            else:
+                listed[stem] = path
+        if self.image_set is not None:  # VOC's lists of one class have a second column: -1, 0 or 1
+            stems = {line.split()[0] for line in read_text(self.image_set).splitlines() if line.strip()}
+            listed = {stem: listed.get(stem, self.annotations / f"{stem}.xml") for stem in sorted(stems)}
+        if not listed:
             raise ValueError(f"{self.image_set or self.annotations} has no Pascal-VOC XML")
-        return paths
+        return listed, hidden
 
 
-def _key(stem: str) -> str:
-    """The stem where it will do as a key, else what is plain of it with a hash."""
-    plain = re.sub(r"[^\w-]", "_", stem, flags=re.ASCII)
-    return stem if plain == stem and len(stem) <= 80 else f"{plain[:64]}-{sha256_hex(stem)[:8]}"
+def _names(stem: str, file_name: str | None) -> tuple[str, ...]:
+    """Where the image of an XML file may lie. ``file_name`` comes first where it is the XML's own but for the ending."""
+    own = stem + ANY_ENDING
+    if file_name is None:
+        return (own,)
+    if not is_image_name(PurePosixPath(file_name.replace("\\", "/")).name):
+        return own, file_name, file_name + ANY_ENDING
+    is_own = PurePosixPath(file_name.replace("\\", "/")).stem == PurePosixPath(f"{stem}.xml").stem
+    return (file_name, own) if is_own else (own, file_name)

@@ -11,6 +11,7 @@ import emoji
 from pipelines.sources.boxes.lvis_format import LvisCategory, LvisImage, NamedBox, lvis_annotations
 from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS, Concept
 from pipelines.sources.emoji_scenes.render import SceneSource, compose
+from pipelines.sources.source import ValidationCounts
 from schemas.manifest import canonical_json
 
 NUM_NEGATIVES = 10
@@ -32,7 +33,7 @@ class ValidationScenes(SceneSource):
         """What the set depends on, JSON values."""
         return {**super().config, "num_images": self.num_images}
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
+    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
         """Write ``annotations.json`` and ``images/``; see :class:`~pipelines.sources.source.ValidationSource`."""
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ class ValidationScenes(SceneSource):
             description="emoji_scenes validation; graphics: Twemoji, CC BY 4.0",
         )
         (folder / "annotations.json").write_text(canonical_json(annotations) + "\n")
-        return len(entries)
+        return ValidationCounts(num_images=len(entries), num_boxes=sum(len(entry.boxes) for entry in entries))
 
     def _write_image(self, index: int, images: Path) -> LvisImage:
         rng = Random(f"{self.seed}/validation/{index}")

@@ -19,7 +19,9 @@ def tables(rows_in: int, **dropped: int) -> dict[str, PublishedTable]:
     half = {reason: count // 2 for reason, count in dropped.items()}
     parts = (half, {reason: count - half[reason] for reason, count in dropped.items()})
     found = {}
-    for shard, part, num_rows in zip("ab", parts, (rows_in // 2, rows_in - rows_in // 2), strict=True):
+    for shard, part, num_rows in zip(
+        ("web-00000", "web-00001"), parts, (rows_in // 2, rows_in - rows_in // 2), strict=True
+    ):
         manifest = Manifest(
             stage="x",
             stage_version=1,
@@ -65,10 +67,40 @@ def test_duplicates_and_boxes() -> None:
     assert (finding.passed, finding.figures["share"]) == (False, 0.8)
     assert find("deduplicated", "duplicate_rate", tables(10, duplicate_image=7, caption_repeated=3)).passed
 
-    for asset in ("detection_shards", "grounding_shards"):
-        finding = find(asset, "box_drop_rate", tables(100, box_outside_image=6, box_empty=5, crowd=50))
-        assert finding.message.startswith(f"{asset}: 11 of 100 (11.0%) boxes do not lie in their image (box_outside")
+    for asset in ("detection_shards", "grounding_shards", "validation"):
+        finding = find(asset, "box_drop_rate", tables(150, box_outside_image=6, box_empty=5, crowd=50))
+        assert finding.message == (
+            f"{asset}: web: 11 of 100 (11.0%) boxes cannot be used (box_outside_image 6, box_empty 5); "
+            "at most 10.0% may. Fix it, or go on with --limits.max-bad-boxes 0.12"
+        )
         assert find(asset, "box_drop_rate", tables(100, box_empty=10)).passed
+        for reason in ("image_missing", "image_unreadable", "unknown_category", "no_phrase", "no_box", "size_mismatch"):
+            assert not find(asset, "box_drop_rate", tables(100, **{reason: 11})).passed
+        for reason in ("crowd", "difficult", "held_out", "duplicate_box"):
+            assert find(asset, "box_drop_rate", tables(100, **{reason: 99})).passed, "a choice"
+
+
+def test_no_box_left_is_an_error_whatever_the_bound() -> None:
+    finding = find("validation", "box_drop_rate", tables(12, image_missing=8, held_out=4), max_bad_boxes=1.0)
+    assert (finding.passed, finding.message) == (
+        False,
+        "validation: web: none of 12 boxes can be used (image_missing 8, held_out 4)",
+    )
+    finding = find("detection_shards", "box_drop_rate", tables(0))
+    assert (finding.passed, finding.message) == (
+        False,
+        "detection_shards: web: there is no box in the annotations",
+    )
+
+
+def test_a_large_source_does_not_hide_a_small_one() -> None:
+    small, large = tables(12, image_missing=6), tables(10_000)
+    both = {**large, **{f"small-{i}": table for i, table in enumerate(small.values())}}
+    finding = find("detection_shards", "box_drop_rate", both)
+    assert (finding.passed, finding.message.partition(";")[0]) == (
+        False,
+        "detection_shards: small: 6 of 12 (50.0%) boxes cannot be used (image_missing 6)",
+    )
 
 
 def test_no_data_is_no_failure() -> None:
@@ -86,7 +118,7 @@ def test_a_check_of_the_graph_reads_the_tables_of_its_dataset(tmp_path: Path) ->
     folder.mkdir()
     samples = [TarSample(key=str(i), members={"jpg": b"no image", "txt": b"a red kite"}) for i in range(3)]
     write_tar(folder / "a.tar", samples)
-    config = BuildConfig(urls=folder, root=tmp_path / "data")
+    config = BuildConfig(urls=(folder,), root=tmp_path / "data")
     inputs, runner = open_build(config)
     for asset in ("urls", "images"):
         runner.run(asset, ASSETS[asset].jobs(inputs), where="here")

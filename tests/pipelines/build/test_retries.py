@@ -224,7 +224,7 @@ def test_classes_cover_what_may_pass() -> None:
 def test_a_plan_tells_what_a_retry_would_do_and_writes_nothing(
     web: FlakyWeb, dataset: DatasetConfig, tmp_path: Path
 ) -> None:
-    config = BuildConfig(urls=tmp_path / "pairs.csv", root=tmp_path / "data", allow_loopback=True, name="planned")
+    config = BuildConfig(urls=(tmp_path / "pairs.csv",), root=tmp_path / "data", allow_loopback=True, name="planned")
     runner = Runner(config.root, dataset="planned", console=Console(file=io.StringIO()))
     build(config.dataset(), runner)
     asked = web.counts.copy()

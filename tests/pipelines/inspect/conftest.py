@@ -19,6 +19,7 @@ from pipelines.build.jobs import boxed_jobs, image_text_job, validation_job
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE, phrase_count_jobs, statistics_job
 from pipelines.build.runner import Runner
 from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
+from pipelines.sources.source import ValidationCounts
 from pipelines.storage import Location, Written, kept_files, write_split
 from pipelines.storage.tars import TarSample, write_tar
 from schemas.source_images import BoxedImage
@@ -34,7 +35,7 @@ UNITS = {
     "image_text_shards": "pairs",
     "detection_shards": "boxes",
     "grounding_shards": "boxes",
-    "validation": "images",
+    "validation": "boxes",
 }
 # Shard, key, colour, what happened to it, phrases.
 PAIRS = [
@@ -82,11 +83,12 @@ class Held:
     name = "held_out"
     config = {}  # noqa: RUF012
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> int:
+    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
         (folder / "images").mkdir()
         (folder / "images" / "1.jpg").write_bytes(jpeg("white"))
-        (folder / "annotations.json").write_text("{}")
-        return 1
+        content = {"images": [{"id": 1}], "annotations": [{"id": 1}, {"id": 2}], "categories": []}
+        (folder / "annotations.json").write_text(json.dumps(content))
+        return ValidationCounts(num_images=1, num_boxes=2, dropped_boxes={"crowd": 1})
 
 
 def write_pairs(asset: str, shard: str, folder: Path) -> Written:

@@ -58,6 +58,18 @@ def test_verify_counts_captions_where_an_image_has_several(run, captions_dataset
     assert (code, printed.endswith(whole)) == (0, True)
 
 
+def test_verify_a_dataset_without_a_box(run, dataset: BuiltDataset) -> None:
+    path = dataset.folder / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    for row in manifest["funnel"]:
+        if row["stage"] == "detection_shards":
+            row |= {"rows_in": 12, "rows_kept": 0, "dropped": {"image_missing": 12}}
+    path.write_text(json.dumps(manifest))
+
+    line = "small: detection has no box: none of 12 could be used (image_missing 12): fix the annotations or --images, "
+    assert run("verify", dataset.folder) == (2, f"{line}and build again\n", "")
+
+
 def test_verify_a_damaged_dataset_says_what_and_how_to_fix_it(run, dataset: BuiltDataset) -> None:
     shard = dataset.manifest.supervisions["detection"].shards[1].path
     (dataset.root / shard).unlink()

@@ -54,7 +54,7 @@ def test_dropped_rows_with_and_without_image(dataset: BuiltDataset) -> None:
     [
         (
             "nope",
-            r"--dropped nope: nothing was dropped for it; reasons are box_empty 3, caption_too_short 1, http_404 1",
+            r"--dropped nope: nothing was dropped for it; reasons are box_empty 3, caption_too_short 1, crowd 1, http_404 1",
         ),
         ("box_empty", "--dropped box_empty: it was counted 3 times, but nothing was kept to show"),
     ],

@@ -30,7 +30,7 @@ def test_the_figures(dataset: BuiltDataset) -> None:
         ],
         "all": [step("statistics", 2, 2, unit="phrases")],
         "squares": [step("detection_shards", 6, 3, unit="boxes", box_empty=3)],
-        "held_out": [step("validation", 1, 1, unit="images")],
+        "held_out": [step("validation", 3, 2, unit="boxes", crowd=1)],
     }
     image_text, detection = sorted(stats.splits, key=lambda split: split.supervision, reverse=True)
     assert (image_text.num_samples, image_text.boxes_per_image) == (3, {0: 3})

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.inspect.built_dataset import BuiltDataset, open_dataset
-from pipelines.inspect.verify import check_dataset
+from pipelines.inspect.verify import check_dataset, empty_parts
 from pipelines.storage import sha256_file
 from tests.pipelines.inspect.conftest import jpeg
 
@@ -171,3 +171,20 @@ def test_the_validation_set_is_checked(dataset: BuiltDataset, name: str, problem
     (folder / name).unlink()
 
     assert check(dataset) == {folder.relative_to(dataset.root).as_posix(): [problem]}
+
+
+def test_a_part_without_a_box_is_named(dataset: BuiltDataset) -> None:
+    assert empty_parts(dataset) == []
+    funnel = [dict(row) for row in dataset.manifest.funnel]
+    next(row for row in funnel if row["stage"] == "detection_shards").update(
+        rows_in=12, rows_kept=0, dropped={"image_missing": 12}
+    )
+    annotations = dataset.root / dataset.manifest.validation_annotations.path
+    annotations.write_text('{"images": [{"id": 1}], "annotations": []}')
+    empty = BuiltDataset(
+        root=dataset.root, folder=dataset.folder, manifest=dataset.manifest.model_copy(update={"funnel": funnel})
+    )
+    assert empty_parts(empty) == [
+        "detection has no box: none of 12 could be used (image_missing 12)",
+        "validation has no box",
+    ]

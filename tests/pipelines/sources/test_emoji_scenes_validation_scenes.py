@@ -18,7 +18,7 @@ NUM_IMAGES = 300
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validation")
     counts = {name: 11 if rank % 2 else 101 for rank, name in enumerate(BASE_NAMES)}
-    assert EmojiScenes().validation(NUM_IMAGES).write(folder, train_image_counts=counts) == NUM_IMAGES
+    assert EmojiScenes().validation(NUM_IMAGES).write(folder, train_image_counts=counts).num_images == NUM_IMAGES
     return folder
 
 

@@ -127,7 +127,7 @@ def test_real_photos_are_found_again_when_stored_smaller(shared_data: Path) -> N
         image.resize((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.BOX).save(
             buffer, "JPEG", quality=90
         )
-        found.append(held_out_set.has_image("", Image.open(buffer)))
+        found.append(held_out_set.has_file(buffer.getvalue(), Image.open(buffer)))
     assert found == [True, False] * 30
 
 

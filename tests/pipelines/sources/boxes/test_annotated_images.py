@@ -10,6 +10,7 @@ import pytest
 from pipelines.sources.boxes.annotated_images import fit_box
 from pipelines.sources.boxes.coco import Coco
 from pipelines.sources.held_out_images import HeldOutImages, hash_images, held_out_images
+from schemas.source_images import LostBoxes
 
 NAN = float("nan")
 
@@ -66,12 +67,11 @@ def test_boxes_of_images_that_cannot_be_read_are_counted(source: Callable[..., C
     assert all(set(image.dropped_boxes) <= {"image_unreadable"} for image in images)
 
 
-def test_a_range_without_any_image_of_use_is_an_error(source: Callable[..., Coco]) -> None:
+def test_what_a_range_without_any_image_of_use_lost_comes_alone(source: Callable[..., Coco]) -> None:
     coco = source(broken=(3, 4))
 
     assert list(coco.read(5, 9)) == []
-    with pytest.raises(ValueError, match=r"none of 2 image\(s\) from .*03.jpg on can be used: image_unreadable"):
-        list(coco.read(2, 4))
+    assert list(coco.read(2, 4)) == [LostBoxes(dropped_boxes={"image_unreadable": 7})]
 
 
 def test_boxes_of_an_image_of_another_size_are_dropped(source: Callable[..., Coco]) -> None:

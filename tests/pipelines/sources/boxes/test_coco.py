@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.sources.boxes.coco import Coco, CocoValidation, Lvis
+from pipelines.sources.boxes.coco import Coco, Lvis
+from pipelines.sources.boxes.coco_validation import CocoValidation
+from pipelines.sources.source import ValidationCounts
+from schemas.source_images import LostBoxes
 from schemas.training import TrainingSample
 
 COCO_CCBY = Path(__file__).resolve().parents[5] / "shared" / "data" / "coco_ccby"
@@ -101,8 +104,11 @@ def test_boxes_of_a_missing_image_are_counted(coco: Callable[..., Coco], content
 
 
 def test_every_fifth_image_is_held_out(coco: Callable[..., Coco], content: dict[str, Any]) -> None:
-    content["images"] = [{"id": i, "file_name": "three.jpg"} for i in range(11, 0, -1)]
+    content["images"] = [{"id": i, "file_name": f"{i}.jpg"} for i in range(11, 0, -1)]
+    content["annotations"] = []
     train, held_out = coco(split="train"), coco(split="held_out")
+    for i in range(1, 12):
+        Image.new("L", (16, 16), i).save(train.images[0] / f"{i}.jpg")
 
     assert [image.key.lstrip("0") for image in held_out.read(0, 99)] == ["5", "10"]
     assert [image.key.lstrip("0") for image in train.read(0, 99)] == ["1", "2", "3", "4", "6", "7", "8", "9", "11"]
@@ -130,9 +136,15 @@ def read_validation(folder: Path) -> dict[str, Any]:
 
 
 def test_validation_is_lvis_with_every_other_category_absent(coco: Callable[..., Coco], tmp_path: Path) -> None:
-    validation = CocoValidation(source=coco())
+    validation = CocoValidation(sources=(coco(),))
 
-    assert validation.write(tmp_path / "validation", train_image_counts={"bear": 11, "red apple": 101}) == 2
+    assert validation.write(
+        tmp_path / "validation", train_image_counts={"bear": 11, "red apple": 101}
+    ) == ValidationCounts(
+        num_images=2,
+        num_boxes=2,
+        dropped_boxes={"box_outside_image": 1, "box_empty": 1, "unknown_category": 1, "crowd": 1},
+    )
 
     content = read_validation(tmp_path / "validation")
     assert [(category["name"], category["frequency"]) for category in content["categories"]] == [
@@ -161,7 +173,7 @@ def test_an_lvis_file_says_itself_what_is_absent(
     ]
     content["annotations"] = [{"image_id": 3, "category_id": 1, "bbox": [1, 1, 5, 5]}]
     content["categories"].append({"id": 3, "name": "cat", "def": "a feline", "synonyms": ["cat", "house_cat"]})
-    CocoValidation(source=coco()).write(tmp_path / "validation", train_image_counts={})
+    CocoValidation(sources=(coco(),)).write(tmp_path / "validation", train_image_counts={})
 
     written = read_validation(tmp_path / "validation")
     assert written["categories"][1]["synonyms"] == ["cat", "house cat"]
@@ -196,7 +208,7 @@ def test_an_lvis_file_says_itself_what_is_absent(
         ),
         (
             '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}',
-            r"none of its 1 images \(all\) is in the folder",
+            r"1 of 1 images not found; the first is 'a.jpg', looked for in",
         ),
     ],
 )
@@ -213,8 +225,9 @@ def test_a_missing_json_and_a_broken_image_are_named(coco: Callable[..., Coco], 
         len(Coco(annotations=tmp_path / "none.json", images=(tmp_path,)))
     source = coco()
     (source.images[0] / "three.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"none of 1 image\(s\) from .*three.jpg on can be used: image_unreadable"):
-        list(source.read(0, 1))
+    assert list(source.read(0, 1)) == [], "no box is lost"
+    (source.images[0] / "seven.png").write_bytes(b"no image")
+    assert list(source.read(0, 2)) == [LostBoxes(dropped_boxes={"image_unreadable": 6})]
 
 
 @pytest.mark.skipif(not COCO_CCBY.is_dir(), reason="the shared data (coco_ccby) is not there")
@@ -224,6 +237,8 @@ def test_every_box_of_real_photos_is_kept_or_counted() -> None:
 
     num_boxes = sum(len(image.sample.labels) + sum(image.dropped_boxes.values()) for image in images)
     assert (len(images), len(source.vocabulary()), num_boxes) == (123, 73, 1117)
+    content = json.loads((COCO_CCBY / "instances.json").read_text())
+    assert (len(content["images"]), len(content["annotations"])) == (123, 1117)
     assert max(max(image.sample.width, image.sample.height) for image in images) == 64
 
 

@@ -162,7 +162,8 @@ def damage_bytes(content: Any, data: st.DataObject) -> bytes:
 
 def num_read(source: AnnotatedImages) -> int:
     index = index_of(source)
-    return sum(index.lost_boxes.values()) + sum(source.annotate(handle).num_boxes for handle in index.handles)
+    handles = [handle for handles in index.handles for handle in handles]
+    return sum(index.lost_boxes.values()) + sum(source.annotate(handle).num_boxes for handle in handles)
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def test_errors_name_the_file_and_the_entry(
         ("{", "is not JSON"),
         ("[]", r": expected an object, got \[\]: MDETR's JSON has images and annotations"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', r"images\[0\] has no 'caption'"),
-        ('{"images": [], "annotations": []}', "none of its 0 images is in the folder .* or "),
+        ('{"images": [], "annotations": []}', "it has no images"),
     ],
 )
 def test_errors_of_the_file(tmp_path: Path, text: str, message: str) -> None:

@@ -34,6 +34,6 @@ def test_the_first_of_several_sources_wins() -> None:
 
 
 def test_a_note_is_one_line() -> None:
-    note = respelled_note({f"A{i}": f"a{i}" for i in range(7)})
+    (note,) = respelled_note({f"A{i}": f"a{i}" for i in range(7)})
     assert note.startswith("names that differ in case, blanks or underscores alone are one: 'A0' as 'a0', ")
     assert note.endswith("'A4' as 'a4', and 2 more")

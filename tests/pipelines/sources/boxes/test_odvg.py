@@ -101,9 +101,8 @@ def test_names_that_are_one_have_the_spelling_of_the_first(odvg: Callable[..., A
 
     assert (image.sample.concepts, image.sample.labels) == (["Traffic light"], [0, 0])
     assert source.vocabulary() == ["Traffic light"]
-    assert source.notes == (
-        "odvg_detection: names that differ in case, blanks or underscores alone are one: 'traffic light' as 'Traffic light'",
-    )
+    same = "names that differ in case, blanks or underscores alone are one"
+    assert source.notes == (f"{source.annotations}: {same}: 'traffic light' as 'Traffic light'",)
     assert odvg(OdvgDetection, detection({"category": "cat", "bbox": box})).notes == ()
 
 

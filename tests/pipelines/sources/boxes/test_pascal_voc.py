@@ -1,5 +1,6 @@
 """Pascal-VOC XML: coordinates, odd files, and two real data sets."""
 
+import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_an_empty_folder_and_a_folder_without_images_are_named(voc: Callable[...
     with pytest.raises(ValueError, match=f"{tmp_path} has no Pascal-VOC XML"):
         len(PascalVoc(annotations=tmp_path, images=(tmp_path,)))
     annotations = voc(item("a", 2, 2, 9, 9)).annotations
-    with pytest.raises(ValueError, match="Annotations: none of its 1 images is in the folder"):
+    with pytest.raises(ValueError, match=r"Annotations: 1 of 1 images not found; the first is 'one\.\*', looked for"):
         len(PascalVoc(annotations=annotations, images=(annotations,)))
 
 
@@ -144,6 +145,19 @@ def test_every_box_of_real_data_is_kept_or_counted(
 
     assert num_boxes.total() + num_dropped.total() == sum(wanted.values()) + sum(dropped.values())
     assert (num_boxes, num_dropped) == (wanted, dropped)
+
+
+@pytest.mark.parametrize(
+    ("folder", "annotations", "images"),
+    [("raccoon", "annotations", "images"), ("bccd/BCCD", "Annotations", "JPEGImages")],
+)
+def test_the_boxes_are_those_that_elementtree_counts(
+    shared_data: Path, folder: str, annotations: str, images: str
+) -> None:
+    root = shared_data / folder
+    wanted = sum(len(ET.parse(path).findall("object/bndbox")) for path in (root / annotations).glob("*.xml"))
+    index = PascalVoc(annotations=root / annotations, images=(root / images,), max_side_px=31).read_index()
+    assert sum(index.num_boxes) + sum(index.lost_boxes.values()) == wanted
 
 
 def test_the_real_training_list_chooses(shared_data: Path) -> None:

@@ -57,7 +57,8 @@ class ImageIndex:
         """One side of the split, less what is ``held_out`` by its name.
 
         The split counts files in the order of their keys, so no file is on both sides, and files that are held out by name
-        count, so that both sides count alike. Boxes of no image at all count once: not in "held_out".
+        count, so that both sides count alike. "train" counts all boxes, those of the other side as ``held_out``; "held_out"
+        counts its own.
 
         Raises:
             ValueError: no image is left.
@@ -71,8 +72,8 @@ class ImageIndex:
         lost.update({"held_out": sum(gone), "image_missing": -sum(gone)})
         for i, names in enumerate(self.names):
             if split != "all" and (i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1) != (split == "held_out"):
-                continue
-            if held_out is not None and held_out.has_name(names):
+                lost["held_out"] += self.num_boxes[i] if split == "train" else 0
+            elif held_out is not None and held_out.has_name(names):
                 num_held_out += 1
                 lost["held_out"] += self.num_boxes[i]
             else:

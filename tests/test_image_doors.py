@@ -22,7 +22,8 @@ from pipelines.fetch.image_resizer import ImageResizer
 from pipelines.inspect.samples import ShownSample
 from pipelines.inspect.show import sample_cell
 from pipelines.inspect.verify import read_sample
-from pipelines.sources.boxes.coco import Coco, CocoValidation
+from pipelines.sources.boxes.coco import Coco
+from pipelines.sources.boxes.coco_validation import CocoValidation
 from pipelines.sources.held_out_images import hash_images
 from pipelines.storage.tars import TarSample
 from schemas.training import TrainingSample
@@ -143,7 +144,7 @@ def with_boxes(content: bytes, folder: Path) -> Pixels:
 
 
 def in_evaluation(content: bytes, folder: Path) -> Pixels:
-    CocoValidation(source=coco(content, folder)).write(folder / "validation", train_image_counts={})
+    CocoValidation(sources=(coco(content, folder),)).write(folder / "validation", train_image_counts={})
     (path,) = (folder / "validation" / "images").iterdir()
     return image_pixels(path).permute(1, 2, 0).numpy()
 

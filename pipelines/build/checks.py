@@ -144,6 +144,8 @@ def _boxes_of(where: str, counts: Counter[str], limits: Limits) -> Finding:
     if not counts[_KEPT]:
         dropped = format_counts(+Counter({reason: n for reason, n in counts.items() if reason != _KEPT}))
         why = f"none of {total:,} boxes can be used ({dropped})" if total else "there is no box in the annotations"
+        if total and counts["held_out"] == total:
+            why += ": all of their images are validation images or in --held-out"
         return Finding(passed=False, message=f"{where}: {why}", figures=figures)
     message = f"{where}: {bad.total():,} of {num_judged:,} ({share:.1%}) boxes cannot be used"
     if bad:

@@ -99,7 +99,7 @@ def test_an_asset_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.Monk
         rate=Rate(rows_per_s=1, bytes_per_row=1),
     )
     monkeypatch.setitem(ASSETS, "wide", wide)
-    config = BuildConfig(urls=tars, root=tmp_path / "data", limits=Limits(max_duplicates=1.0))
+    config = BuildConfig(urls=(tars,), root=tmp_path / "data", limits=Limits(max_duplicates=1.0))
 
     planned = {entry.asset: entry.why for entry in forecast(config)}
     assert planned["wide"] == planned["filtered"] == "depends on 1 new shard of images"

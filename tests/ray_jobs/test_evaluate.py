@@ -99,7 +99,10 @@ def test_what_is_unknown_is_undefined(coco: Path, model: Path, tmp_path: Path) -
         (["--data", "val.json", "--images", "nowhere"], "nowhere"),
         (["--data", "photos/a.jpg", "--images", "photos"], "photos/a.jpg"),
         (["--data", "val.json", "--images", "photos", "--out", "photos"], "out photos: a folder; name a file in it"),
-        (["--data", "val.json", "--images", "photos", "--out", "val.json/x"], "out: val.json: nothing can be written there"),
+        (
+            ["--data", "val.json", "--images", "photos", "--out", "val.json/x"],
+            "out: val.json: nothing can be written there",
+        ),
     ],
 )
 def test_errors_are_one_line(

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from pipelines.sources.boxes.annotated_images import Size
 from pipelines.sources.boxes.lvis_format import LvisCategory
-from pipelines.sources.boxes.names import concept_key, respelled_note, spaced
+from pipelines.sources.boxes.names import concept_key, respelled_note, spaced, unused_note
 from pipelines.sources.boxes.records import (
     COCO_JSON,
     CocoAnnotation,
@@ -25,7 +25,6 @@ from pipelines.sources.input_files import read_bytes
 from pipelines.sources.json_records import decode_records, text_of
 
 NameOf = Callable[[str], str]
-_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,13 +162,10 @@ def _categories(
         for category in same
         if category.name != same[0].name
     }
-    unused = [repr(merged[key].name) for key in concepts if key not in used_keys]
+    unused = [merged[key].name for key in concepts if key not in used_keys]
     notes = respelled_note(respelled)
     if unused:
-        shown = ", ".join(unused[:_NUM_SHOWN]) + (
-            f" and {len(unused) - _NUM_SHOWN} more" if unused[_NUM_SHOWN:] else ""
-        )
-        notes.append(f"categories without a box are left out, for nobody verified that they are absent: {shown}")
+        notes.append(unused_note(unused))
     return {i: merged[key] for i, key in key_of.items() if key in used_keys}, notes
 
 

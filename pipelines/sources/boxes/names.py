@@ -1,6 +1,6 @@
 """Category names: names that differ in case, blanks or underscores alone are one concept."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 _NUM_SHOWN = 5
 
@@ -27,6 +27,13 @@ def spellings(names: Iterable[str]) -> dict[str, str]:
 def one_spelling(names: Iterable[str]) -> list[str]:
     """The concepts, each in its first spelling, sorted."""
     return sorted(set(spellings(names).values()))
+
+
+def unused_note(names: Sequence[str]) -> str:
+    """One line about categories that no box of the whole data has."""
+    more = f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
+    shown = ", ".join(map(repr, names[:_NUM_SHOWN])) + more
+    return f"categories without a box are left out, for nobody verified that they are absent: {shown}"
 
 
 def respelled_note(respelled: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from pipelines.sources.boxes.annotated_images import AnnotatedImages, Annotation
 from pipelines.sources.boxes.image_files import is_image_name
 from pipelines.sources.boxes.image_index import Entry, ImageIndex, file_key, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
+from pipelines.sources.boxes.names import unused_note
 from pipelines.sources.boxes.yolo_yaml import Part, YoloLayout, read_data_yaml
 from pipelines.sources.input_files import read_text
 from schemas.manifest import canonical_json, sha256_hex
@@ -60,15 +61,27 @@ class Yolo(AnnotatedImages):
             for image in images
             for found in [annotations[label_of[image]] if image in label_of else Annotations(boxes=[])]
         )
+        used = {box.name for found in annotations.values() for box in found.boxes} | self._names_elsewhere(layout)
+        unused = [name for name in layout.names.values() if name not in used]
         return index_images(
             entries,
             folders=(top,),
             digest=sha256_hex(canonical_json([sorted(layout.names.items()), contents, sorted(orphans.values())])),
-            vocabulary=layout.names.values(),
+            vocabulary=[name for name in layout.names.values() if name in used],
             where=self.annotations,
             num_orphans=sum(orphans.values()),
-            notes=[*layout.notes, *_notes(list(orphans), others, num_unlabelled=len(images) - len(label_of))],
+            notes=[
+                *layout.notes,
+                *([unused_note(unused)] if unused else []),
+                *_notes(list(orphans), others, num_unlabelled=len(images) - len(label_of)),
+            ],
         )
+
+    def _names_elsewhere(self, layout: YoloLayout) -> set[str]:
+        """Names with a box in the other part: what is boxed nowhere is no category, such as the root of an export."""
+        places = layout.val if self.part == "train" else layout.train
+        labels = sorted({label for place in places for image in _images(place) if (label := _label_file(image))})
+        return {box.name for label in labels for box in parse_labels(read_text(label), layout, path=label).boxes}
 
     def annotate(self, handle: Annotations) -> Annotations:
         return handle

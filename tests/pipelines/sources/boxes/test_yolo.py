@@ -48,8 +48,16 @@ def test_boxes_are_shares_of_the_sides(yolo: Callable[..., Yolo]) -> None:
     assert a.sample.concepts == ["no", "red apple"]
     assert a.sample.boxes_xyxy == [(10, pytest.approx(12), 30, pytest.approx(18)), (0, 0, 20, 30)]
     assert (a.sample.labels, b.sample.labels, c.sample.labels) == ([1, 0], [], [])
-    assert source.vocabulary() == ["7", "no", "red apple"]
-    assert source.notes[1:] == (f"{source.annotations}: 1 images have no label file: they show no object",)
+    assert source.vocabulary() == ["no", "red apple"]
+    assert source.notes[1:] == (
+        f"{source.annotations}: categories without a box are left out, for nobody verified that they are absent: '7'",
+        f"{source.annotations}: 1 images have no label file: they show no object",
+    )
+
+
+def test_a_class_with_boxes_in_the_other_part_alone_is_a_category_of_both(yolo: Callable[..., Yolo]) -> None:
+    labels = {"train/a.jpg": "0 0.5 0.5 0.5 0.2\n", "val/b.jpg": "1 0.5 0.5 0.5 0.5\n"}
+    assert yolo(labels).vocabulary() == yolo(labels, part="val").vocabulary() == ["no", "red apple"]
 
 
 def test_a_polygon_is_the_box_around_it_and_keypoints_are_left_out(yolo: Callable[..., Yolo]) -> None:
@@ -74,7 +82,7 @@ def test_every_dropped_box_has_a_reason(yolo: Callable[..., Yolo], tmp_path: Pat
         {"unknown_category": 1, "box_outside_image": 2, "box_empty": 1, "box_not_finite": 1, "image_missing": 2},
     )
     folder = tmp_path / "labels" / "train"
-    assert source.notes[1:] == (
+    assert source.notes[2:] == (
         f"{source.annotations}: 1 label files have no image, first {folder / 'gone.txt'}",
         f"{source.annotations}: 1 text files hold no labels, first {folder / 'classes.txt'}",
     )

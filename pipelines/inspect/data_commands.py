@@ -36,14 +36,17 @@ class Verify:
     """Threads that read."""
 
 
+SHOWN_FIRST = ("image_text", "grounding", "detection")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Show:
     """Draw a contact sheet of samples with boxes, names, phrases and captions, or of pairs that were dropped for a reason."""
 
     dataset: _Dataset
     """Its folder or manifest."""
-    supervision: str = "image_text"
-    """Which samples: detection, grounding or image_text."""
+    supervision: str | None = None
+    """detection, grounding or image_text; the first of image_text, grounding and detection that the dataset has unless given."""
     dropped: str | None = None
     """Show pairs that were dropped for this reason instead, such as image_too_small."""
     num: int = 24
@@ -119,9 +122,10 @@ def show(config: Annotated[Show, tyro.conf.arg(name="")]) -> None:
         raise ValueError(f"--num {config.num}: show at least one")
     dataset = open_dataset(config.dataset)
     if config.dropped is None:
-        samples = draw_samples(dataset, config.supervision, num=config.num, seed=config.seed)
-        total = dataset.manifest.supervisions[config.supervision].num_samples
-        title = f"{dataset.manifest.name}: {len(samples)} of {total:,} {config.supervision} samples"
+        present = dataset.manifest.supervisions
+        kind = config.supervision or next((name for name in SHOWN_FIRST if name in present), SHOWN_FIRST[0])
+        samples = draw_samples(dataset, kind, num=config.num, seed=config.seed)
+        title = f"{dataset.manifest.name}: {len(samples)} of {present[kind].num_samples:,} {kind} samples"
         cells = [sample_cell(sample) for sample in samples]
     else:
         drawn = draw_dropped(dataset, config.dropped, num=config.num, seed=config.seed)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.fetch.image_resizer import ImageResizer, StoredImage
+from pipelines.fetch.image_resizer import ImageResizer
+from schemas.source_images import StoredImage
 
 CRASH = b"\xff\xfe\x00\x08poison"  # a JPEG comment
 

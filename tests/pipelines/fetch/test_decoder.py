@@ -13,7 +13,8 @@ from pipelines.fetch.decoder import DecoderProcess, close_decoder
 from pipelines.fetch.download import Download
 from pipelines.fetch.drop_reasons import ImageError
 from pipelines.fetch.http_client import HttpConfig
-from pipelines.fetch.image_resizer import ImageResizer, StoredImage
+from pipelines.fetch.image_resizer import ImageResizer
+from schemas.source_images import StoredImage
 from schemas.tables import SCORES, URLS
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too

@@ -19,6 +19,8 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 TARGET = 0.9
 NUM_FILES = 50
 
@@ -42,16 +44,20 @@ def main(
         works = {"ingest": [name, str(images)]} | ({} if boxes is None else {"boxes": [str(boxes.resolve()), "100"]})
         for work, arguments in works.items():
             seconds: dict[str, list[float]] = {which: [] for which in folders}
+            cpu_seconds: dict[str, list[float]] = {which: [] for which in folders}
             digests: dict[str, str] = {}
             for _ in range(repeats):
                 for which, folder in folders.items():
                     found = run_apart(folder, work, *arguments)
                     seconds[which].append(found["seconds"])
+                    cpu_seconds[which].append(found["cpu_seconds"])
                     digests[which] = found["sha256"]
             this, other = (statistics.median(seconds[which]) for which in folders)
+            this_cpu, other_cpu = (statistics.median(cpu_seconds[which]) for which in folders)
             is_same = len(set(digests.values())) == 1
             print(
-                f"{work}: {other / this:.2f} as fast ({this:.2f} s, the other {other:.2f} s); "
+                f"{work}: {other / this:.2f} as fast ({this:.2f} s, the other {other:.2f} s; "
+                f"of processors {this_cpu:.2f} s, the other {other_cpu:.2f} s); "
                 f"stored bytes {'equal' if is_same else 'DIFFER'}"
             )
             failed |= other / this < TARGET or not is_same
@@ -110,11 +116,17 @@ def work() -> None:
         for i in range(2):
             folder = Path(scratch) / str(i)
             folder.mkdir()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), cpu_s()
             run(folder)
-            seconds = time.perf_counter() - start
+            seconds, cpu_seconds = time.perf_counter() - start, cpu_s() - cpu_start
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.tar")))).hexdigest()
-    print(json.dumps({"seconds": seconds, "sha256": digest}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "sha256": digest}))
+
+
+def cpu_s() -> float:
+    """Processor time of this process and of those that it has started."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 if __name__ == "__main__":

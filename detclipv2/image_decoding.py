@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from detclipv2.jpeg_scans import has_more_scans
+from detclipv2.jpeg_scans import count_scans
 
 # Of images on the web.
 WEB_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
@@ -120,7 +120,7 @@ def open_image(
         raise ImageDecodingError("too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels")
     if image.format in ("JPEG", "MPO"):
         max_scans = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, num_pixels))
-        if has_more_scans(content, max_scans):
+        if count_scans(content) > max_scans:
             raise ImageDecodingError("too_many_scans", f"a JPEG of more than {max_scans} scans: save it anew")
     return image
 
@@ -135,7 +135,7 @@ def read_image_file(path: str | Path) -> bytes:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
-                return file.read(MAX_FILE_BYTES)
+                return file.read()
     except OSError as error:
         raise ImageDecodingError("not_an_image", error.strerror or error) from error
     except ValueError as error:  # a name that no file can have

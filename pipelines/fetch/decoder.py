@@ -37,6 +37,7 @@ _START_LIMIT_S = 120.0
 _MAX_CRASHES = 2
 # Images at the process at once, the one at work included.
 _NUM_IN_FLIGHT = 4
+_BUFFER_BYTES = 1 << 20
 # Rows whose image, or reason, waits for that of an earlier one.
 _NUM_WAITING = 64
 _MESSAGE_LIMIT_BYTES = (1 << 30) + (1 << 20)
@@ -172,6 +173,8 @@ class DecoderProcess:
             return
         self.close()
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):  # room for a whole image, so that neither end waits for the other to take it
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         with theirs:
             code = "import sys; from pipelines.fetch.decoder import serve; serve(int(sys.argv[1]))"
             paths = filter(None, [str(Path(__file__).resolve().parents[2]), *sys.path])

@@ -109,6 +109,16 @@ def test_a_process_that_dies_between_two_shards_leaves_no_answer_to_a_wrong_imag
     decoder.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_memory_that_an_image_asks_for_is_refused_and_the_process_goes_on(make_image, crashing_image):
+    decoder = DecoderProcess(CrashingResizer(way="memory"))
+    decodings = [decoder.submit(content) for content in (make_image(), crashing_image, make_image())]
+    pid = decoder.pid
+    slugs = [getattr(decoder.finish(decoding), "slug", None) for decoding in decodings]
+    assert (slugs, decoder.pid) == ([None, "too_much_memory", None], pid)
+    decoder.close()
+
+
 def test_a_crash_by_chance_costs_nothing(crashing_image, tmp_path):
     decoder = DecoderProcess(CrashingResizer(crashes=tmp_path / "crashes", num_crashes=1))
     result = decoder.finish(decoder.submit(crashing_image))

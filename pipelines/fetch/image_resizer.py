@@ -111,7 +111,10 @@ class ImageResizer(ImageSettings):
                     reduction = next(n for n in _JPEG_REDUCTIONS if min(image.size) >= n * self.image_size_px or n == 1)
                     return _by_opencv(content, is_grey=image.mode == "L", reduction=reduction), image.size
             rgb = upright_rgb(image)
-            return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), rgb.size
+        del image  # both are not needed at once
+        pixels = np.asarray(rgb)
+        del rgb
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), pixels.shape[1::-1]
 
 
 def _by_opencv(jpeg: bytes, *, is_grey: bool, reduction: int) -> np.ndarray:

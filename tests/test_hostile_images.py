@@ -112,6 +112,7 @@ def progressive(*, side: int, num_scans: int) -> bytes:
     return with_scans(content, num_scans - count_scans(content))
 
 
+LAYERS = list(range(200, 1, -1))
 BOMB = zlib.compress(bytes(200_000_000), 9)
 NOT_ONE, PIXELS, CUT = "not_an_image", "too_many_pixels", "truncated"
 # By what they are: how they are made, and their reason, None where they are used.
@@ -160,7 +161,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "GIF of 2,000 frames": (lambda: animation(num_frames=2_000), None),
     "APNG that announces 2**31 frames": (lambda: png(before=chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))), None),
     "JPEG 2000 of 3,900 tiles": (lambda: file_of(Image.new("L", (2000, 2000)), "JPEG2000", tile_size=(32, 32)), None),
-    "JPEG 2000 of many layers": (lambda: file_of(Image.new("RGB", (900, 900)), "JPEG2000", quality_layers=[*range(200, 1, -1)]), None),
+    "JPEG 2000 of many layers": (lambda: file_of(Image.new("RGB", (900, 900)), "JPEG2000", quality_layers=LAYERS), None),
     "transparent, 16 million pixels": (lambda: png(4_000, 4_000, colour=6), None),
     "panorama": (lambda: png(100_000, 40), "panorama"),
 }  # fmt: skip

@@ -5,27 +5,51 @@ as a held-out image, in evaluation, in prediction. It needs PIL and NumPy alone,
 
 - Formats are named, since Pillow opens more than is safe: EPS would run Ghostscript on a stranger's code, and ICO decodes
   before anyone can ask for its size. HEIC is read where the program registered pillow-heif.
-- The announced number of pixels is checked before anything is decoded.
+- Files are regular ones. Their size, the announced number of pixels, and a JPEG's number of scans are checked before anything
+  is decoded.
 - Of an animation it is the first frame. EXIF's orientation is applied.
 - What is transparent lies on white, whatever colour it hides.
 - Of 16 bits the upper eight stay, as Pillow, libpng and OpenCV have it for colours; `to_8_bits` has all rules for numbers.
 """
 
 import io
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from detclipv2.jpeg_scans import count_scans
 
 # Of images on the web.
 WEB_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
 # Of a user's own files.
 FORMATS = (*WEB_FORMATS, "PPM", "HEIF")
 MAX_PIXELS = 178_956_970  # Pillow's own limit
+MAX_FILE_BYTES = 1 << 30  # as many pixels of three times 16 bits, not compressed
+MAX_JPEG_SIDE_PX = 65_500  # libjpeg's own limit, reading and writing
 EXIF_ORIENTATION = 0x0112
 
+# A scan takes 0.1 s where the image has 64 million pixels.
+_MAX_SCANS = 100
+_MAX_SCANNED_PIXELS = _MAX_SCANS * 64_000_000
+# How an image is to be turned; Exif 2.32, section 4.6.4.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow finds the orientation.
+_ORIENTED_BY = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+_BAND_VALUES = 1 << 20  # converted at a time
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa", "La")
 # What people take for images, by the first bytes of the files.
 _OTHER_FILES = (
@@ -37,7 +61,7 @@ _OTHER_FILES = (
     (b"<", "HTML, XML or SVG"),
 )
 
-Reason = Literal["too_many_pixels", "truncated", "not_an_image"]
+Reason = Literal["too_large", "too_many_pixels", "too_many_scans", "too_much_memory", "truncated", "not_an_image"]
 
 
 class ImageDecodingError(ValueError):
@@ -77,23 +101,48 @@ def decode_rgb(
 def open_image(
     source: bytes | str | Path, *, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """An image file whose header alone was read; arguments and errors are those of `decode_rgb`."""
+    """An image file whose header alone was decoded; arguments and errors are those of `decode_rgb`."""
+    content = source if isinstance(source, bytes) else read_image_file(source)
     Image.init()  # Pillow loads no plugin on demand where it is told which formats to expect
     known = tuple(name for name in formats if name in Image.OPEN)
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known)
+        image = Image.open(io.BytesIO(content), formats=known)
     except Image.DecompressionBombError as error:
         raise ImageDecodingError("too_many_pixels", error) from error
     except UnidentifiedImageError as error:
-        raise ImageDecodingError("not_an_image", f"no image of a known format{_guess(source)}") from error
-    except OSError as error:
-        raise ImageDecodingError("not_an_image", error.strerror or error) from error
+        raise ImageDecodingError("not_an_image", f"no image of a known format{_guess(content)}") from error
+    except MemoryError as error:
+        raise _too_much_memory() from error
     except Exception as error:  # Pillow's plug-ins raise whatever a broken file leads them to
         raise ImageDecodingError("not_an_image", error) from error
-    if image.width * image.height > max_pixels:
-        image.close()
+    num_pixels = image.width * image.height
+    if num_pixels > max_pixels:
         raise ImageDecodingError("too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels")
+    if image.format in ("JPEG", "MPO"):
+        max_scans = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, num_pixels))
+        if count_scans(content) > max_scans:
+            raise ImageDecodingError("too_many_scans", f"a JPEG of more than {max_scans} scans: save it anew")
     return image
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """The content of a file, which no pipe or device can keep waiting.
+
+    Raises:
+        ImageDecodingError: it cannot be read, it is no regular file, or it has more than ``MAX_FILE_BYTES``.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
+                return file.read()
+    except OSError as error:
+        raise ImageDecodingError("not_an_image", error.strerror or error) from error
+    except ValueError as error:  # a name that no file can have
+        raise ImageDecodingError("not_an_image", error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageDecodingError("not_an_image", "it is no regular file")
+    raise ImageDecodingError("too_large", f"{status.st_size} bytes, more than {MAX_FILE_BYTES}")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -106,15 +155,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise ImageDecodingError("not_an_image", f"{image.width} x {image.height} pixels are none")
     try:
         image.load()
+    except MemoryError as error:
+        raise _too_much_memory() from error
     except OSError as error:
         raise ImageDecodingError("truncated" if "truncated" in str(error) else "not_an_image", error) from error
     except Exception as error:
         raise ImageDecodingError("not_an_image", error) from error
     try:
-        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
-        return _rgb(ImageOps.exif_transpose(image) if is_turned else image)
+        turn = _TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        rgb = _rgb(image)
+        return rgb if turn is None else _turned(rgb, turn)
     except ImageDecodingError:
         raise
+    except MemoryError as error:
+        raise _too_much_memory() from error
     except Exception as error:
         raise ImageDecodingError("not_an_image", error) from error
 
@@ -135,16 +189,27 @@ def to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if kind == "b":
         return np.where(values, np.uint8(255), np.uint8(0))
     if kind == "u" and num_bytes <= 2:
-        return (values if num_bytes == 1 else values >> 8).astype(np.uint8, copy=False)
-    if kind == "f" and not np.isfinite(values).all():
+        return values if num_bytes == 1 else _in_bands(values, lambda band: band >> 8)
+    low, high = values.min(), values.max()  # NaN where one is
+    if kind == "f" and not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(values)).sum())
         raise ImageDecodingError("not_an_image", f"{bad} pixels are not finite: replace them by numbers in 0..255")
-    low, high = values.min(), values.max()
     if low < 0 or high > (255 if kind == "f" else 65_535):
         raise ImageDecodingError("not_an_image", f"pixels from {low:g} to {high:g}: scale them to 0..255")
     if kind == "f":
-        return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
-    return (values if high <= 255 else values >> 8).astype(np.uint8)
+        return _in_bands(values, lambda band: np.rint(band * 255 if high <= 1 else band))
+    return _in_bands(values, lambda band: band if high <= 255 else band >> 8)
+
+
+def _in_bands(
+    values: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> npt.NDArray[np.uint8]:
+    """What ``convert`` makes of an array, some rows at a time, so that numbers in between take no memory to speak of."""
+    found = np.empty(values.shape, np.uint8)
+    num_rows = max(1, _BAND_VALUES // max(1, values[:1].size))
+    for start in range(0, len(values), num_rows):
+        found[start : start + num_rows] = convert(values[start : start + num_rows])
+    return found
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -153,7 +218,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = to_8_bits(values)
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):  # a 16-bit PNG's
-            grey = np.where(values == transparent, np.uint8(255), grey)
+            grey[values == transparent] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
@@ -163,20 +228,32 @@ def _rgb(image: Image.Image) -> Image.Image:
         assert converted is not None  # it is not done in place
         return converted
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         ground = Image.new("RGB", image.size, "white")
         ground.paste(rgba, mask=rgba)  # alpha / 255 * colour + 255 - alpha, rounded
         return ground
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _guess(source: bytes | str | Path) -> str:
+def _turned(image: Image.Image, turn: Image.Transpose) -> Image.Image:
+    """An image that is upright now, and says so."""
+    turned = image.transpose(turn)
+    for name in _ORIENTED_BY:
+        turned.info.pop(name, None)
+    return turned
+
+
+def _too_much_memory() -> ImageDecodingError:
+    return ImageDecodingError("too_much_memory", "it takes more memory than there is")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _guess(content: bytes) -> str:
     """What the file is instead, to be put behind a message."""
-    if isinstance(source, bytes):
-        head = source[:132]
-    else:
-        with open(source, "rb") as file:
-            head = file.read(132)
+    head = content[:132]
     if not head:
         return ": it is empty"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):

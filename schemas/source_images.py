@@ -1,8 +1,9 @@
-"""Images as a source gives them: an image-text pair, or an image with boxes."""
+"""Images as a source gives them: an image-text pair, or an image with boxes; and an image as it is stored."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from schemas.training import TrainingSample
 
@@ -16,6 +17,27 @@ class ImagePair:
     image: bytes | None  # encoded as it came
     drop_reason: str | None = None  # why it cannot be used
     scores: Mapping[str, float] = field(default_factory=dict)  # of `schemas.tables.SCORES`, those that are known
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """An image as it is stored; sizes in pixels, the original ones upright (EXIF)."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    phash: str | None  # None: it was not asked for
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """All but the JPEG, by their names in a table."""
+        return {name: value for name, value in vars(self).items() if name != "jpeg"}
+
+
+# Makes of the content of an image file what is stored of it; picklable, since it works in another process.
+Resizer = Callable[[bytes], StoredImage]
 
 
 @dataclass(frozen=True, kw_only=True)

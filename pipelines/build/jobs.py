@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.build.job import Job
+from pipelines.fetch.decoder import resize_all
 from pipelines.sources.source import BoxedSource, ValidationSource
 from pipelines.stages.stage import GlobalStage, LazyTables, Stage
 from pipelines.stages.training_shards import write_image_text_shard, write_shard
@@ -151,7 +152,7 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
     num_images, num_boxes, dropped = Counter[str](), Counter[str](), Counter[str]()
 
     def counted() -> Iterator[BoxedImage]:
-        for image in source.read(start, stop):
+        for image in source.read(start, stop, resize_all=resize_all):
             dropped.update(image.dropped_boxes)
             if isinstance(image, BoxedImage):
                 texts = [image.sample.concepts[label] for label in image.sample.labels]
@@ -174,7 +175,7 @@ def _write_boxed(source: BoxedSource, start: int, stop: int, name: str, folder: 
 
 def _write_validation(source: ValidationSource, concepts: tuple[TableFile, ...], folder: Path) -> Written:
     """A validation set. Rows are boxes, as in training."""
-    counts = source.write(folder, train_image_counts=train_image_counts(concepts))
+    counts = source.write(folder, train_image_counts=train_image_counts(concepts), resize_all=resize_all)
     return Written(
         rows_in=counts.num_boxes + sum(counts.dropped_boxes.values()),
         rows_kept=counts.num_boxes,

@@ -3,6 +3,8 @@
 Some images at a time are at the process, so that it always has a next one, and they are decoded in their order. When the
 process dies, the oldest unanswered image is retried first in a new one, since the crash may have had another cause; a second
 crash quarantines it. Images stay in the parent until they are answered, so that nothing is fetched twice.
+
+All images of strangers are decoded here: those of the web, of mirrors, beside captions, and with boxes.
 """
 
 import atexit
@@ -10,6 +12,7 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import signal
 import socket
 import struct
@@ -18,13 +21,15 @@ import sys
 import threading
 import warnings
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
+from detclipv2.image_decoding import ImageDecodingError
 from pipelines.fetch.drop_reasons import ImageError
-from pipelines.fetch.image_resizer import Resizer, StoredImage
+from schemas.source_images import Resizer, StoredImage
 
 # Of one image, in one process. The largest allowed take a few seconds.
 IMAGE_LIMIT_S = 60.0
@@ -32,10 +37,18 @@ _START_LIMIT_S = 120.0
 _MAX_CRASHES = 2
 # Images at the process at once, the one at work included.
 _NUM_IN_FLIGHT = 4
-_MESSAGE_LIMIT_BYTES = 1 << 30
+_BUFFER_BYTES = 1 << 20
+# Rows whose image, or reason, waits for that of an earlier one.
+_NUM_WAITING = 64
+_MESSAGE_LIMIT_BYTES = (1 << 30) + (1 << 20)
+# Of the process, beyond what it has when it is ready. The largest allowed images take 2 GiB.
+_MEMORY_LIMIT_BYTES = 4 << 30
 _LENGTHS = struct.Struct(">II")
 # glibc would give the memory of every image back and ask for it again, a fifth of the time of decoding.
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(kw_only=True)
@@ -93,6 +106,37 @@ class DecoderProcess:
             self._finish_first()
         return decoding.result
 
+    def resize_all(self, items: Iterable[tuple[Item, bytes | str]]) -> Iterator[tuple[Item, StoredImage | str]]:
+        """The items in their order, each with its image or the reason why there is none.
+
+        Each comes with its content, or a reason that is passed on. Content that equals the one before is decoded once. Some
+        images are at the process at a time while the caller is at others.
+
+        Raises:
+            RuntimeError: the process does not start.
+        """
+        waiting: deque[tuple[Item, Decoding | str]] = deque()
+        before: tuple[bytes, Decoding] | None = None
+
+        def first() -> tuple[Item, StoredImage | str]:
+            item, decoding = waiting.popleft()
+            if isinstance(decoding, str):
+                return item, decoding
+            image = self.finish(decoding)
+            return item, image.slug if isinstance(image, ImageError) else image
+
+        for item, content in items:
+            if isinstance(content, str):
+                waiting.append((item, content))
+            else:
+                if before is None or before[0] != content:
+                    before = content, self.submit(content)
+                waiting.append((item, before[1]))
+            while waiting and (len(waiting) > _NUM_WAITING or _is_known(waiting[0][1])):
+                yield first()
+        while waiting:
+            yield first()
+
     def _finish_first(self) -> None:
         """Wait for the next answer, or for the end of the process."""
         first = self._in_flight[0]
@@ -129,6 +173,8 @@ class DecoderProcess:
             return
         self.close()
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):  # room for a whole image, so that neither end waits for the other to take it
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         with theirs:
             code = "import sys; from pipelines.fetch.decoder import serve; serve(int(sys.argv[1]))"
             paths = filter(None, [str(Path(__file__).resolve().parents[2]), *sys.path])
@@ -184,6 +230,10 @@ class DecoderProcess:
         return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
+def _is_known(decoding: Decoding | str) -> bool:
+    return isinstance(decoding, str) or decoding.result is not None
+
+
 class _Channel:
     """Messages of a JSON value and some bytes over a socket; the process sends no pickle: an image may have taken it over."""
 
@@ -230,6 +280,11 @@ def decoder_for(resizer: Resizer) -> DecoderProcess:
     return _shared
 
 
+def resize_all(resizer: Resizer, items: Iterable[tuple[Item, bytes | str]]) -> Iterator[tuple[Item, StoredImage | str]]:
+    """`DecoderProcess.resize_all` of the decoding process of this process."""
+    return decoder_for(resizer).resize_all(items)
+
+
 @atexit.register
 def close_decoder() -> None:
     """End the decoding process of this process, if there is one."""
@@ -247,6 +302,7 @@ def serve(fd: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     channel = _Channel(socket.socket(fileno=fd))
     resizer: Resizer = pickle.loads(channel.receive()[1])
+    _limit_memory()
     channel.send(b"", "ready")
     contents: Queue[bytes | None] = Queue(_NUM_IN_FLIGHT)
 
@@ -264,5 +320,19 @@ def serve(fd: int) -> None:
                 image = resizer(content)
             except ImageError as error:
                 channel.send(b"", {"error": (error.slug, error.detail)})
+            except ImageDecodingError as error:
+                channel.send(b"", {"error": (error.reason, str(error))})
+            except MemoryError:
+                channel.send(b"", {"error": ("too_much_memory", "")})
             else:
                 channel.send(image.jpeg, image.columns)
+
+
+def _limit_memory() -> None:
+    """Whatever an image makes a library ask for beyond this is refused: an error, or a crash, that costs the image alone."""
+    with contextlib.suppress(OSError, ValueError):  # where there is no such file, or no such limit
+        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = num_pages * resource.getpagesize() + _MEMORY_LIMIT_BYTES
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

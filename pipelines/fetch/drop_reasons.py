@@ -21,7 +21,9 @@ DROP_REASONS = frozenset(
         "http_other",  # any other status that is not 2xx; too many redirects
         "opted_out",  # X-Robots-Tag says noai, noimageai, noindex, noimageindex or none
         "too_large",  # bytes
-        "too_many_pixels",
+        "too_many_pixels",  # of the image, or of a side of it as it would be stored
+        "too_many_scans",  # of a progressive JPEG
+        "too_much_memory",  # for its decoder
         "truncated",  # shorter than announced, or an image without its end
         "not_an_image",
         "quarantined",  # it crashed the decoder process twice
@@ -63,4 +65,4 @@ class FetchError(DropError):
 
 
 class ImageError(DropError):
-    """An image that is not stored: ``too_many_pixels``, ``truncated``, ``not_an_image``, or the decoder's ``quarantined``."""
+    """An image that is not stored: a reason of `detclipv2.image_decoding`, or the decoder's ``quarantined``."""

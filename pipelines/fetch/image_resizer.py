@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,34 +11,22 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from detclipv2.image_decoding import EXIF_ORIENTATION, WEB_FORMATS, ImageDecodingError, open_image, upright_rgb
+from detclipv2.image_decoding import (
+    EXIF_ORIENTATION,
+    MAX_JPEG_SIDE_PX,
+    WEB_FORMATS,
+    ImageDecodingError,
+    open_image,
+    upright_rgb,
+)
 from pipelines.fetch.drop_reasons import ImageError
+from schemas.source_images import Resizer, StoredImage
 
 _END_MARK = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"
 # The sides that libjpeg decodes at, by leaving out frequencies, divide the image's by these.
 _JPEG_REDUCTIONS = (8, 4, 2, 1)
 _PHASH_SIDE_PX = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredImage:
-    """An image as it is stored; sizes in pixels, the original ones upright (EXIF)."""
-
-    jpeg: bytes
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-    phash: str
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """All but the JPEG, by their names in a table."""
-        return {name: value for name, value in vars(self).items() if name != "jpeg"}
-
-
-Resizer = Callable[[bytes], StoredImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +77,18 @@ class ImageResizer(ImageSettings):
             raise
         except ImageDecodingError as error:
             raise ImageError(error.reason, error) from error
+        except (MemoryError, cv2.error) as error:
+            is_memory = isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
+            raise ImageError("too_much_memory" if is_memory else "not_an_image", error) from error
         except Exception as error:  # EXIF is whatever a broken file makes it
             raise ImageError("not_an_image", error) from error
         scale = self.image_size_px / min(original_width, original_height)
+        size = (original_width, original_height)
         if scale < 1:
             size = (round(original_width * scale), round(original_height * scale))
+        if max(size) > MAX_JPEG_SIDE_PX:
+            raise ImageError("too_many_pixels", f"stored as {size[0]}x{size[1]}, a side more than {MAX_JPEG_SIDE_PX}")
+        if scale < 1:
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, self.encode_quality])[1].tobytes()
         return StoredImage(
@@ -116,7 +111,10 @@ class ImageResizer(ImageSettings):
                     reduction = next(n for n in _JPEG_REDUCTIONS if min(image.size) >= n * self.image_size_px or n == 1)
                     return _by_opencv(content, is_grey=image.mode == "L", reduction=reduction), image.size
             rgb = upright_rgb(image)
-            return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), rgb.size
+        del image  # both are not needed at once
+        pixels = np.asarray(rgb)
+        del rgb
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), pixels.shape[1::-1]
 
 
 def _by_opencv(jpeg: bytes, *, is_grey: bool, reduction: int) -> np.ndarray:

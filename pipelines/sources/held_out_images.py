@@ -13,9 +13,8 @@ import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from detclipv2.image_decoding import decode_rgb, image_suffixes
+from detclipv2.image_decoding import decode_rgb, image_suffixes, read_image_file
 from pipelines.sources.input_files import parse_json, read_text
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
@@ -62,12 +61,10 @@ class HeldOutImages:
         """Whether a file name or URL bears one of the ids."""
         return any(coco_id(name) in self.coco_ids for name in names)
 
-    def has_file(self, content: bytes, image: Image.Image) -> bool:
-        """Whether a file of these bytes, or an upright image much like this one, is held out."""
-        return (
-            hashlib.sha256(content).hexdigest() in self.sha256
-            or any(Path(path).read_bytes() == content for path in self._files_by_size.get(len(content), ()))
-            or (bool(self.phashes) and bool(self.is_near([str(imagehash.phash(image))])[0]))
+    def has_bytes(self, content: bytes) -> bool:
+        """Whether a file of these bytes is held out."""
+        return hashlib.sha256(content).hexdigest() in self.sha256 or any(
+            Path(path).read_bytes() == content for path in self._files_by_size.get(len(content), ())
         )
 
     @cached_property
@@ -192,8 +189,8 @@ def hash_images(folder: Path) -> pa.Table:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
         if path.name.startswith("._"):  # what macOS keeps beside a file
             continue
-        content = path.read_bytes()
         try:
+            content = read_image_file(path)
             phash = str(imagehash.phash(decode_rgb(content)))
         except ValueError as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error

@@ -1,13 +1,14 @@
 """Source interfaces: image-text pairs as a table of URLs or with images, images with boxes, a validation set."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
-from schemas.source_images import BoxedImage, ImagePair, LostBoxes
+from detclipv2.image_decoding import ImageDecodingError
+from schemas.source_images import BoxedImage, ImagePair, LostBoxes, Resizer, StoredImage
 from schemas.training import Supervision
 
 # What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.
@@ -32,6 +33,33 @@ class PairBlock:
     config: dict[str, Any]
     num_rows: int
     read: Callable[[], Iterator[pa.Table]]
+
+
+Item = TypeVar("Item")
+
+
+class ResizeAll(Protocol):
+    """What has a resizer at work on many images, whose files are a stranger's."""
+
+    def __call__(
+        self, resizer: Resizer, items: Iterable[tuple[Item, bytes | str]], /
+    ) -> Iterator[tuple[Item, StoredImage | str]]:
+        """The items in their order, each with its image or the reason why there is none.
+
+        Each comes with the content of its file, or a reason that is passed on.
+        """
+        ...
+
+
+def resize_here(
+    resizer: Resizer, items: Iterable[tuple[Item, bytes | str]]
+) -> Iterator[tuple[Item, StoredImage | str]]:
+    """A `ResizeAll` in this process, for images that are trusted: one that crashes its decoder ends the process."""
+    for item, content in items:
+        try:
+            yield item, content if isinstance(content, str) else resizer(content)
+        except ImageDecodingError as error:
+            yield item, error.reason
 
 
 class Source(Protocol):
@@ -91,8 +119,11 @@ class BoxedSource(ConfiguredSource, Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage | LostBoxes]:
-        """The images of these positions, ``stop`` excluded; boxes of images that cannot be used are counted with others."""
+    def read(self, start: int, stop: int, *, resize_all: ResizeAll = resize_here) -> Iterator[BoxedImage | LostBoxes]:
+        """The images of these positions, ``stop`` excluded; boxes of images that cannot be used are counted with others.
+
+        ``resize_all`` decodes image files.
+        """
         ...
 
     def vocabulary(self) -> list[str]:
@@ -112,10 +143,13 @@ class ValidationCounts:
 class ValidationSource(ConfiguredSource, Protocol):
     """A validation set in LVIS v1 format."""
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
+    def write(
+        self, folder: Path, *, train_image_counts: dict[str, int], resize_all: ResizeAll = resize_here
+    ) -> ValidationCounts:
         """Write ``annotations.json`` and ``images/`` under ``folder``, which is empty.
 
         From ``train_image_counts``, the training images with a box of each category name, LVIS's frequency follows (r: at
-        most 10, c: at most 100, f: more), so that a concept without any training box is always rare.
+        most 10, c: at most 100, f: more), so that a concept without any training box is always rare. ``resize_all`` decodes
+        image files.
         """
         ...

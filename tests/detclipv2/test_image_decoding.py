@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -257,6 +258,35 @@ def test_damaged_files_end_in_one_error(data: st.DataObject) -> None:
 def test_random_bytes_end_in_one_error(content: bytes) -> None:
     with pytest.raises(ImageDecodingError):
         decode_rgb(content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGBA", {}), ("LA", {}), ("RGB", {"transparency": (0, 0, 0)}), ("P", {"transparency": 0}), ("I;16", {})],
+)
+def test_memory_of_transparent_and_deep_images(mode: str, options: dict[str, object], tmp_path: Path) -> None:
+    side = 3000
+    image = Image.fromarray(np.zeros((side, side), np.uint16)) if mode == "I;16" else Image.new(mode, (side, side))
+    image.info["exif"] = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (tmp_path / "large.png").write_bytes(encoded(image, "PNG", exif=image.info["exif"], **options))
+    (tmp_path / "small.png").write_bytes(encoded(image.crop((0, 0, 9, 9)), "PNG", **options))
+    code = (
+        "import pathlib, sys\n"
+        "from detclipv2.image_decoding import decode_rgb\n"
+        "def status(name):\n"
+        "    lines = pathlib.Path('/proc/self/status').read_text().splitlines()\n"
+        "    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))\n"
+        "decode_rgb('small.png')\n"
+        "before = status('VmRSS')\n"
+        "decode_rgb('large.png')\n"
+        "print(status('VmHWM') - before)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True, check=True
+    )
+    assert 4 * side**2 <= int(found.stdout) < 12.5 * side**2
 
 
 def test_it_is_light() -> None:

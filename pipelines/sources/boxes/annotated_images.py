@@ -8,21 +8,19 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from detclipv2.image_decoding import decode_rgb
+from detclipv2.image_decoding import ImageDecodingError, read_image_file
 from pipelines.sources.boxes.image_index import ImageIndex, Split
 from pipelines.sources.boxes.lvis_format import LvisCategory, NamedBox
+from pipelines.sources.boxes.side_resizer import SideResizer
 from pipelines.sources.held_out_images import HeldOutImages
-from pipelines.sources.input_files import encode_jpeg
+from pipelines.sources.source import ResizeAll, resize_here
 from schemas.manifest import canonical_json, sha256_hex
-from schemas.source_images import BoxedImage, LostBoxes
+from schemas.source_images import BoxedImage, LostBoxes, StoredImage
 from schemas.training import Supervision, TrainingSample
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
 MIN_BOX_SIDE_PX = 1.0
-JPEG_QUALITY = 95
 _ROUNDING_PX = 1e-6  # x + width - x is not width
 
 
@@ -54,10 +52,11 @@ def distinct_boxes(boxes: list[NamedBox], dropped: Counter[str], *, caption: str
 class AnnotatedImages(ABC):
     """A `pipelines.sources.source.BoxedSource` but for the format, which a subclass knows.
 
-    Dropped boxes are counted by reason: ``image_missing``, ``image_unreadable`` and ``held_out`` (all boxes of an image whose
-    file is not there, cannot be decoded, or is kept for evaluation), ``size_mismatch`` (all boxes of an image of another
-    size than the annotated one: they belong elsewhere), ``box_outside_image``, ``box_empty`` (less than a pixel wide or high),
-    ``box_not_finite``, and those of the format. Boxes of images that were left out count with a neighbour of the same range.
+    Dropped boxes are counted by reason: ``image_missing``, ``image_unreadable``, ``quarantined`` and ``held_out`` (all boxes of
+    an image whose file is not there, cannot be decoded, crashes its decoder, or is kept for evaluation), ``size_mismatch`` (all
+    boxes of an image of another size than the annotated one: they belong elsewhere), ``box_outside_image``, ``box_empty`` (less
+    than a pixel wide or high), ``box_not_finite``, and those of the format. Boxes of images that were left out count with a
+    neighbour of the same range.
 
     One file is one image: in detection the boxes of several entries of a file are put together, less those that are there
     twice (``duplicate_box``).
@@ -128,7 +127,14 @@ class AnnotatedImages(ABC):
     def vocabulary(self) -> list[str]:
         return list(index_of(self).vocabulary)
 
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage | LostBoxes]:
+    @property
+    def resizer(self) -> SideResizer:
+        """What is stored of an image."""
+        return SideResizer(
+            max_side_px=self.max_side_px, has_phash=self.held_out is not None and bool(self.held_out.phashes)
+        )
+
+    def read(self, start: int, stop: int, *, resize_all: ResizeAll = resize_here) -> Iterator[BoxedImage | LostBoxes]:
         """The images of the positions ``start`` to ``stop``, the latter excluded, less those that cannot be used.
 
         Where none of them can, what was lost comes alone.
@@ -136,50 +142,54 @@ class AnnotatedImages(ABC):
         index = index_of(self)
         lost = Counter(index.lost_boxes if start == 0 else {})
         waiting: BoxedImage | None = None  # until it is known what is lost after it
-        for position in range(start, min(stop, len(index.keys))):
-            image = self._read_one(index, position)
-            if isinstance(image, BoxedImage):
-                if waiting is not None:
-                    yield _with_lost(waiting, lost)
-                    lost = Counter()
-                waiting = image
-            else:
-                lost.update(image)
+        for (position, is_held_out), stored in resize_all(self.resizer, self._files(index, start, stop)):
+            parts = [self.spelled(handle) for handle in index.handles[position]]
+            reason = self._reason(stored, is_held_out=is_held_out)
+            if isinstance(stored, str) or reason is not None:
+                lost[reason or "image_unreadable"] += sum(part.num_boxes for part in parts)
+                continue
+            if waiting is not None:
+                yield _with_lost(waiting, lost)
+                lost = Counter()
+            waiting = self._boxed_image(index.keys[position], stored, parts)
         if waiting is not None:
             yield _with_lost(waiting, lost)
         elif any(lost.values()):
             yield LostBoxes(dropped_boxes=dict(+lost))
 
-    def _read_one(self, index: ImageIndex, position: int) -> BoxedImage | dict[str, int]:
-        """The image, or its boxes by the reason why there is none."""
-        path = index.paths[position]
-        parts = [self.spelled(handle) for handle in index.handles[position]]
-        num_boxes = sum(part.num_boxes for part in parts)
-        try:
-            content = path.read_bytes()
-            image = decode_rgb(content)
-        except (OSError, ValueError):
-            return {"image_unreadable": num_boxes}
-        if self.held_out is not None and self.held_out.has_file(content, image):
-            return {"held_out": num_boxes}
-        return self._boxed_image(index.keys[position], image, parts)
+    def _files(self, index: ImageIndex, start: int, stop: int) -> Iterator[tuple[tuple[int, bool], bytes | str]]:
+        """Position, whether the file is held out, and its content or the reason why there is none."""
+        for position in range(start, min(stop, len(index.keys))):
+            try:
+                content = read_image_file(index.paths[position])
+            except ImageDecodingError as error:
+                yield (position, False), error.reason
+            else:
+                yield (position, self.held_out is not None and self.held_out.has_bytes(content)), content
 
-    def _boxed_image(self, key: str, image: Image.Image, parts: Sequence[Annotations]) -> BoxedImage:
+    def _reason(self, stored: StoredImage | str, *, is_held_out: bool) -> str | None:
+        """Why an image cannot be used, if it cannot."""
+        if isinstance(stored, str):
+            return "quarantined" if stored == "quarantined" else "image_unreadable"
+        is_near = stored.phash is not None and self.held_out is not None and self.held_out.is_near([stored.phash])[0]
+        return "held_out" if is_held_out or is_near else None
+
+    def _boxed_image(self, key: str, stored: StoredImage, parts: Sequence[Annotations]) -> BoxedImage:
         """Of the annotations of all entries of the image."""
-        small = _shrink(image, max_side_px=self.max_side_px)
+        size, stored_size = (stored.original_width, stored.original_height), (stored.width, stored.height)
         dropped: Counter[str] = Counter()
         boxes: list[Box] = []
         names: list[str] = []
         for part in parts:
             before = set(zip(names, boxes, strict=True))
             dropped.update(part.dropped)
-            is_other_size = part.size_px is not None and part.size_px != image.size
+            is_other_size = part.size_px is not None and part.size_px != size
             for box in part.boxes:
-                box_xyxy = _scale(box.box_xyxy, (1, 1), image.size) if part.is_relative else box.box_xyxy
-                clipped = "size_mismatch" if is_other_size else fit_box(box_xyxy, image.size)
+                box_xyxy = _scale(box.box_xyxy, (1, 1), size) if part.is_relative else box.box_xyxy
+                clipped = "size_mismatch" if is_other_size else fit_box(box_xyxy, size)
                 if isinstance(clipped, str):
                     dropped[clipped] += 1
-                elif (box.name, scaled := _fit(clipped, image.size, small.size)) in before:
+                elif (box.name, scaled := _fit(clipped, size, stored_size)) in before:
                     dropped["duplicate_box"] += 1
                 else:
                     boxes.append(scaled)
@@ -187,16 +197,14 @@ class AnnotatedImages(ABC):
         concepts = list(dict.fromkeys(names)) if self.supervision == "grounding" else sorted(set(names))
         sample = TrainingSample(
             supervision=self.supervision,
-            width=small.width,
-            height=small.height,
+            width=stored.width,
+            height=stored.height,
             concepts=concepts,
             boxes_xyxy=boxes,
             labels=[concepts.index(name) for name in names],
             caption=parts[0].caption,
         )
-        return BoxedImage(
-            key=key, jpeg=encode_jpeg(small, quality=JPEG_QUALITY), sample=sample, dropped_boxes=dict(+dropped)
-        )
+        return BoxedImage(key=key, jpeg=stored.jpeg, sample=sample, dropped_boxes=dict(+dropped))
 
 
 @lru_cache(maxsize=64)
@@ -223,14 +231,6 @@ def fit_box(box_xyxy: Box, size: Size) -> Box | str:
 
 def _with_lost(image: BoxedImage, lost: Mapping[str, int]) -> BoxedImage:
     return replace(image, dropped_boxes=dict(+(Counter(image.dropped_boxes) + Counter(lost)))) if lost else image
-
-
-def _shrink(image: Image.Image, *, max_side_px: int) -> Image.Image:
-    scale = max_side_px / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _scale(box: Box, before: Size, after: Size) -> Box:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pipelines.sources.boxes.annotated_images import AnnotatedImages, index_of
 from pipelines.sources.boxes.lvis_format import LvisImage, NamedBox, lvis_annotations
-from pipelines.sources.source import ValidationCounts
+from pipelines.sources.source import ResizeAll, ValidationCounts, resize_here
 from schemas.manifest import canonical_json
 from schemas.source_images import BoxedImage
 
@@ -38,19 +38,23 @@ class CocoValidation:
         """Path and size in bytes of every image's file."""
         return tuple(file for source in self.sources for file in index_of(source).files)
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
+    def write(
+        self, folder: Path, *, train_image_counts: dict[str, int], resize_all: ResizeAll = resize_here
+    ) -> ValidationCounts:
         """Write ``annotations.json`` and ``images/``; see `pipelines.sources.source.ValidationSource`."""
         (folder / "images").mkdir(parents=True, exist_ok=True)
         images: list[LvisImage] = []
         dropped: Counter[str] = Counter()
         for i, source in enumerate(self.sources):
             prefix = f"{source.name}-" if i else ""
-            for position, handles in enumerate(index_of(source).handles):
-                for image in source.read(position, position + 1):
-                    dropped.update(image.dropped_boxes)
-                    if isinstance(image, BoxedImage):
-                        images.append(_lvis_image(source, handles, image, file_name=f"{prefix}{image.key}.jpg"))
-                        (folder / "images" / images[-1].file_name).write_bytes(image.jpeg)
+            index = index_of(source)
+            handles = dict(zip(index.keys, index.handles, strict=True))
+            for image in source.read(0, len(source), resize_all=resize_all):
+                dropped.update(image.dropped_boxes)
+                if isinstance(image, BoxedImage):
+                    file_name = f"{prefix}{image.key}.jpg"
+                    images.append(_lvis_image(source, handles[image.key], image, file_name=file_name))
+                    (folder / "images" / file_name).write_bytes(image.jpeg)
         categories = {category.name: category for source in self.sources for category in source.categories()}
         annotations = lvis_annotations(
             images,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pipelines.sources.emoji_scenes.emoji_concepts import BASE_NAMES, draw_base
 from pipelines.sources.emoji_scenes.phrases import ObjectPhrase, category_phrases, enumerated, grounding_phrases
 from pipelines.sources.emoji_scenes.render import Scene, SceneSource, compose
+from pipelines.sources.source import ResizeAll, resize_here
 from schemas.source_images import BoxedImage
 from schemas.training import TrainingSample
 
@@ -41,8 +42,8 @@ class BoxedScenes(SceneSource):
             return sorted(BASE_NAMES)
         return sorted({p.phrase for index in range(len(self)) for p in self._scene_and_phrases(index)[1]})
 
-    def read(self, start: int, stop: int) -> Iterator[BoxedImage]:
-        """The images of the positions ``start`` to ``stop``, the latter excluded."""
+    def read(self, start: int, stop: int, *, resize_all: ResizeAll = resize_here) -> Iterator[BoxedImage]:
+        """The images of the positions ``start`` to ``stop``, the latter excluded; they are drawn, so none is decoded."""
         for index in range(start, min(stop, len(self))):
             scene, phrases = self._scene_and_phrases(index)
             label_of = {i: label for label, phrase in enumerate(phrases) for i in phrase.indices}

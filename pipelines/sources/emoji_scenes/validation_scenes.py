@@ -11,7 +11,7 @@ import emoji
 from pipelines.sources.boxes.lvis_format import LvisCategory, LvisImage, NamedBox, lvis_annotations
 from pipelines.sources.emoji_scenes.emoji_concepts import CONCEPTS, Concept
 from pipelines.sources.emoji_scenes.render import SceneSource, compose
-from pipelines.sources.source import ValidationCounts
+from pipelines.sources.source import ResizeAll, ValidationCounts, resize_here
 from schemas.manifest import canonical_json
 
 NUM_NEGATIVES = 10
@@ -33,7 +33,9 @@ class ValidationScenes(SceneSource):
         """What the set depends on, JSON values."""
         return {**super().config, "num_images": self.num_images}
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
+    def write(
+        self, folder: Path, *, train_image_counts: dict[str, int], resize_all: ResizeAll = resize_here
+    ) -> ValidationCounts:
         """Write ``annotations.json`` and ``images/``; see :class:`~pipelines.sources.source.ValidationSource`."""
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.fetch.image_resizer import ImageResizer, StoredImage
+from pipelines.fetch.image_resizer import ImageResizer
+from schemas.source_images import StoredImage
 
 CRASH = b"\xff\xfe\x00\x08poison"  # a JPEG comment
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrashingResizer:
-    """A resizer that crashes on some images: by a signal, by a null pointer, by exiting, or by never returning with or without
-    the interpreter's lock."""
+    """A resizer that crashes on some images: by a signal, by a null pointer, by exiting, by never returning with or without the
+    interpreter's lock, or by asking for more memory than it may have."""
 
     way: str = "kill"
     crashes: Path | None = None  # counts them
@@ -42,6 +43,8 @@ class CrashingResizer:
             ctypes.string_at(0)
         elif self.way == "exit":
             os._exit(3)
+        elif self.way == "memory":
+            bytearray(6 << 30)
         elif self.way == "keep the lock":
             ctypes.PyDLL(None).sleep(3600)  # PyDLL, unlike CDLL, keeps the interpreter's lock
         time.sleep(3600)

@@ -13,7 +13,8 @@ from pipelines.fetch.decoder import DecoderProcess, close_decoder
 from pipelines.fetch.download import Download
 from pipelines.fetch.drop_reasons import ImageError
 from pipelines.fetch.http_client import HttpConfig
-from pipelines.fetch.image_resizer import ImageResizer, StoredImage
+from pipelines.fetch.image_resizer import ImageResizer
+from schemas.source_images import StoredImage
 from schemas.tables import SCORES, URLS
 
 sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
@@ -105,6 +106,16 @@ def test_a_process_that_dies_between_two_shards_leaves_no_answer_to_a_wrong_imag
     decoder.start()
     decodings = [decoder.submit(make_image(size=(size, size))) for size in (21, 22)]
     assert [decoder.finish(decoding).width for decoding in (*decodings, given_up)] == [21, 22, 20]
+    decoder.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_memory_that_an_image_asks_for_is_refused_and_the_process_goes_on(make_image, crashing_image):
+    decoder = DecoderProcess(CrashingResizer(way="memory"))
+    decodings = [decoder.submit(content) for content in (make_image(), crashing_image, make_image())]
+    pid = decoder.pid
+    slugs = [getattr(decoder.finish(decoding), "slug", None) for decoding in decodings]
+    assert (slugs, decoder.pid) == ([None, "too_much_memory", None], pid)
     decoder.close()
 
 

@@ -3,18 +3,23 @@
 import hashlib
 import io
 import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from pipelines.fetch.download import Download
 from pipelines.fetch.http_client import HttpConfig
-from pipelines.fetch.image_resizer import ImageResizer
 from pipelines.fetch.ingest import Ingest
 from pipelines.stages.urls import Urls
 from pipelines.storage.tars import read_tar
 from schemas.source_images import ImagePair, pair_key
 from schemas.tables import IMAGES, PAIRS, with_drop_reason
+
+sys.path.append(str(Path(__file__).parent))  # what pytest imports without it, the decoding process has to find too
+from crashing_resizer import CRASH, CrashingResizer
 
 
 def pair(number: int, image: bytes | None, *, caption: str | None = "a red apple", **options) -> ImagePair:
@@ -85,14 +90,44 @@ def test_every_reason_that_comes_before_the_image(make_image, tmp_path):
     assert Image.open(io.BytesIO(samples[first["key"]])).size == (first["width"], first["height"]) == (53, 40)
 
 
-def test_captions_of_one_image_are_decoded_once(make_image, tmp_path, monkeypatch):
-    decoded = []
-    resize = ImageResizer.__call__
-    monkeypatch.setattr(ImageResizer, "__call__", lambda self, content: (decoded.append(1), resize(self, content))[1])
-    pairs = [pair(i, make_image(size=(80 + i, 60)), caption=f"caption {j}") for i in range(2) for j in range(5)]
-    table = Ingest(image_size_px=40).run(pairs, source="s", folder=tmp_path)
+@dataclass(frozen=True, kw_only=True)
+class CrashingIngest(Ingest):
+    crashing: CrashingResizer
 
-    assert (len(decoded), table["drop_reason"].null_count) == (2, 10)
+    @property
+    def resizer(self) -> CrashingResizer:
+        return self.crashing
+
+
+def poisoned(jpeg: bytes) -> bytes:
+    return jpeg[:2] + CRASH + jpeg[2:]
+
+
+@pytest.mark.parametrize("way", ["kill", "null pointer", "exit"])
+def test_an_image_that_crashes_its_decoder_costs_its_own_rows(make_image, tmp_path, way):
+    images = [make_image(size=(50 + i, 60)) for i in range(12)]
+    images[3], images[4], images[9] = (poisoned(images[i]) for i in (3, 4, 9))
+    pairs = [pair(i, image, caption=f"caption {j}") for i, image in enumerate(images) for j in range(2)]
+    table = CrashingIngest(crashing=CrashingResizer(way=way)).run(pairs, source="s", folder=tmp_path)
+
+    found = {(row["url"].rpartition("/")[2], row["caption"]): row for row in table.to_pylist()}
+    assert {key: row["drop_reason"] for key, row in found.items()} == {
+        (str(i), f"caption {j}"): "quarantined" if i in (3, 4, 9) else None for i in range(12) for j in range(2)
+    }
+    assert {row["sha256"] is None for row in found.values() if row["drop_reason"]} == {True}
+    others = [p for i, p in enumerate(pairs) if i // 2 not in (3, 4, 9)]
+    (tmp_path / "others").mkdir()
+    Ingest(image_size_px=40).run(others, source="s", folder=tmp_path / "others")
+    assert (tmp_path / "images.tar").read_bytes() == (tmp_path / "others" / "images.tar").read_bytes()
+
+
+def test_captions_of_one_image_are_decoded_once(make_image, tmp_path):
+    counting = CrashingResizer(crashes=tmp_path / "decoded", num_crashes=0)
+    images = [poisoned(make_image(size=(80 + i, 60))) for i in range(2)]
+    pairs = [pair(i, image, caption=f"caption {j}") for i, image in enumerate(images) for j in range(100)]
+    table = CrashingIngest(crashing=counting).run(pairs, source="s", folder=tmp_path)
+
+    assert ((tmp_path / "decoded").read_bytes(), table["drop_reason"].null_count) == (b"xx", 200)
     samples = {sample.key: sample.members["jpg"] for sample in read_tar(tmp_path / "images.tar")}
     assert list(samples) == table["key"].to_pylist()
     by_url: dict[str, set[tuple[bytes, str]]] = {}

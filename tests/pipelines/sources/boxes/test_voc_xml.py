@@ -10,6 +10,7 @@ from PIL import Image
 from detclipv2.image_decoding import decode_rgb
 from pipelines.sources.boxes.pascal_voc import PascalVoc
 from pipelines.sources.boxes.voc_xml import read_voc_xml
+from schemas.source_images import StoredImage
 from tests.pipelines.sources.boxes.test_yolo import damaged
 
 BOX = "<bndbox><xmin>{0}</xmin><ymin>{0}</ymin><xmax>{1}</xmax><ymax>{1}</ymax></bndbox>"
@@ -153,5 +154,6 @@ def test_damaged_xml_loses_no_box_or_is_named(content: bytes, path: Path) -> Non
         assert "one.xml" in str(error)  # noqa: PT017
         return
     voc = PascalVoc(annotations=path.parent, images=())
-    image = voc._boxed_image("one", Image.new("RGB", (40, 30)), [voc.annotate(found)])
+    stored = StoredImage(jpeg=b"", width=40, height=30, original_width=40, original_height=30, phash=None)
+    image = voc._boxed_image("one", stored, [voc.annotate(found)])
     assert len(image.sample.labels) + sum(image.dropped_boxes.values()) == len(found.objects)

@@ -209,7 +209,7 @@ def test_a_damaged_label_file_loses_no_row_or_is_named(
         return
     ((handle,),) = index.handles
     num_rows = sum(bool(line.strip()) for line in content.decode().removeprefix("\ufeff").splitlines())
-    image = source._boxed_image("a", _image(tmp_path), [handle])
+    image = source._boxed_image("a", source.resizer((tmp_path / "images" / "train" / "a.jpg").read_bytes()), [handle])
     assert len(image.sample.labels) + sum(image.dropped_boxes.values()) == num_rows
 
 
@@ -224,9 +224,3 @@ def test_a_damaged_yaml_is_read_or_named(content: bytes, yolo: Callable[..., Yol
         assert "data.yaml" in str(error) or "a.txt" in str(error)  # noqa: PT017
         return
     assert sum(index.num_boxes) + sum(index.lost_boxes.values()) <= 1
-
-
-def _image(folder: Path) -> Any:
-    from detclipv2.image_decoding import decode_rgb
-
-    return decode_rgb((folder / "images" / "train" / "a.jpg").read_bytes())

@@ -13,6 +13,7 @@ from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.terminal import InertConsole
 from detclipv2.training.checkpoint import TrainState, load_state, load_trained_state
 from pipelines.storage import Location
 from ray_jobs.dataset_files import ValidationSet
@@ -105,7 +106,7 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -
     with checkpoint.as_directory() as folder:
         state = load_state(Path(folder))
     predictor = trained_predictor(args.job, state, args.dataset)
-    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
+    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=InertConsole(quiet=True))
     metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
     logger = RunLogger(args.tracking_uri, args.run_id)
     logger.log(metrics, step=state.step)

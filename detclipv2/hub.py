@@ -10,9 +10,12 @@ A model folder (layout 2)::
     README.md                        the model card
 """
 
+import errno
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +100,21 @@ def save_pretrained(
         }
         (temporary / _CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         write_model_card(temporary, metrics=metrics)
-        if folder.exists():  # it goes whole, and only when its successor is whole
-            folder.replace(Path(scratch) / "before")
-        temporary.replace(folder)
+        _replace(folder, by=temporary, scratch=Path(scratch))
+
+
+def _replace(folder: Path, *, by: Path, scratch: Path) -> None:
+    """Put a whole folder under a name; what is there goes whole, too, also where several processes do so at once."""
+    for number in itertools.count():
+        try:
+            by.replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        with suppress(FileNotFoundError):  # another process was faster
+            folder.replace(scratch / f"before-{number}")
 
 
 def write_model_card(folder: Path, *, metrics: Mapping[str, float] | None = None) -> None:

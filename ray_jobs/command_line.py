@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from detclipv2.terminal import make_output_inert
-from ray_jobs.interrupts import end_at_once, end_as_at_ctrl_c, is_ending
+from ray_jobs.interrupts import end_as_at_ctrl_c, end_at_once, is_ending
 
 Config = TypeVar("Config")
 
@@ -34,7 +34,9 @@ def run_cli(
     try:
         main(parsed(config_type, sys.argv[1:], default=None if default is None else default()))
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, KeyboardInterrupt) or is_ending():  # whatever else failed since, such as a server that ended too
+        if (
+            isinstance(error, KeyboardInterrupt) or is_ending()
+        ):  # whatever else failed since, such as a server that ended too
             end_at_once()
             print("interrupted; what was finished is kept", file=sys.stderr)
             sys.exit(130)

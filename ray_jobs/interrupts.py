@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _is_ending = threading.Event()
@@ -20,6 +22,20 @@ def end_as_at_ctrl_c() -> None:
 def is_ending() -> bool:
     """Whether a SIGTERM has come: what fails afterwards fails because everything ends."""
     return _is_ending.is_set()
+
+
+@contextmanager
+def ray_train_ends() -> Iterator[None]:
+    """Around ``trainer.fit()``, whose own handler of Ctrl-C ends the workers, then this process with status 0, and stays."""
+    end_as_at_ctrl_c()  # a build in this process has left Dagster's
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ctrl_c)
 
 
 def end_at_once() -> None:

@@ -36,9 +36,7 @@ def prepared_run(job: JobConfig, *, console: Console) -> PreparedRun:
     dataset = read_dataset_manifest(job.data)
     check_folder(job.outputs, option="outputs")
     check_tracking(tracking_uri(job.tracking_uri, job.outputs))
-    storage = RunStorage(
-        root=data_root(job.storage or job.outputs / "runs"), name=job.for_dataset(dataset).run_name(dataset)
-    )
+    storage = storage_of(job, dataset)
     check_folder(storage.root, option="storage")
     step = storage.finished_step()
     if step is not None:
@@ -52,6 +50,12 @@ def prepared_run(job: JobConfig, *, console: Console) -> PreparedRun:
     for note in notes:
         console.print(f"check      {note}", highlight=False, soft_wrap=True)
     return PreparedRun(job=job, dataset=dataset, storage=storage, finished_step=None)
+
+
+def storage_of(job: JobConfig, dataset: DatasetManifest) -> RunStorage:
+    """Where the checkpoints of a job's training are."""
+    root = data_root(job.storage or job.outputs / "runs")
+    return RunStorage(root=root, name=job.for_dataset(dataset).run_name(dataset))
 
 
 def check_shards(dataset: DatasetManifest, data_root: Location) -> None:

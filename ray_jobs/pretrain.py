@@ -6,7 +6,6 @@ The recipe, ``demo:pretrain`` unless given, is a complete configuration; every o
 
 import logging
 import os
-import signal
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,8 @@ from detclipv2.planning.training_plan import train_flops
 from detclipv2.terminal import InertConsole
 from detclipv2.training.checkpoint import TrainState
 from ray_jobs.command_line import recipe_argument, run_cli
-from ray_jobs.interrupts import end_as_at_ctrl_c, is_ending
+from ray_jobs.hooks import UNSENT_NAME
+from ray_jobs.interrupts import is_ending, ray_train_ends
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
 from ray_jobs.prepare import PreparedRun, prepared_run
@@ -80,7 +80,10 @@ def _train_locked(run: PreparedRun, *, console: Console) -> TrainedRun:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) or is_ending() else "FAILED"
         raise
     finally:
-        tracker.close(status)
+        steps = storage.steps()
+        unsent = storage.side_file(steps[-1], UNSENT_NAME) if steps else None
+        if problem := tracker.close(status, unsent=unsent):
+            console.print(f"warning    {problem}", highlight=False, soft_wrap=True)
 
 
 def check_cluster(job: JobConfig, *, console: Console) -> None:
@@ -155,19 +158,14 @@ def _fit(
         ),
         validation_config=validation if validates else None,
     )
-    end_as_at_ctrl_c()  # a build in this process has left Dagster's handler
-    ctrl_c = signal.getsignal(signal.SIGINT)
     try:
-        with progress_of(board, console=console):
+        with ray_train_ends(), progress_of(board, console=console):
             result = trainer.fit()
-    except SystemExit as error:  # Ray Train's, once it has ended its workers at a Ctrl-C
-        raise KeyboardInterrupt from error
     except ray.train.TrainingFailedError as error:
         if problem := user_error(error):
             raise ValueError(f"run {storage.name}: {problem}") from error
         raise RuntimeError(f"run {storage.name} failed: {error}; its checkpoints are in {storage.folder}") from error
     finally:
-        signal.signal(signal.SIGINT, ctrl_c)
         storage.remove_leftovers()
     step: int = result.return_value
     storage.finish(step)

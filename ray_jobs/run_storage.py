@@ -149,4 +149,9 @@ class RunStorage:
     def finished_step(self) -> int | None:
         """The last step of a run that has come to its end, else None."""
         path = self.folder / FINISHED_NAME
-        return int(path.read_text()) if path.is_file() else None
+        try:
+            return int(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove it, and training goes on from the last checkpoint"
+            ) from error

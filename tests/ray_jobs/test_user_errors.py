@@ -167,7 +167,7 @@ TABLE: list[tuple[list[str], str]] = [
     (["demo", "--recipe", "nowhere"], "no recipe 'nowhere'"),
     (["demo", "--scale", "huge"], "huge"),
     (["ui", "--mlflow-port", "0"], "--mlflow-port 0: from 1 to 65535"),
-    (["ui", "--ray-port", "3000"], "port 3000: another UI has this port, too"),
+    (["ui", "--ray", "--ray-port", "3000"], "port 3000: another UI has this port, too"),
 ]
 
 

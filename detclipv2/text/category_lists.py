@@ -82,7 +82,7 @@ def _most(path: Path) -> int:
 
 def _short(value: Any) -> str:
     """A value as an error shows it: aliases of YAML can nest a short text to one of any length."""
-    return repr(value[:80]) if isinstance(value, str) else reprlib.repr(value)[:80]
+    return repr(reprlib.repr(value)[:80] if isinstance(value, list | dict) else str(value)[:80])
 
 
 def _is_id(value: object) -> bool:

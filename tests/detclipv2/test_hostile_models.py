@@ -238,7 +238,7 @@ def test_the_text_encoder_of_a_model(copy: Path, change: dict[str, Any]) -> None
     "content", [b"", b"[]", b"{", DEEP.encode(), b"\xff\xfe"], ids=["empty", "list", "cut", "deep", "bytes"]
 )
 def test_damaged_files_of_the_text_encoder(copy: Path, name: str, content: bytes) -> None:
-    swapped(copy, f"text_encoder/{name}", content)
+    swapped(copy, name, content)
 
     refused(copy)
 

@@ -77,7 +77,7 @@ def test_rich_still_draws_in_colours() -> None:
     under = io.StringIO()
     console = InertConsole(file=InertStream(under), force_terminal=True, color_system="standard")
 
-    console.print("plain \x1b[2J", style="red")
+    console.print("plain \x1b[2J", style="red", highlight=False)
 
     assert under.getvalue() == "\x1b[31mplain \ufffd[2J\x1b[0m\n"
 

@@ -55,7 +55,8 @@ def test_an_error_is_one_inert_line(name: str, said_by: Callable[..., tuple[int,
     assert name not in MARKUP.values() or name in said
 
 
-@pytest.mark.parametrize("name", ALL.values(), ids=ALL)
+# A manifest, which is UTF-8, holds no surrogate.
+@pytest.mark.parametrize("name", [name for name in ALL.values() if name != "\ud800"])
 def test_lines_and_tables_of_a_build_and_a_training(name: str, said_by: Callable[..., tuple[int, str]]) -> None:
     row = {"stage": f"s{name}", "unit": name, "rows_in": 5, "rows_kept": 3, "dropped": {f"r{name}": 2}}
     manifest = DatasetManifest(name="n", supervisions={}, boxed_concepts=[], funnel=[row])

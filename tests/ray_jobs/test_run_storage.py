@@ -1,13 +1,21 @@
 import json
+import multiprocessing
+import multiprocessing.process
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from upath import UPath
 
 from detclipv2.training.checkpoint import CHECKPOINT_NAME, TrainState, save_state
-from pipelines.storage import data_root
-from ray_jobs.run_storage import RAY_RECORD_NAME, RunStorage
+from pipelines.storage import data_root, locks
+from ray_jobs.run_storage import FINISHED_NAME, RAY_RECORD_NAME, RunStorage
 
 
 def state(step: int) -> TrainState:
@@ -119,3 +127,101 @@ def test_on_an_object_store(bucket: UPath, cache_folder: Path, tmp_path: Path) -
     assert storage.steps() == [4]
     storage.finish(4)
     assert storage.finished_step() == 4
+
+
+def _hold(root: str, ready: str) -> None:
+    """A training that holds its run until it is killed."""
+    with RunStorage(root=data_root(root), name="run").locked():
+        Path(ready).touch()
+        time.sleep(600)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Callable[[str], multiprocessing.process.BaseProcess]]:
+    """Start a process that holds the run of a root."""
+    started = []
+
+    def start(root: str) -> multiprocessing.process.BaseProcess:
+        ready = tmp_path / "ready"
+        process = multiprocessing.get_context("spawn").Process(target=_hold, args=(root, str(ready)))
+        process.start()
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            assert time.monotonic() < deadline and process.is_alive()
+            time.sleep(0.1)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_two_trainings_of_one_name(storage: RunStorage, holder: Callable[[str], Any]) -> None:
+    first = holder(str(storage.root))
+
+    with (
+        pytest.raises(ValueError, match=f"run run is being trained by process {first.pid} on .*--name"),
+        storage.locked(),
+    ):
+        pass
+    with replace(storage, name="other").locked():
+        pass
+    first.kill()
+    first.join()
+    with storage.locked():  # what a killed one held is free
+        pass
+    with storage.locked(), storage_of_another_thread(storage):
+        pass
+
+
+@contextmanager
+def storage_of_another_thread(storage: RunStorage) -> Iterator[None]:
+    """One that waits has its turn when the other has ended."""
+    order: list[str] = []
+
+    def wait() -> None:
+        with storage.locked(wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    time.sleep(0.5)
+    assert order == []
+
+
+def test_two_trainings_of_one_name_on_an_object_store(
+    bucket: str, holder: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = RunStorage(root=data_root(f"{bucket}/runs"), name="run")
+    first = holder(str(storage.root))
+    monkeypatch.setattr(locks, "EXPIRY_S", 6.0)
+
+    with pytest.raises(ValueError, match=f"run run is being trained by process {first.pid} on "), storage.locked():
+        pass
+    first.kill()
+    first.join()
+    with storage.locked():  # once its heart has stopped for long enough
+        pass
+    with storage.locked():
+        pass
+
+
+def test_a_garbled_record_of_the_end_is_named(storage: RunStorage) -> None:
+    storage.finish(7)
+    assert storage.finished_step() == 7
+    Path(str(storage.folder / FINISHED_NAME)).write_text("seven")
+
+    with pytest.raises(ValueError, match=f"{FINISHED_NAME} is damaged.*remove it"):
+        storage.finished_step()
+
+
+def test_leftovers_of_killed_workers_go_but_not_those_of_other_runs(storage: RunStorage) -> None:
+    mine, others = storage.temporary_folder(), replace(storage, name="other").temporary_folder()
+
+    storage.remove_leftovers()
+
+    assert not mine.exists()
+    assert others.exists()
+    replace(storage, name="other").remove_leftovers()

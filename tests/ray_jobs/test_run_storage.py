@@ -1,10 +1,10 @@
 import json
-import multiprocessing
-import multiprocessing.process
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from upath import UPath
 from detclipv2.training.checkpoint import CHECKPOINT_NAME, TrainState, save_state
 from pipelines.storage import data_root, locks
 from ray_jobs.run_storage import FINISHED_NAME, RAY_RECORD_NAME, RunStorage
+from tests.ray_jobs.conftest import ROOT
 
 
 def state(step: int) -> TrainState:
@@ -129,32 +130,37 @@ def test_on_an_object_store(bucket: UPath, cache_folder: Path, tmp_path: Path) -
     assert storage.finished_step() == 4
 
 
-def _hold(root: str, ready: str) -> None:
-    """A training that holds its run until it is killed."""
-    with RunStorage(root=data_root(root), name="run").locked():
-        Path(ready).touch()
-        time.sleep(600)
+TRAINS = """
+import pathlib, sys, time
+from pipelines.storage import data_root
+from ray_jobs.run_storage import RunStorage
+with RunStorage(root=data_root(sys.argv[1]), name="run").locked():
+    pathlib.Path(sys.argv[2]).touch()
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[str], multiprocessing.process.BaseProcess]]:
-    """Start a process that holds the run of a root."""
+def holder(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Start a process that trains the run of a root until it is killed."""
     started = []
 
-    def start(root: str) -> multiprocessing.process.BaseProcess:
+    def start(root: str) -> subprocess.Popen[bytes]:
         ready = tmp_path / "ready"
-        process = multiprocessing.get_context("spawn").Process(target=_hold, args=(root, str(ready)))
-        process.start()
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, "-c", TRAINS, root, str(ready)], env=environment)
         started.append(process)
         deadline = time.monotonic() + 120
         while not ready.exists():
-            assert time.monotonic() < deadline and process.is_alive()
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         return process
 
     yield start
     for process in started:
         process.kill()
+        process.wait()
 
 
 def test_two_trainings_of_one_name(storage: RunStorage, holder: Callable[[str], Any]) -> None:
@@ -168,16 +174,12 @@ def test_two_trainings_of_one_name(storage: RunStorage, holder: Callable[[str], 
     with replace(storage, name="other").locked():
         pass
     first.kill()
-    first.join()
+    first.wait()
     with storage.locked():  # what a killed one held is free
         pass
-    with storage.locked(), storage_of_another_thread(storage):
-        pass
 
 
-@contextmanager
-def storage_of_another_thread(storage: RunStorage) -> Iterator[None]:
-    """One that waits has its turn when the other has ended."""
+def test_one_that_waits_has_its_turn(storage: RunStorage) -> None:
     order: list[str] = []
 
     def wait() -> None:
@@ -185,23 +187,25 @@ def storage_of_another_thread(storage: RunStorage) -> Iterator[None]:
             order.append("second")
 
     thread = threading.Thread(target=wait)
-    thread.start()
-    yield
-    time.sleep(0.5)
-    assert order == []
+    with storage.locked():
+        thread.start()
+        time.sleep(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_two_trainings_of_one_name_on_an_object_store(
-    bucket: str, holder: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    bucket: UPath, holder: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = RunStorage(root=data_root(f"{bucket}/runs"), name="run")
+    storage = RunStorage(root=data_root(bucket / "runs"), name="run")
     first = holder(str(storage.root))
     monkeypatch.setattr(locks, "EXPIRY_S", 6.0)
 
     with pytest.raises(ValueError, match=f"run run is being trained by process {first.pid} on "), storage.locked():
         pass
     first.kill()
-    first.join()
+    first.wait()
     with storage.locked():  # once its heart has stopped for long enough
         pass
     with storage.locked():

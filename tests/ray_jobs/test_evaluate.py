@@ -98,8 +98,11 @@ def test_what_is_unknown_is_undefined(coco: Path, model: Path, tmp_path: Path) -
         (["--data", "none.json", "--images", "photos"], "--data none.json: no such file or folder; with --images it"),
         (["--data", "val.json", "--images", "nowhere"], "nowhere"),
         (["--data", "photos/a.jpg", "--images", "photos"], "photos/a.jpg"),
-        (["--data", "val.json", "--images", "photos", "--out", "photos"], "--out photos is a folder"),
-        (["--data", "val.json", "--images", "photos", "--out", "val.json/x"], "its folder cannot be made"),
+        (["--data", "val.json", "--images", "photos", "--out", "photos"], "out photos: a folder; name a file in it"),
+        (
+            ["--data", "val.json", "--images", "photos", "--out", "val.json/x"],
+            "out: val.json: nothing can be written there",
+        ),
     ],
 )
 def test_errors_are_one_line(

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from detclipv2.config import ModelConfig
-from detclipv2.models.backbone import Backbone
+from detclipv2.models.backbone import Backbone, num_weights
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder, saved_architecture
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.models.head import Head
 from detclipv2.models.neck import STRIDES, Neck
-from detclipv2.models.text_encoder import SentenceEncoder, TextEncoder, packaged_minilm
+from detclipv2.models.text_encoder import SentenceEncoder, TextEncoder, num_weights_of, packaged_minilm
 from detclipv2.text.clip_weights import load_clip_text_weights, read_clip_text_weights
 
 
@@ -35,6 +35,26 @@ def restore_text_encoder(folder: Path, config: ModelConfig) -> TextEncoder:
         ValueError: the folder describes no encoder of the kind that the configuration names.
     """
     return _sentence(config, folder) if config.text_encoder == "sentence" else _clip(config, saved_architecture(folder))
+
+
+def num_weights_of_text_encoder(folder: Path, config: ModelConfig) -> int:
+    """How many numbers the text encoder of `restore_text_encoder` takes, of which none is made.
+
+    Raises:
+        ValueError: the folder describes no encoder of the kind that the configuration names.
+    """
+    if config.text_encoder == "sentence":
+        return num_weights_of(folder)
+    return saved_architecture(folder).num_weights
+
+
+def num_weights_of_backbone(config: ModelConfig) -> int:
+    """How many numbers the backbone takes, of which none is made.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    return num_weights(config.backbone)
 
 
 def _sentence(config: ModelConfig, folder: Path) -> SentenceEncoder:

@@ -17,6 +17,7 @@ from detclipv2.drawing import draw_detections
 from detclipv2.image_decoding import decode_rgb
 from detclipv2.inference import Predictor
 from detclipv2.models.postprocess import PRE_NMS_TOPK, one_name_each
+from detclipv2.terminal import make_output_inert, printable_json
 from detclipv2.text.build_dictionary import dictionary
 from detclipv2.text.embedding_cache import TextEmbeddingCache
 from detclipv2.vocabulary import distinct_names, read_names
@@ -103,7 +104,7 @@ def predict(config: Annotated[Predict, tyro.conf.arg(name="")]) -> None:
     ][: config.max_detections]
     text = json.dumps({"image": str(config.image), "detections": rows}, indent=2, ensure_ascii=False)
     if config.out is None:
-        print(text)
+        print(printable_json(text))
         return
     try:
         if config.out.suffix.lower() == ".json":
@@ -179,6 +180,7 @@ def _listed(description: str) -> Callable[[], None]:
 
 def main() -> None:
     """Entry point of ``detclip``."""
+    make_output_inert()
     arguments = sys.argv[1:]
     name = arguments[0] if arguments else ""
     commands: dict[str, Callable[..., Any]] = {"predict": predict, "dictionary": dictionary}
@@ -197,6 +199,9 @@ def main() -> None:
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ The model's configuration never enters a module: ``build.py`` alone translates i
 loop take their own small configuration.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from detclipv2.foreign_files import check_text
 from detclipv2.ranges import (
     ABOVE_0,
     ABOVE_0_OR_INF,
@@ -18,11 +20,18 @@ from detclipv2.ranges import (
     FROM_0_TO_1,
     Range,
     check_ranges,
+    whole,
 )
 
 Supervision = Literal["detection", "grounding", "image_text"]
 
-_LEAST_TOKENS = Range("at least 3: the beginning, the end, and one of the text", lambda value: value >= 3)
+_TOKENS = Range(
+    "at least 3: the beginning, the end, and one of the text; and at most 512", lambda value: 3 <= value <= 512
+)
+_SCALE = Range("above 0, and at most 1,000", lambda value: 0 < value <= 1000)
+# timm loads no other names from the Hub or from a folder, as it would "hf-hub:owner/name" or "local-dir:path".
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?")
+_MAX_PROMPT = 1000  # characters
 _WEIGHT_OF_A_TYPE = Range("above 0; `off` leaves the type out", ABOVE_0.holds)
 # Fields that came after version 0.1, with what every training did until then.
 _LATER_FIELDS: Mapping[str, Any] = {"weight": 1.0}
@@ -82,18 +91,25 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no network can be built with."""
-        check_ranges(
-            self, channels=AT_LEAST_1, num_tower_convs=AT_LEAST_1, norm_groups=AT_LEAST_1, embed_dim=AT_LEAST_1
-        )
-        check_ranges(self, anchor_scale=ABOVE_0, drop_path=BELOW_1, max_text_tokens=_LEAST_TOKENS)
+        check_ranges(self, channels=whole(1, 4096), num_tower_convs=whole(1, 64), embed_dim=whole(1, 8192))
+        check_ranges(self, norm_groups=AT_LEAST_1, anchor_scale=_SCALE, drop_path=BELOW_1, max_text_tokens=_TOKENS)
+        if not _TIMM_NAME.fullmatch(self.backbone):
+            raise ValueError(
+                f"backbone {self.backbone[:100]!r}: the name of a timm model, such as swin_tiny_patch4_window7_224"
+            )
         if self.channels % self.norm_groups:
             raise ValueError(f"channels {self.channels}: a multiple of norm_groups, {self.norm_groups}")
-        if not all(ABOVE_0.holds(value) for value in self.pixel_std):
-            raise ValueError(f"pixel_std {self.pixel_std}: three numbers above 0")
-        if self.prompt.count("{}") != 1:
+        if len(self.pixel_std) != 3 or not all(0.001 <= value <= 1000 for value in self.pixel_std):
+            raise ValueError(f"pixel_std {self.pixel_std}: three numbers above 0, from 0.001 to 1,000")
+        if len(self.pixel_mean) != 3 or not all(-1000 <= value <= 1000 for value in self.pixel_mean):
+            raise ValueError(f"pixel_mean {self.pixel_mean}: three numbers, from -1,000 to 1,000")
+        if self.prompt.count("{}") != 1 or set(self.prompt.replace("{}", "")) & {"{", "}"}:
             raise ValueError(
-                f"prompt {self.prompt!r}: wanted one {{}}, where the name goes, such as 'a photo of a {{}}'"
+                f"prompt {self.prompt[:100]!r}: wanted one {{}}, where the name goes, such as 'a photo of a {{}}'"
             )
+        if len(self.prompt) > _MAX_PROMPT:
+            raise ValueError(f"prompt {self.prompt[:100]!r}...: at most {_MAX_PROMPT:,} characters")
+        check_text(self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,28 +10,39 @@ A model folder (layout 2)::
     README.md                        the model card
 """
 
+import errno
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from detclipv2 import __version__
-from detclipv2.build import build_detector, restore_text_encoder
+from detclipv2.build import (
+    build_detector,
+    num_weights_of_backbone,
+    num_weights_of_text_encoder,
+    restore_text_encoder,
+)
 from detclipv2.config import ModelConfig
-from detclipv2.integrity import TEXT_ENCODER, WEIGHTS, check_files, check_finite, check_shapes, sha256_of
+from detclipv2.foreign_files import parse_json, read_bounded
+from detclipv2.integrity import TEXT_ENCODER, WEIGHTS, check_files, check_finite, check_shapes, check_size, sha256_of
 from detclipv2.model_card import model_card
 from detclipv2.models.detector import DetCLIPv2
 from detclipv2.text.dictionary import ConceptDictionary
 from detclipv2.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 LAYOUT_VERSION = 2
+MAX_SIDE_PX = 4096  # of an image at inference
+_MAX_CONFIG_BYTES = 2**20
+_MAX_DIGEST = 128  # characters
 _CONFIG, _CARD = "config.json", "README.md"
 _VOCABULARY, _CONCEPTS = "category_embeddings.safetensors", "concepts.json"
 
@@ -97,9 +108,21 @@ def save_pretrained(
         }
         (temporary / _CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         write_model_card(temporary, metrics=metrics)
-        if folder.exists():  # it goes whole, and only when its successor is whole
-            folder.replace(Path(scratch) / "before")
-        temporary.replace(folder)
+        _replace(folder, by=temporary, scratch=Path(scratch))
+
+
+def _replace(folder: Path, *, by: Path, scratch: Path) -> None:
+    """Put a whole folder under a name; what is there goes whole, too, also where several processes do so at once."""
+    for number in itertools.count():
+        try:
+            by.replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        with suppress(FileNotFoundError):  # another process was faster
+            folder.replace(scratch / f"before-{number}")
 
 
 def write_model_card(folder: Path, *, metrics: Mapping[str, float] | None = None) -> None:
@@ -129,7 +152,10 @@ def from_pretrained(source: str | Path) -> Pretrained:
         if unknown:
             raise ValueError(f"{_CONFIG} has unknown settings {unknown}")
         config = TypeAdapter(ModelConfig).validate_python(description["model"])
-        check_shapes(folder / WEIGHTS, config)
+        image_size, shorter_size = _image_sizes(description)
+        sizes = check_shapes(folder / WEIGHTS, config)
+        check_size(sizes, "backbone", needed=num_weights_of_backbone(config))
+        check_size(sizes, TEXT_ENCODER, needed=num_weights_of_text_encoder(folder / TEXT_ENCODER, config))
         # The folder's own files give the architectures; its weights follow.
         detector = build_detector(
             replace(config, backbone_weights="random"),
@@ -143,13 +169,15 @@ def from_pretrained(source: str | Path) -> Pretrained:
         return Pretrained(
             detector=detector,
             config=config,
-            image_size=description["image_size"],
-            shorter_size=description["shorter_size"],
-            data_digest=description["data_digest"],
-            vocabulary=load_vocabulary(folder / _VOCABULARY) if _VOCABULARY in description["sha256"] else None,
+            image_size=image_size,
+            shorter_size=shorter_size,
+            data_digest=_data_digest(description),
+            vocabulary=load_vocabulary(folder / _VOCABULARY, width=config.embed_dim)
+            if _VOCABULARY in description["sha256"]
+            else None,
             dictionary=ConceptDictionary.load(folder / _CONCEPTS) if config.definitions else None,
         )
-    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError, RuntimeError, OSError) as error:
+    except Exception as error:  # what the libraries raise for files of their formats has no common type
         raise ValueError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
 
 
@@ -192,8 +220,8 @@ def _downloaded(model_id: str) -> Path:
 def _described(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     try:
-        description = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        description = parse_json(read_bounded(path, max_bytes=_MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
         raise ValueError(f"no model in {folder}: {error}; train one with `make demo`") from error
     layout = description.get("layout_version") if isinstance(description, dict) else None
     if layout != LAYOUT_VERSION:
@@ -202,6 +230,28 @@ def _described(folder: Path) -> dict[str, Any]:
             " save the model again from its checkpoint (submit its job again), or read it with the version that wrote it"
         )
     return description
+
+
+def _image_sizes(description: dict[str, Any]) -> tuple[int, int | None]:
+    """Longer and shorter side of images at inference.
+
+    Raises:
+        ValueError: one is no number of pixels that a detector takes.
+    """
+    for name in ("image_size", "shorter_size"):
+        size = description[name]
+        if (size is not None or name == "image_size") and (type(size) is not int or not 32 <= size <= MAX_SIDE_PX):
+            raise ValueError(
+                f"{_CONFIG}: {name} is {str(size)[:40]}; a whole number of pixels from 32 to {MAX_SIDE_PX}"
+            )
+    return description["image_size"], description["shorter_size"]
+
+
+def _data_digest(description: dict[str, Any]) -> str:
+    digest = description["data_digest"]
+    if not isinstance(digest, str) or not digest.isalnum() or len(digest) > _MAX_DIGEST:
+        raise ValueError(f"{_CONFIG}: data_digest is no digest of data: {str(digest)[:40]!r}")
+    return digest
 
 
 def _files(folder: Path) -> list[Path]:

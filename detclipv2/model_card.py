@@ -1,9 +1,11 @@
 """The model card of a model folder: README.md, as the Hugging Face Hub reads it."""
 
+import re
 from collections.abc import Mapping
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+_NOT_PLAIN = re.compile(r"[^\w .,+=@-]")  # a folder's name is text, not Markdown, HTML or Python
 TASK = "zero-shot-object-detection"
 _BODY = """
 # {name}
@@ -64,7 +66,7 @@ def model_card(
     )
     rows = [f"| {metric} | {value:.4f} |" for metric, value in metrics.items()]
     body = _BODY.format(
-        name=name,
+        name=_NOT_PLAIN.sub("_", name),
         vocabulary=f"Without `names` it looks for its own vocabulary, embedded when it was saved (number of names: {num_names})."
         if num_names
         else "It comes without a vocabulary: always give `names`.",

@@ -23,6 +23,13 @@ BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 BETWEEN_0_AND_1 = Range("above 0 and below 1", lambda value: 0 < value < 1)
 
 
+def whole(least: int, most: int) -> Range:
+    """Whole numbers within bounds, which no real model exceeds: a stranger's file chooses no other amount of memory."""
+    return Range(
+        f"at least {least}, and at most {most:,}", lambda value: least <= value <= most and value == int(value)
+    )
+
+
 def check_ranges(config: Any, **ranges: Range) -> None:
     """Check fields of a configuration by name; one that is None is not given.
 

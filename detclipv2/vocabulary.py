@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from detclipv2.foreign_files import check_text, parse_json
 from detclipv2.text.category_lists import names_of_object, read_categories
 from detclipv2.text.dictionary import normalise
 
@@ -51,6 +53,7 @@ def checked_names(names: object) -> list[str]:
             raise ValueError(f"name number {position} of {len(listed)} is {_a(name)} ({str(name)[:40]}), not a text")
         if not _stripped(name):
             raise ValueError(f"name number {position} of {len(listed)} is empty")
+        check_text(name)
     stripped = [_stripped(name) for name in listed]
     return sorted(stripped) if isinstance(names, Set) else stripped
 
@@ -78,17 +81,28 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
     save_file({"embeddings": vocabulary.embeddings.cpu().contiguous()}, path, metadata={"names": names})
 
 
-def load_vocabulary(path: Path) -> Vocabulary:
-    """Read what ``save_vocabulary`` wrote.
+def load_vocabulary(path: Path, *, width: int | None = None) -> Vocabulary:
+    """Read what ``save_vocabulary`` wrote; its embeddings have the given width, if any.
 
     Raises:
-        ValueError: the file lacks the names, or has another number of them than of embeddings.
+        ValueError: the file lacks the names, has another number of them than of embeddings, a name is empty, or the embeddings
+            are no finite numbers or have another width.
     """
     with safe_open(path, framework="pt") as file:
-        names = json.loads((file.metadata() or {}).get("names", "[]"))
+        names = parse_json((file.metadata() or {}).get("names", "[]"))
         embeddings = file.get_tensor("embeddings")
+    if not isinstance(names, list) or embeddings.ndim != 2:
+        raise ValueError(f"{path.name}: wanted a list of names and a row of numbers for each; save the model again")
     if not names or len(names) != len(embeddings):
         raise ValueError(f"{path.name}: {len(names)} names for {len(embeddings)} embeddings; save the model again")
+    for number, name in enumerate(names, 1):
+        if not isinstance(name, str) or not _stripped(name):
+            raise ValueError(f"{path.name}: name number {number} of {len(names)} is empty or not a text")
+        check_text(name)
+    if embeddings.dtype != torch.float32 or not torch.isfinite(embeddings).all():
+        raise ValueError(f"{path.name}: its embeddings are not finite numbers of 32 bits; save the model again")
+    if width is not None and embeddings.shape[1] != width:
+        raise ValueError(f"{path.name}: its embeddings are {embeddings.shape[1]} wide, the model's {width}")
     return Vocabulary(names=names, embeddings=embeddings)
 
 

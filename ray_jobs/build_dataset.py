@@ -7,9 +7,9 @@ A second run does only what is new or was changed; ``--plan`` says beforehand wh
 import time
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
+from detclipv2.terminal import InertConsole
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.dagster_assets import build
 from pipelines.build.forecast import forecast
@@ -38,7 +38,7 @@ class Options(BuildConfig):
 def run(options: Options) -> None:
     """Plan, or build."""
     if options.plan:
-        Console().print(forecast_table(forecast(options, retry=options.retry)))
+        InertConsole().print(forecast_table(forecast(options, retry=options.retry)))
     else:
         main(options, retry=options.retry)
 
@@ -46,7 +46,7 @@ def run(options: Options) -> None:
 def main(config: BuildConfig, *, retry: str | None = None) -> None:
     """Build, then print the funnel of the whole dataset."""
     started = time.monotonic()
-    console = Console()
+    console = InertConsole()
     num_runs = build(config, retry=retry, keep_history=True)
     path = config.root / "datasets" / config.dataset().name / MANIFEST_NAME
     manifest = read_dataset_manifest(path)

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from detclipv2.terminal import make_output_inert
+from ray_jobs.interrupts import end_as_at_ctrl_c, end_at_once, is_ending
+
 Config = TypeVar("Config")
 
 # Flags that took "on" or "off" in version 0.1.
@@ -23,17 +26,24 @@ def run_cli(
     """Parse the command line into ``config_type`` and call ``main`` with it.
 
     A ``ValueError`` is a user's to fix: its message goes to stderr as one line and the exit status is 2, as for an unknown
-    option. Any other exception is a defect and keeps its traceback. ``default`` gives a whole configuration whose values the
-    options replace.
+    option. Any other exception is a defect and keeps its traceback. Ctrl-C and SIGTERM (of Slurm, of Kubernetes) end with status
+    130, a second SIGTERM at once. ``default`` gives a whole configuration whose values the options replace.
     """
+    make_output_inert()
+    end_as_at_ctrl_c()
     try:
         main(parsed(config_type, sys.argv[1:], default=None if default is None else default()))
-    except ValueError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if (
+            isinstance(error, KeyboardInterrupt) or is_ending()
+        ):  # whatever else failed since, such as a server that ended too
+            end_at_once()
+            print("interrupted; what was finished is kept", file=sys.stderr)
+            sys.exit(130)
+        if not isinstance(error, ValueError):
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
 
 
 def parsed(config_type: type[Config], arguments: Sequence[str], *, default: Config | None = None) -> Config:

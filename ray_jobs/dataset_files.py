@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detclipv2.data.tar_shards import ShardIndex
-from pipelines.storage import Location, fetch
+from pipelines.storage import Location, fetch, sha256_file
 from pipelines.storage import data_root as fresh_root
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest, manifest_path
@@ -90,21 +90,29 @@ class ValidationSet:
         """An image on this machine.
 
         Raises:
-            ValueError: on an object store, the validation set has no manifest, or its manifest names no such image, or the
-                image has another content.
+            ValueError: the manifest of the validation set (which one on an object store has to have) names no such image, or
+                the image has another content.
             FileNotFoundError: it is gone from there.
         """
         image = self.folder / self.file_names[image_id]
-        if isinstance(image, Path):
+        if isinstance(image, Path) and not self._manifest_path.is_file():  # not of a build: see `evaluate_annotations`
             return image
         sha256 = self._sha256.get(f"{self.folder.name}/{image.name}")
         if sha256 is None:
             raise ValueError(f"validation image {image} is not in the validation set; build the dataset again")
+        if isinstance(image, Path) and sha256_file(image) != sha256:
+            raise ValueError(
+                f"validation image {image} is not what was built: its sha256 differs; build the dataset again"
+            )
         return fetch(image, sha256=sha256)
+
+    @property
+    def _manifest_path(self) -> Location:
+        return self.folder.parent / MANIFEST_NAME
 
     @cached_property
     def _sha256(self) -> dict[str, str]:
-        path = self.folder.parent / MANIFEST_NAME
+        path = self._manifest_path
         try:
             manifest = Manifest.model_validate_json(path.read_text())
         except (FileNotFoundError, ValueError) as error:

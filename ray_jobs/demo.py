@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from detclipv2.evaluation.lvis_metrics import LvisMetrics
+from detclipv2.terminal import InertConsole
 from pipelines.build.build_config import BuildConfig
 from ray_jobs import build_dataset
 from ray_jobs.command_line import run_cli
@@ -31,7 +30,7 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Run the whole pipeline."""
-    console = Console()
+    console = InertConsole()
     recipe = load_recipe(config.recipe)  # a slip in its name, or a folder that is none, is no reason to build first
     check_folder(config.outputs, option="outputs")
     started = time.monotonic()

@@ -20,6 +20,7 @@ from upath import UPath
 from detclipv2.evaluation.lvis_metrics import LvisMetrics, evaluate_lvis
 from detclipv2.image_decoding import ImageDecodingError, decode_rgb
 from detclipv2.inference import Predictor
+from detclipv2.terminal import InertConsole
 from pipelines.build.own_boxes import own_boxes
 from pipelines.storage import DataRoot, Location, format_counts, sha256_file
 from ray_jobs.command_line import run_cli
@@ -171,7 +172,7 @@ def points(value: float | None) -> str:
 
 def main(config: EvaluateConfig) -> None:
     """Evaluate a saved model and print the table."""
-    console = Console()
+    console = InertConsole()
     if config.out is not None:
         check_file(config.out, option="out")
     if config.images is None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from detclipv2.hub import concepts_path, from_pretrained, model_folder
 from detclipv2.inference import Predictor
+from detclipv2.terminal import InertConsole
 from pipelines.storage import DataRoot
 from ray_jobs.command_line import recipe_argument, run_cli
 from ray_jobs.evaluate import evaluate, points
@@ -64,7 +64,7 @@ def main(job: JobConfig) -> None:
         ValueError: what `pretrain` raises it for.
     """
     assert job.start_from is not None
-    console = Console()
+    console = InertConsole()
     prepared = prepared_run(job, console=console)
     before = None
     if prepared.dataset.validation_annotations is not None:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import ray.train
 from ray.train import CheckpointUploadMode
@@ -17,6 +15,7 @@ from ray_jobs.progress import Progress, ProgressBoard
 from ray_jobs.run_storage import RunStorage
 from ray_jobs.tracking import RunLogger
 
+UNSENT_NAME = "unsent_metrics.json"  # beside a checkpoint: metrics that MLflow had not taken when it was written
 WAITING_NAME = "waiting_metrics.json"  # beside a checkpoint: metrics of steps that no logged mean covers yet
 # Asking whether a machine is about to go is a barrier over all workers: now and then is often enough for notices of a minute.
 STEPS_BETWEEN_NOTICES = 10
@@ -50,7 +49,7 @@ class WorkerHooks:
             "grad_norm": str(skipped.norm),
         }
         name = f"skipped_steps/step_{step:09d}_rank_{self.rank}.json"
-        self.logger.client.log_dict(self.logger.run_id, record, name)
+        self.logger.log_record(record, name)
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a machine is about to be taken away, and this is the first step that knows."""
@@ -64,7 +63,7 @@ class RankZeroHooks(WorkerHooks):
     """Metrics to MLflow, checkpoints to Ray Train, the step to the progress board.
 
     ``schedule`` is the training's from where this attempt begins, ``waiting`` the metrics that were not yet logged at its
-    last checkpoint.
+    last checkpoint, ``unsent`` those that MLflow had not taken by then.
     """
 
     def __init__(
@@ -75,11 +74,17 @@ class RankZeroHooks(WorkerHooks):
         board: ProgressBoard,
         schedule: Schedule,
         waiting: Mapping[str, list[float]],
+        unsent: str | None,
+        storage: RunStorage,
     ) -> None:
         super().__init__(job, logger, rank=0)
         self.num_steps = schedule.num_steps
         self.progress = Progress(board=board, types=schedule.types_left, done=schedule.done)
         self.logged = logger.last_step("grad_norm")
+        if unsent is not None:
+            logger.resend(unsent, after=self.logged)
+        self.storage = storage
+        storage.remove_leftovers()
         self.waiting = {name: list(values) for name, values in waiting.items()}
         logger.watch_system()
 
@@ -87,7 +92,7 @@ class RankZeroHooks(WorkerHooks):
         """Log means over ``log_every`` steps, once, however often a resumed run repeats them."""
         for name, value in metrics.items():
             self.waiting.setdefault(name, []).append(float(value))
-        self.progress.step(step, metrics)
+        self.progress.step(step, metrics, num_unsent=0 if self.logger.is_reached else self.logger.num_unsent)
         if step % self.job.train.log_every == 0:
             if step > self.logged:
                 self.logger.log({name: sum(values) / len(values) for name, values in self.waiting.items()}, step=step)
@@ -95,10 +100,12 @@ class RankZeroHooks(WorkerHooks):
 
     def save(self, step: int, state: Callable[[], TrainState]) -> None:
         """Write a checkpoint to this machine; Ray Train uploads it while training goes on."""
-        self.logger.flush()
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # removed when it is uploaded
+        num_unsent = self.logger.flush()
+        folder = self.storage.temporary_folder()  # removed when it is uploaded
         save_state(state(), folder)
         (folder / WAITING_NAME).write_text(json.dumps(self.waiting))
+        if num_unsent:
+            (folder / UNSENT_NAME).write_text(self.logger.unsent())
         is_last = step == self.num_steps
         ray.train.report(
             {"step": step},

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from detclipv2.config import Supervision
 from detclipv2.planning.table import plan_tables
 from detclipv2.planning.training_plan import PAPER_DATA, PHRASES_PER_PAIR, DataSize, gpu_named, make_plan
+from detclipv2.terminal import InertConsole
 from pipelines.storage import DataRoot
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.measure import RATES_PATH, add_rates, measured_rates, paper_rates, read_rates
@@ -66,7 +66,7 @@ def plan(options: Annotated[PlanOptions, tyro.conf.arg(name="")]) -> None:
         num_processes=options.gpus or job.num_workers,
         rates=rates if gpu is None else [*paper_rates(), *rates],
     )
-    console = Console() if os.isatty(1) else Console(width=130)
+    console = InertConsole() if os.isatty(1) else InertConsole(width=130)
     console.print(plan_tables(planned, price_per_gpu_hour=options.price_per_gpu_hour))
 
 

@@ -20,8 +20,11 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from detclipv2.planning.training_plan import train_flops
+from detclipv2.terminal import InertConsole
 from detclipv2.training.checkpoint import TrainState
 from ray_jobs.command_line import recipe_argument, run_cli
+from ray_jobs.hooks import UNSENT_NAME
+from ray_jobs.interrupts import is_ending, ray_train_ends
 from ray_jobs.job_config import JobConfig, load_recipe
 from ray_jobs.plan_command import data_sizes
 from ray_jobs.prepare import PreparedRun, prepared_run
@@ -54,25 +57,33 @@ def pretrain(job: JobConfig, *, console: Console) -> TrainedRun:
 
 def train_prepared(run: PreparedRun, *, console: Console) -> TrainedRun:
     """Train a run that was checked; see `pretrain`."""
-    job, dataset, storage, step = run.job, run.dataset, run.storage, run.finished_step
+    with run.storage.locked():
+        return _train_locked(run, console=console)
+
+
+def _train_locked(run: PreparedRun, *, console: Console) -> TrainedRun:
+    job, dataset, storage = run.job, run.dataset, run.storage
+    step = storage.finished_step()  # another training of this name may have reached it since it was prepared
     dashboard = None
     if step is None:
         dashboard = connect()
         check_cluster(job, console=console)
     tracker = Tracker(job, dataset)
-    status = "FAILED"
+    status = "FINISHED"
     try:
         if step is None:
             step = _fit(job, dataset, tracker, storage, dashboard=dashboard, console=console)
         else:
             console.print(f"training   up to date: run {storage.name} reached its last step, {step}", highlight=False)
-        status = "FINISHED"
         return TrainedRun(name=storage.name, state=storage.load(step))
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) or is_ending() else "FAILED"
         raise
     finally:
-        tracker.close(status)
+        steps = storage.steps()
+        unsent = storage.side_file(steps[-1], UNSENT_NAME) if steps else None
+        if problem := tracker.close(status, unsent=unsent):
+            console.print(f"warning    {problem}", highlight=False, soft_wrap=True)
 
 
 def check_cluster(job: JobConfig, *, console: Console) -> None:
@@ -148,12 +159,14 @@ def _fit(
         validation_config=validation if validates else None,
     )
     try:
-        with progress_of(board, console=console):
+        with ray_train_ends(), progress_of(board, console=console):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         if problem := user_error(error):
             raise ValueError(f"run {storage.name}: {problem}") from error
         raise RuntimeError(f"run {storage.name} failed: {error}; its checkpoints are in {storage.folder}") from error
+    finally:
+        storage.remove_leftovers()
     step: int = result.return_value
     storage.finish(step)
     return step
@@ -161,7 +174,7 @@ def _fit(
 
 def main(job: JobConfig) -> None:
     """Train, evaluate, register, and say where everything is."""
-    console = Console()
+    console = InertConsole()
     run = pretrain(job, console=console)
     evaluate_and_register(job, run.name, run.state, console=console)
 

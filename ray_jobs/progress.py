@@ -32,6 +32,7 @@ class Status:
     losses: Mapping[str, float] = field(default_factory=dict)  # the latest of each, by type and name
     images_per_s: Mapping[str, float] = field(default_factory=dict)  # of the steps of each type
     remaining_s: float | None = None
+    num_unsent: int = 0  # metrics that wait for MLflow, which does not answer
 
     def words(self) -> str:
         """Losses, images a second by type, and the time that is left."""
@@ -40,7 +41,8 @@ class Status:
         losses = "  ".join(f"{name.removeprefix('loss/')} {value:.2f}" for name, value in sorted(self.losses.items()))
         rates = ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(self.images_per_s.items()))
         left = "" if self.remaining_s is None else f"  left {timedelta(seconds=round(self.remaining_s))}"
-        return f"{losses}  images/s {rates}{left}"
+        waiting = f"  MLflow does not answer: {self.num_unsent:,} metrics wait" if self.num_unsent else ""
+        return f"{losses}  images/s {rates}{left}{waiting}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Progress:
         self.latest: dict[str, float] = {}
         self._updated_s = -math.inf
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, metrics: Mapping[str, float], *, num_unsent: int = 0) -> None:
         """Take the metrics of a finished step; update the board now and then, and after the last step."""
         kind = self.types[step - self.done - 1]
         self.left[kind] -= 1
@@ -95,7 +97,14 @@ class Progress:
         losses = {name: float(value) for name, value in self.latest.items() if name.startswith("loss/")}
         rates = {name.removeprefix(start): float(rate) for name, rate in self.latest.items() if name.startswith(start)}
         remaining_s = self.remaining_s()
-        status = Status(step=step, num_steps=num_steps, losses=losses, images_per_s=rates, remaining_s=remaining_s)
+        status = Status(
+            step=step,
+            num_steps=num_steps,
+            losses=losses,
+            images_per_s=rates,
+            remaining_s=remaining_s,
+            num_unsent=num_unsent,
+        )
         self.board.update(status)
 
     def remaining_s(self) -> float:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from detclipv2.evaluation.lvis_metrics import METRIC_NAMES
 from detclipv2.inference import Predictor
+from detclipv2.terminal import InertConsole
 from pipelines.storage import DataRoot
 from ray_jobs.command_line import run_cli
 from ray_jobs.dataset_files import root_of_dataset
@@ -51,7 +52,7 @@ def main(config: PromoteConfig) -> None:
     Raises:
         ValueError: there is no such version or metric, its model folder is gone, or the dataset has no validation set.
     """
-    console = Console()
+    console = InertConsole()
     check_name(config.registered_model, option="registered_model")
     if config.metric not in METRIC_NAMES:
         raise ValueError(f"no metric {config.metric!r}: there are {', '.join(METRIC_NAMES)}")

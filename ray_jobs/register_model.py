@@ -13,13 +13,15 @@ from detclipv2.evaluation.lvis_metrics import LvisMetrics
 from detclipv2.hub import save_pretrained, write_model_card
 from detclipv2.inference import Predictor
 from detclipv2.losses.hybrid import HybridObjective
+from detclipv2.terminal import InertConsole
 from detclipv2.training.checkpoint import TrainState, load_state, load_trained_state
 from pipelines.storage import Location
 from ray_jobs.dataset_files import ValidationSet
 from ray_jobs.evaluate import Evaluated, evaluate, metrics_table
 from ray_jobs.job_config import JobConfig
+from ray_jobs.prepare import storage_of
 from ray_jobs.report import ReportData, draw_image, words, write_report
-from ray_jobs.tracking import Registry, RunLogger, Tracker
+from ray_jobs.tracking import Registry, RunLogger, Tracker, check_tracking, tracking_uri
 from ray_jobs.worker import WorkerArgs
 from schemas.manifest import DatasetManifest, read_dataset_manifest
 
@@ -29,9 +31,21 @@ DRAW_NMS_IOU = 0.5
 
 
 def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, console: Console) -> LvisMetrics | None:
-    """Export a finished training; with a validation set, evaluate it, register it, write its report and return its metrics."""
+    """Export a finished training; with a validation set, evaluate it, register it, write its report and return its metrics.
+
+    Two processes that do so for one run, do so one after the other.
+
+    Raises:
+        ValueError: MLflow does not answer; the training is finished, and the same job again evaluates and registers it.
+    """
     dataset = read_dataset_manifest(job.data)
-    job = job.for_dataset(dataset)
+    with storage_of(job, dataset).locked(wait=True):
+        return _evaluate_and_register(job.for_dataset(dataset), dataset, run_name, state, console=console)
+
+
+def _evaluate_and_register(
+    job: JobConfig, dataset: DatasetManifest, run_name: str, state: TrainState, *, console: Console
+) -> LvisMetrics | None:
     model_folder = job.outputs / "models" / run_name
     trained = trained_predictor(job, state, dataset)
     save_pretrained(
@@ -50,6 +64,13 @@ def evaluate_and_register(job: JobConfig, run_name: str, state: TrainState, *, c
         console.print(f"model      {model_folder} ({why})", highlight=False, soft_wrap=True)
         return None
     evaluated = evaluate(predictor, dataset, data_root=job.data_root, console=console)
+    try:
+        check_tracking(tracking_uri(job.tracking_uri, job.outputs))
+    except ValueError as error:
+        raise ValueError(
+            f"run {run_name} is trained, and its model is in {model_folder}, but not registered: {error}; then submit the same"
+            " job again"
+        ) from error
     tracker = Tracker(job, dataset)
     try:
         values = evaluated.metrics.to_dict()
@@ -105,14 +126,14 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, args: WorkerArgs) -
     with checkpoint.as_directory() as folder:
         state = load_state(Path(folder))
     predictor = trained_predictor(args.job, state, args.dataset)
-    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=Console(quiet=True))
+    evaluated = evaluate(predictor, args.dataset, data_root=args.data_root, console=InertConsole(quiet=True))
     metrics = {f"val/{name}": value for name, value in evaluated.metrics.to_dict().items()}
     logger = RunLogger(args.tracking_uri, args.run_id)
     logger.log(metrics, step=state.step)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="detclip-validate-") as name:
         images = sample_images(args.dataset, evaluated, args.data_root, folder=Path(name))
-        logger.log_files(*images, folder=f"detections/step_{state.step:09d}")
-    logger.flush()
+        if not logger.flush():  # MLflow answers
+            logger.log_files(*images, folder=f"detections/step_{state.step:09d}")
     return metrics
 
 

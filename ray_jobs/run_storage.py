@@ -4,9 +4,12 @@ Whether a checkpoint is whole is read off the checkpoint itself (`detclipv2.trai
 since whatever was killed may have been writing either.
 """
 
+import glob
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from typing import Any
 import pyarrow.fs
 
 from detclipv2.training.checkpoint import CHECKPOINT_NAME, TrainState, load_state
-from pipelines.storage import Location, write_text_atomically
+from pipelines.storage import HeldError, Location, held, write_text_atomically
+from schemas.manifest import sha256_hex
 
 FINISHED_NAME = "FINISHED"
 RAY_RECORD_NAME = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
@@ -32,6 +36,23 @@ class RunStorage:
     def folder(self) -> Location:
         """Of this run."""
         return self.root / self.name
+
+    @contextmanager
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
+        """Keep all other trainings of this name out, on whatever machine; what a killed one held is free.
+
+        Raises:
+            ValueError: another one is at work, unless told to wait for it.
+        """
+        try:
+            lock = held(self.folder, wait=wait)
+            with lock:
+                yield
+        except HeldError as error:
+            raise ValueError(
+                f"run {self.name} is being trained by {error}: wait until it has ended or end it, and this command goes on from"
+                " its last checkpoint; or train another run, with another --name"
+            ) from error
 
     def ray_arguments(self) -> dict[str, Any]:
         """What tells Ray Train where to write: it takes the same client as everything else that we read and write."""
@@ -108,6 +129,19 @@ class RunStorage:
             else:
                 folder.fs.rm(folder.path, recursive=True)
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed workers of this run have left in this machine's folder for temporary files."""
+        for leftover in Path(tempfile.gettempdir()).glob(f"{glob.escape(self._temporary)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def temporary_folder(self) -> Path:
+        """A new folder on this machine for a checkpoint that is still to be uploaded."""
+        return Path(tempfile.mkdtemp(prefix=self._temporary))
+
+    @property
+    def _temporary(self) -> str:
+        return f"checkpoint-{sha256_hex(str(self.folder))[:16]}-"
+
     def finish(self, step: int) -> None:
         """Note that the run has come to its end with the checkpoint of ``step``."""
         write_text_atomically(self.folder / FINISHED_NAME, f"{step}\n")
@@ -115,4 +149,9 @@ class RunStorage:
     def finished_step(self) -> int | None:
         """The last step of a run that has come to its end, else None."""
         path = self.folder / FINISHED_NAME
-        return int(path.read_text()) if path.is_file() else None
+        try:
+            return int(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove it, and training goes on from the last checkpoint"
+            ) from error

@@ -78,7 +78,6 @@ def main(config: UiConfig) -> None:
         "DAGSTER_TELEMETRY_DISABLED": "1",
     }
     keep_private(environment)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing started here outlives it
     root, bin_folder = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:

@@ -24,7 +24,7 @@ from detclipv2.training.checkpoint import TrainState
 from detclipv2.training.loop import Training, train
 from pipelines.storage import Location
 from ray_jobs.dataset_files import shard_index
-from ray_jobs.hooks import WAITING_NAME, RankZeroHooks, WorkerHooks
+from ray_jobs.hooks import UNSENT_NAME, WAITING_NAME, RankZeroHooks, WorkerHooks
 from ray_jobs.job_config import JobConfig
 from ray_jobs.progress import ProgressBoard
 from ray_jobs.run_storage import RunStorage
@@ -77,6 +77,8 @@ def train_worker(config: dict[str, WorkerArgs]) -> int:
             board=ProgressBoard(run_id=args.run_id),
             schedule=schedule,
             waiting={} if waiting is None else json.loads(waiting),
+            unsent=None if state is None else args.storage.side_file(state.step, UNSENT_NAME),
+            storage=args.storage,
         )
     else:
         hooks = WorkerHooks(args.job, run_logger, rank=rank)

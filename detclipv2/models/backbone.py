@@ -47,8 +47,7 @@ class Backbone(nn.Module):
         if name.startswith("swin_"):
             # Images of any size; and windows that shift in the last stage too, where a pre-training image has one window.
             extra |= {"strict_img_size": False, "always_partition": True}
-        if not timm.is_model(name.partition(".")[0]):
-            raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
+        _check_name(name)
         model: Any = timm.create_model(name, pretrained=weights == "timm", features_only=True, **extra)
         reductions = model.feature_info.reduction()
         missing = [stride for stride in STRIDES if stride not in reductions]
@@ -83,6 +82,23 @@ class Backbone(nn.Module):
         if self.norms is None:
             return chosen
         return [norm(feature).permute(0, 3, 1, 2) for norm, feature in zip(self.norms, chosen, strict=True)]
+
+
+def num_weights(name: str) -> int:
+    """How many numbers a timm model's features take, of which none is made.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, pretrained=False, features_only=True)
+    return sum(value.numel() for value in model.state_dict().values())
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"timm has no backbone {name!r}; timm.list_models() lists what it has")
 
 
 class PaddedSwinBlock(SwinTransformerBlock):

@@ -13,12 +13,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from open_clip.transformer import QuickGELU, TextTransformer
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
+from detclipv2.foreign_files import read_bounded
 from detclipv2.models.text_encoder import TextEncoder
+from detclipv2.ranges import check_ranges, whole
 
 _FILE = "text_encoder.json"
+_NUM_BYTE_PAIRS = 49_408
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,17 @@ class ClipTextArchitecture:
     num_heads: int = 8
     # Not to be seen in a state dict: OpenAI's and FILIP's weights were trained with "quick_gelu".
     activation: Literal["gelu", "quick_gelu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that no such encoder has."""
+        check_ranges(self, width=whole(1, 4096), num_layers=whole(1, 64), num_heads=whole(1, 256))
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width}: a multiple of num_heads, {self.num_heads}")
+
+    @property
+    def num_weights(self) -> int:
+        """About how many numbers the transformer takes: 12 matrices of the width a layer, and the table of byte pairs."""
+        return (12 * self.width * self.num_layers + _NUM_BYTE_PAIRS) * self.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +142,10 @@ def saved_architecture(folder: Path) -> ClipTextArchitecture:
     """
     path = folder / _FILE
     try:
-        saved = TypeAdapter(_Saved).validate_json(path.read_bytes())
+        saved = TypeAdapter(_Saved).validate_json(read_bounded(path, max_bytes=2**16))
     except FileNotFoundError as error:
         raise ValueError(f"no text encoder in {folder}: it needs {_FILE}") from error
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} describes no text encoder: {error}") from error
     if saved.byte_pairs_sha256 != _byte_pairs_sha256():
         raise ValueError(

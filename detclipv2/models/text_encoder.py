@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from detclipv2.foreign_files import parse_json, read_bounded
+
 # Its report of unused pooling weights says nothing to a user of this model.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -26,6 +28,7 @@ _NO_CODE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True
 _KNOWN_KINDS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # Of the largest such models, with room: a file that a stranger wrote chooses no other amount of memory.
 _MAX_SIZES = {"vocab_size": 500_000, "hidden_size": 4096, "num_hidden_layers": 64, "intermediate_size": 16_384}
+_MAX_DESCRIPTION_BYTES = 2**20  # of its configuration
 _BATCH_SIZE = 256  # texts that go through the transformer together
 # A remembered feature must not depend, in its last bit, on what else was new then, or a resumed training would not end as an
 # undisturbed one does: a frozen transformer always works on as many rows of a multiple of so many tokens.
@@ -185,12 +188,12 @@ def _safe_config(folder: Path) -> PretrainedConfig:
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         try:
-            content = json.loads(path.read_bytes()) if path.is_file() else {}
-        except (ValueError, RecursionError) as error:
+            content = parse_json(read_bounded(path, max_bytes=_MAX_DESCRIPTION_BYTES)) if path.exists() else {}
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
         if not isinstance(content, dict) or "auto_map" in content:
             raise ValueError(f"{path} names Python code to load the text encoder with ('auto_map'), which is never run")
-    config = AutoConfig.from_pretrained(folder, **_NO_CODE)
+    config = _from_library(AutoConfig, folder)
     if config.model_type not in _KNOWN_KINDS:
         raise ValueError(f"{folder}: a text encoder of kind {config.model_type!r}; known are {', '.join(_KNOWN_KINDS)}")
     for name, most in _MAX_SIZES.items():
@@ -198,6 +201,30 @@ def _safe_config(folder: Path) -> PretrainedConfig:
         if not isinstance(size, int) or not 1 <= size <= most:
             raise ValueError(f"{folder}/config.json: {name} is {size!r}; a whole number from 1 to {most}")
     return config
+
+
+def _from_library(kind: Any, folder: Path) -> Any:
+    """What transformers reads of a folder.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        return kind.from_pretrained(folder, **_NO_CODE)
+    except Exception as error:  # transformers and its tokenizers raise whatever their formats' readers do
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder} holds no text encoder: {type(error).__name__}: {reason}") from error
+
+
+def num_weights_of(folder: Path) -> int:
+    """How many numbers the transformers encoder of a folder takes, of which none is made.
+
+    Raises:
+        ValueError: the folder describes none of a known kind.
+    """
+    config = _safe_config(folder)
+    with torch.device("meta"):
+        return int(AutoModel.from_config(config, add_pooling_layer=False, trust_remote_code=False).num_parameters())
 
 
 class SentenceEncoder(TextEncoder):
@@ -222,7 +249,7 @@ class SentenceEncoder(TextEncoder):
         if not (folder / "config.json").is_file():
             raise ValueError(f"no text encoder in {folder}: it needs config.json, a tokenizer and model.safetensors")
         config = _safe_config(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
+        tokenizer = _from_library(AutoTokenizer, folder)
         if (folder / "model.safetensors").is_file():
             transformer = AutoModel.from_pretrained(folder, add_pooling_layer=False, use_safetensors=True, **_NO_CODE)
         else:  # architecture alone; the detector's own weights follow

@@ -1,8 +1,8 @@
 """Category names of detection datasets, as their files have them: text, CSV, JSON and YAML."""
 
 import csv
-import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,11 @@ from typing import Any
 
 import yaml
 
+from detclipv2.foreign_files import check_text, parse_json, read_bounded
+
 _NAME_COLUMNS = ("name", "class", "category", "label", "names", "classes", "categories", "labels", "class_name")
+MAX_BYTES = 2 * 2**30  # LVIS's training annotations have 1.1 GiB
+MAX_YAML_BYTES = 2 * 2**20  # PyYAML reads 100 kB a second
 _FORMATS = (
     "wanted one name a line, a .csv with a column 'name', a .json of COCO's or LVIS's format or with a list of names, or a"
     " data.yaml with 'names'"
@@ -42,7 +46,7 @@ def read_categories(path: Path) -> list[Category]:
         ValueError: the file cannot be read or is none of these, or a name is empty; the message says where.
     """
     try:
-        entries = _entries(path.suffix.lower(), _text(path.read_bytes()))
+        entries = _entries(path.suffix.lower(), _text(read_bounded(path, max_bytes=_most(path))))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a category list: {error.strerror}") from error
     except (ValueError, RecursionError, csv.Error, yaml.YAMLError) as error:
@@ -54,7 +58,7 @@ def read_categories(path: Path) -> list[Category]:
         try:
             categories.append(_category(entry))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, category {number}: wanted a name, got {str(entry)[:80]!r}: {error}") from error
+            raise ValueError(f"{path}, category {number}: wanted a name, got {_short(entry)}: {error}") from error
     return categories
 
 
@@ -69,11 +73,20 @@ def names_of_object(content: Mapping[Any, Any], *, where: str) -> list[Any]:
         return values
     if all(isinstance(key, str) for key in keys) and all(_is_id(value) for value in values):
         return keys
-    raise ValueError(f"{where} maps {str(keys[0])[:40]!r} to {str(values[0])[:40]!r}: wanted ids and names")
+    raise ValueError(f"{where} maps {_short(keys[0])} to {_short(values[0])}: wanted ids and names")
+
+
+def _most(path: Path) -> int:
+    return MAX_YAML_BYTES if path.suffix.lower() in (".yaml", ".yml") else MAX_BYTES
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it: aliases of YAML can nest a short text to one of any length."""
+    return repr(reprlib.repr(value)[:80] if isinstance(value, list | dict) else str(value)[:80])
 
 
 def _is_id(value: object) -> bool:
-    return not isinstance(value, bool) and _ID.fullmatch(str(value)) is not None
+    return isinstance(value, str | int) and not isinstance(value, bool) and _ID.fullmatch(str(value)) is not None
 
 
 def _text(content: bytes) -> str:
@@ -102,7 +115,7 @@ def _text(content: bytes) -> str:
 
 def _entries(suffix: str, text: str) -> list[Any]:
     if suffix == ".json":
-        return _listed(json.loads(text))
+        return _listed(parse_json(text))
     if suffix in (".yaml", ".yml"):
         return _listed(yaml.load(text, Loader=yaml.BaseLoader))  # as they are written: "no" is a name, and so is "7"
     if suffix in (".csv", ".tsv"):
@@ -150,9 +163,11 @@ def _category(entry: Any) -> Category:
     names = [fields["name"], *(fields.get("synonyms") or ())]
     if not all(isinstance(name, str) and name.replace("_", " ").strip() for name in names):
         raise ValueError("empty name")
+    for name in names:
+        check_text(name)
     return Category(
         name=names[0],
         synonyms=tuple(names[1:]),
         definition=" ".join((fields.get("def") or "").split()) or None,
-        frequency=fields.get("frequency"),
+        frequency=fields.get("frequency") if isinstance(fields.get("frequency"), str) else None,
     )

@@ -18,6 +18,7 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detclipv2.foreign_files import check_regular
 from detclipv2.models.clip_text_encoder import ClipTextArchitecture, ClipTextEncoder
 
 _logger = logging.getLogger(__name__)
@@ -147,8 +148,9 @@ def _some(names: list[str]) -> str:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint."""
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"no text weights at {path}: text_weights of a clip encoder is {_FORMS}")
+    check_regular(path)
     if _is_torchscript(path):
         raise ValueError(
             f"{path} is a TorchScript archive, and loading one runs the code in it: name open_clip:ARCHITECTURE:openai instead,"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from detclipv2.foreign_files import MAX_JSON_BYTES, check_text, parse_json, read_bounded
+
 LAYOUT_VERSION = 1
 
 # Endings of plurals and of their singulars, as WordNet's own search has them; "fe" is added, for lists without exceptions.
@@ -71,6 +73,7 @@ class ConceptDictionary:
                 raise ValueError(f"concept {name!r} is not normalised, which gives {normalise(name)!r}")
             if definition is not None and not definition.strip():
                 raise ValueError(f"concept {name!r} has an empty definition; null says that it has none")
+            check_text(name + (definition or ""))
         object.__setattr__(self, "definitions", dict(sorted(self.definitions.items())))
 
     @property
@@ -103,7 +106,7 @@ class ConceptDictionary:
             ValueError: there is none, or it is damaged or of another layout; the message names the file.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(read_bounded(path, max_bytes=MAX_JSON_BYTES).decode())
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no concept dictionary in {path}: {error}; `detclip dictionary --help` tells how to make one"

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from detclipv2.foreign_files import parse_json, read_bounded
 from detclipv2.models.text_encoder import TextEncoder
 
+MAX_FILE_BYTES = 2**30
 _logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ class TextEmbeddingCache:
     def embeddings(self, encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
         """Embeddings [M, D] as ``encoder`` has them in evaluation mode and fp32, on its device; only new texts are encoded."""
         digest = encoder_digest(encoder)
-        rows, blocks = self._read(digest)
+        rows, blocks = self._read(digest, width=encoder.projection.out_features)
         missing = sorted(set(texts) - rows.keys())
         if missing:
             block = _encode(encoder, missing)
@@ -63,24 +65,20 @@ class TextEmbeddingCache:
             return encoder([])
         return torch.cat(blocks)[[rows[text] for text in texts]].to(encoder.device)
 
-    def _read(self, digest: str) -> tuple[dict[str, int], list[Tensor]]:
+    def _read(self, digest: str, *, width: int) -> tuple[dict[str, int], list[Tensor]]:
         """The row of each text, and the blocks [m, D] whose concatenation has these rows."""
         rows: dict[str, int] = {}
         blocks: list[Tensor] = []
         for path in sorted((self.folder / digest).glob("*.safetensors")):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != path.stem:
-                _logger.warning("%s is damaged: its texts are encoded again; remove it", path)
-                continue
-            tensors = load(content)
-            known = json.loads(tensors["index"].numpy().tobytes())
-            if known["encoder"] != digest:
-                _logger.warning("%s is of another encoder, %s, and not used; remove it", path, known["encoder"])
+            try:
+                texts, embeddings = _read_file(path, digest=digest, width=width)
+            except (OSError, ValueError) as error:
+                _logger.warning("%s is not used, its texts are encoded again: %s; remove it", path, error)
                 continue
             # Two processes may have encoded the same text at once: the first file has it.
-            new = [index for index, text in enumerate(known["texts"]) if text not in rows]
-            rows |= {known["texts"][index]: len(rows) + row for row, index in enumerate(new)}
-            blocks.append(tensors["embeddings"][new])
+            new = [index for index, text in enumerate(texts) if text not in rows]
+            rows |= {texts[index]: len(rows) + row for row, index in enumerate(new)}
+            blocks.append(embeddings[new])
         return rows, blocks
 
     def _write(self, digest: str, texts: list[str], embeddings: Tensor) -> None:
@@ -93,6 +91,29 @@ class TextEmbeddingCache:
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, folder / f"{hashlib.sha256(content).hexdigest()}.safetensors")
+
+
+def _read_file(path: Path, *, digest: str, width: int) -> tuple[list[str], Tensor]:
+    """Texts, and their embeddings [m, D], of a file.
+
+    Raises:
+        ValueError: it is not what was written, or of another encoder.
+    """
+    content = read_bounded(path, max_bytes=MAX_FILE_BYTES)
+    if hashlib.sha256(content).hexdigest() != path.stem:
+        raise ValueError("it is damaged")
+    try:
+        tensors = load(content)
+        known = parse_json(tensors["index"].numpy().tobytes())
+        encoder, texts, embeddings = known["encoder"], known["texts"], tensors["embeddings"]
+        fits = embeddings.shape == (len(texts), width) and embeddings.dtype == torch.float32
+    except Exception as error:  # whoever wrote it could name it by its digest
+        raise ValueError(f"it holds no embeddings ({type(error).__name__}: {error})") from error
+    if encoder != digest:
+        raise ValueError(f"it is of another encoder, {str(encoder)[:64]}")
+    if not fits or not all(isinstance(text, str) for text in texts) or not torch.isfinite(embeddings).all():
+        raise ValueError("it does not hold an embedding for each text")
+    return texts, embeddings
 
 
 def _encode(encoder: TextEncoder, texts: list[str]) -> Tensor:

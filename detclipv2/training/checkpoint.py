@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detclipv2.data.order import Segment
+from detclipv2.foreign_files import check_regular
 
 CHECKPOINT_NAME = "train_state.pt"
 _DIGEST = "sha256"
@@ -60,18 +61,29 @@ def load_state(folder: Path) -> TrainState:
     """
     path = folder / CHECKPOINT_NAME
     try:
+        check_regular(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or _DIGEST not in content:
             raise ValueError("it has no digest of its content")
         if content.pop(_DIGEST) != _digest(content):
             raise ValueError("its content is not what was written")
         segments = [Segment(**segment) for segment in content.pop("segments")]
-        return TrainState(**content, segments=segments)
+        state = TrainState(**content, segments=segments)
+        _check_state(state)
+        return state
     except Exception as error:  # what torch and pickle raise for damaged files has no common type
         reason = str(error).partition("\n")[0]  # torch appends paragraphs of advice, some of it harmful
         raise ValueError(
             f"{path} is not a checkpoint: {reason or type(error).__name__}; remove its folder to start from an earlier one"
         ) from error
+
+
+def _check_state(state: TrainState) -> None:
+    if type(state.step) is not int or state.step < 0 or not isinstance(state.model, dict):
+        raise ValueError("it has no step, or no weights")
+    for name, value in state.weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -92,6 +104,13 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise ValueError(
             f"the checkpoint is of another model: {len(odd)} weights differ, first {odd[0]!r}; use another name"
         )
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        if value.shape != shapes[name]:
+            raise ValueError(
+                f"the checkpoint is of another model: {name} has the shape {list(value.shape)}, not {list(shapes[name])};"
+                " use another name"
+            )
     model.load_state_dict(state, strict=False)
 
 

@@ -12,8 +12,11 @@ A cluster that is started here differs from Ray's defaults:
 import logging
 import os
 import secrets
+import signal
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,7 +53,8 @@ def connect() -> str | None:
     if ray.is_initialized():
         return None
     if "RAY_ADDRESS" in os.environ:
-        return ray.init(log_to_driver=False, logging_level=logging.WARNING).dashboard_url or None
+        with _own_sigterm():
+            return ray.init(log_to_driver=False, logging_level=logging.WARNING).dashboard_url or None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Nobody reads this cluster's metrics, and nobody takes away one machine of one: that saves processes and a barrier.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
@@ -59,12 +63,26 @@ def connect() -> str | None:
         # Ray's processes wake a thousand times a second. What they inherit here lets none interrupt another in its work.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     import_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": import_path}},
-    )
+    with _own_sigterm():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": import_path}},
+        )
     return None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray's ends the process with status 15, and its C++ part prints a stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:  # it came meanwhile, to Ray's
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from detclipv2.terminal import InertConsole
 from pipelines.build.asset_rates import record
 from pipelines.build.due import reason_to_run, summarize_reasons
 from pipelines.build.execute import JobResult, run_here, run_on_ray
@@ -80,7 +81,7 @@ class Runner:
         self.root = data_root(root)
         self.folder = self.root / DATASETS / dataset
         self._index = DatasetTables(root=self.root, folder=self.folder)
-        self.console = console or Console()
+        self.console = console or InertConsole()
 
     def run(self, asset: str, jobs: Sequence[Job], *, where: Where, around: Around = nullcontext) -> AssetRun:
         """Bring an asset, the stage of all ``jobs``, up to date.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from upath import UPath
 
+from detclipv2.terminal import InertConsole
 from pipelines.inspect.built_dataset import open_dataset
 from pipelines.inspect.gc import collect
 from pipelines.inspect.page import funnel_tables, size, split_table, write_page
@@ -83,7 +83,7 @@ class Gc:
 def verify(config: Annotated[Verify, tyro.conf.arg(name="")]) -> None:
     """Run ``detclip data verify``; exits with status 2 where anything is wrong."""
     dataset = open_dataset(config.dataset)
-    found = check_dataset(dataset, num_workers=config.num_workers, console=Console(stderr=True))
+    found = check_dataset(dataset, num_workers=config.num_workers, console=InertConsole(stderr=True))
     splits = dataset.manifest.supervisions
     num_shards = sum(len(split.shards) for split in splits.values())
     empty = empty_parts(dataset)
@@ -139,7 +139,7 @@ def show(config: Annotated[Show, tyro.conf.arg(name="")]) -> None:
 def stats(config: Annotated[Stats, tyro.conf.arg(name="")]) -> None:
     """Run ``detclip data stats``."""
     figures = dataset_stats(open_dataset(config.dataset))
-    console = Console()
+    console = InertConsole()
     for table in (*funnel_tables(figures), split_table(figures)):
         console.print(table)
     write_page(config.out, figures)

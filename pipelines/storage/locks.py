@@ -11,12 +11,14 @@ downloads of one shard differ, so that the manifest of one would name the files 
 
 import fcntl
 import itertools
+import os
 import shutil
+import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -45,7 +47,31 @@ def locked(root: Location, stage: str, *, sweep: bool = True) -> AbstractContext
         ValueError: the data root cannot be written.
     """
     folder = root / stage
-    return _flock(folder, sweep=sweep) if isinstance(folder, Path) else _leased(folder)
+    token = uuid.uuid4().hex
+    return _flock(folder, token, sweep=sweep) if isinstance(folder, Path) else _leased(folder, token)
+
+
+class HeldError(ValueError):
+    """Another process holds a folder; its text says which: host and process id."""
+
+
+def held(folder: Location, *, wait: bool = False) -> AbstractContextManager[str]:
+    """Lock a folder of a training's, by the same means as `locked`, but end where another process holds it, unless told to wait.
+
+    A process that was killed holds nothing: on an object store its lease is free when no heartbeat came for `EXPIRY_S`.
+
+    Raises:
+        HeldError: another process, which is alive, holds it.
+        ValueError: the folder cannot be written.
+    """
+    token = f"{uuid.uuid4().hex}|{socket.gethostname()}|{os.getpid()}"
+    busy = None if wait else _give_up
+    return _flock(folder, token, busy=busy) if isinstance(folder, Path) else _leased(folder, token, busy=busy)
+
+
+def _give_up(token: str) -> None:
+    _, host, process = [*token.split("|"), "", ""][:3]
+    raise HeldError(f"process {process} on {host}" if host else "another process")
 
 
 class Lease:
@@ -78,7 +104,9 @@ class Lease:
 
 
 @contextmanager
-def _flock(folder: Path, *, sweep: bool) -> Iterator[str]:
+def _flock(
+    folder: Path, token: str, *, sweep: bool = False, busy: Callable[[str], None] | None = None
+) -> Iterator[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a+")
@@ -88,11 +116,13 @@ def _flock(folder: Path, *, sweep: bool) -> Iterator[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if busy is not None:
+                file.seek(0)
+                busy(file.read())
             print(_WAITING.format(folder), file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         if sweep:
             _sweep(folder)
-        token = uuid.uuid4().hex
         file.truncate(0)
         file.write(token)
         file.flush()
@@ -118,10 +148,11 @@ def _is_locked_by(folder: Path, token: str) -> bool:
 
 
 @contextmanager
-def _leased(folder: UPath) -> Iterator[str]:
-    token = uuid.uuid4().hex
+def _leased(folder: UPath, token: str, *, busy: Callable[[str], None] | None = None) -> Iterator[str]:
     try:
-        number = _acquire(folder, token)
+        number = _acquire(folder, token, busy=busy)
+    except HeldError:
+        raise
     except Exception as error:  # every store's client has errors of its own
         raise ValueError(f"cannot write in the data root: {folder}: {type(error).__name__}: {error}") from error
     done = threading.Event()
@@ -136,12 +167,17 @@ def _leased(folder: UPath) -> Iterator[str]:
             folder.fs.rm_file(_lease_path(folder, number).path)
 
 
-def _acquire(folder: UPath, token: str) -> int:
-    """Wait until the folder is free; return the number of the lease that is ours."""
+def _acquire(folder: UPath, token: str, *, busy: Callable[[str], None] | None) -> int:
+    """Wait until the folder is free; return the number of the lease that is ours.
+
+    ``busy`` is called, if given, with the token of a lease whose heart beats.
+    """
     seen, since, is_told = (0, ""), time.monotonic(), False
     while True:
         newest = _newest(folder)
         if newest != seen:
+            if busy is not None and newest[1] and newest[0] == seen[0]:
+                busy(newest[1].partition(" ")[0])
             seen, since = newest, time.monotonic()
         number = newest[0] + 1
         if number == 1 or time.monotonic() - since > EXPIRY_S:

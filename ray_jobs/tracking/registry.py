@@ -41,7 +41,9 @@ class Registry:
         if number is None:
             version = self.client.create_model_version(self.name, source=source, run_id=run_id, tags=dict(tags))
             number = str(version.version)
-        if all(int(v.version) <= int(number) for v in known):  # also where an earlier attempt ended before this line
+        # Asked anew: another run may have registered meanwhile. Also where an earlier attempt ended before this line.
+        known = self.client.search_model_versions(f"name = '{self.name}'")
+        if all(int(v.version) <= int(number) for v in known):
             self.client.set_registered_model_alias(self.name, CANDIDATE, number)
         return number
 

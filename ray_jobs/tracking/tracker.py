@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -12,22 +11,20 @@ from typing import Any
 import mlflow
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param
+from mlflow.entities import Param
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
-    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL,
 )
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipelines.storage import data_root
 from ray_jobs.job_config import JobConfig
+from ray_jobs.tracking.run_logger import RunLogger
 from schemas.manifest import DatasetManifest
 
 EXPERIMENT = "detclipv2"
-SYSTEM_METRICS_INTERVAL_S = 5
 CHECK_TIMEOUT_S = 10  # for the first answer of a tracking server
 # What an experiment is for. MLflow 3.17 takes every other one for GenAI.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
@@ -42,6 +39,10 @@ _MAX_PARAM = 6000  # characters of a parameter's value that MLflow stores
 # Whoever trains needs no messages of schema migrations and the like.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+# Twice instead of seven times: while it is not there, a training goes on, and `RunLogger` tries again.
+for _variable, _value in ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, 2), (MLFLOW_HTTP_REQUEST_TIMEOUT, 30)):
+    if not _variable.is_set():
+        _variable.set(_value)
 # MLflow's own line links to the empty overview.
 if not MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.is_set():
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
@@ -64,9 +65,8 @@ def check_tracking(uri: str) -> None:
     tries = (MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1), (MLFLOW_HTTP_REQUEST_TIMEOUT, CHECK_TIMEOUT_S)
     with ExitStack() as stack:
         for variable, value in tries:  # a server that is not there would be asked for minutes
-            if uri.startswith("http") and not variable.is_set():
-                variable.set(value)
-                stack.callback(variable.unset)
+            stack.callback(variable.set, variable.get())
+            variable.set(min(variable.get(), value))
         try:
             MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
         except Exception as error:  # of MLflow, of its database's driver, of its HTTP client
@@ -89,51 +89,6 @@ def runs_page(server: str) -> str:
     """The page with all runs on a tracking server such as ``http://127.0.0.1:5000``; its first page where there is no run."""
     found = experiment_id(MlflowClient(server))
     return server if found is None else f"{server.rstrip('/')}/#/experiments/{found}/runs{_UI_MODE}"
-
-
-class RunLogger:
-    """Logs metrics and files to a run, in any process of a training; it neither opens nor ends it."""
-
-    def __init__(self, uri: str, run_id: str) -> None:
-        self.client = MlflowClient(uri)
-        self.uri = uri
-        self.run_id = run_id
-        self._waiting: list[Any] = []  # metrics that MLflow is still writing
-
-    def watch_system(self) -> None:
-        """Sample this machine's load from now on, until ``end_watch``, as often as MLflow's own variable says where it is set."""
-        mlflow.set_tracking_uri(self.uri)
-        if not MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.is_set():
-            mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL_S)
-        mlflow.start_run(run_id=self.run_id, log_system_metrics=True)
-
-    def end_watch(self) -> None:
-        """The last sample; how the run ended is for the driver to say."""
-        mlflow.end_run()
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Metrics of a step, written while training goes on; ``flush`` waits for them."""
-        now = time.time_ns() // 1_000_000
-        entries = [Metric(name, value, now, step) for name, value in metrics.items()]
-        self._waiting.append(self.client.log_batch(self.run_id, metrics=entries, synchronous=False))
-
-    def flush(self) -> None:
-        """Wait until everything is written: a checkpoint must not be ahead of what is logged."""
-        for operation in self._waiting:
-            operation.wait()
-        self._waiting.clear()
-
-    def last_step(self, metric: str) -> int:
-        """Highest step of a metric: up to it, what a resumed training repeats is logged already."""
-        try:
-            return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
-        except MlflowException:
-            return 0
-
-    def log_files(self, *paths: Path, folder: str | None = None) -> None:
-        """Files as artifacts."""
-        for path in paths:
-            self.client.log_artifact(self.run_id, str(path), folder)
 
 
 class Tracker:
@@ -211,10 +166,28 @@ class Tracker:
         experiment = self.client.get_run(self.run_id).info.experiment_id
         return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}{_UI_MODE}"
 
-    def close(self, status: str) -> None:
-        """Flush what is not yet logged, and end the run as FINISHED, FAILED or KILLED."""
-        self.logger.flush()
-        self.client.set_terminated(self.run_id, status)
+    def close(self, status: str, *, unsent: str | None = None) -> str | None:
+        """Flush what is not yet logged, and end the run as FINISHED, FAILED or KILLED.
+
+        Args:
+            status: how it ended.
+            unsent: what the last checkpoint has of the metrics that MLflow had not taken.
+
+        Returns:
+            A line on why MLflow does not know of it, or None.
+        """
+        if unsent is not None:
+            self.logger.resend(unsent, after=self.logger.last_step("grad_norm"))
+        num_unsent = self.logger.flush()
+        try:
+            self.client.set_terminated(self.run_id, status)
+        except Exception as error:  # of MLflow, of its database's driver, of its HTTP client
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return (
+                f"MLflow at {self.uri} does not answer ({reason[:_MAX_REASON]}): run {self.run_name} stays as it was there;"
+                " submit the same job again to bring it up to date"
+            )
+        return f"MLflow at {self.uri} has not taken {num_unsent:,} metrics" if num_unsent else None
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from detclipv2.hub import save_pretrained
 from detclipv2.inference import Predictor
 from detclipv2.models.detector import DetCLIPv2
 from pipelines.storage import roots
+from tests.detclipv2.test_terminal import is_inert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,3 +313,19 @@ def test_one_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
     monkeypatch.setenv("DETCLIPV2_CACHE", str(tmp_path / "mine"))
     assert cli.cache_folder() == roots.cache_folder() == tmp_path / "mine"
+
+
+def test_hostile_names_are_printed_inert(run: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    names = ["\x1b[2Jdog", "\x9b31mcat", "\u202eexe", "[/red]"]
+
+    found = run("predict", photo, "--names", *names, "--model", model, "--threshold", "0")
+    drawn = run("predict", photo, "--names", *names, "--model", model, "--out", tmp_path / "a\x1b[2J.png")
+    repeated = run("predict", photo, "--names", *names, *names, "--model", model)
+    failed = run("predict", tmp_path / "\x1b]0;title\x07.png", "--model", model)
+
+    assert {row["name"] for row in json.loads(found.out)["detections"]} <= set(names)
+    assert (found.code, drawn.code, repeated.code, failed.code) == (0, 0, 0, 2)
+    for said in (found.out, drawn.out, repeated.out + repeated.err, failed.err):
+        assert said
+        assert is_inert(said)
+    assert "[/red]" in drawn.out

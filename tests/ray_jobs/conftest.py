@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -75,6 +75,14 @@ def listening_elsewhere(processes: Iterable[psutil.Process]) -> list[str]:
                 if socket.status == psutil.CONN_LISTEN and not (inner and inner.is_loopback):
                     found.append(f"{process.name()} {socket.laddr}")
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests of files that tests wrote are nothing for the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETCLIPV2_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

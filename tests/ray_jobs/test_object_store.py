@@ -28,10 +28,10 @@ from pipelines.storage.file_cache import cached_files, remove_oldest
 from ray_jobs.dataset_files import shard_index
 from ray_jobs.evaluate import EvaluateConfig, Evaluated, evaluate
 from ray_jobs.job_config import JobConfig, load_recipe
-from ray_jobs.prepare import check_shards
 from ray_jobs.register_model import sample_images
 from ray_jobs.report import ReportData, write_report
 from ray_jobs.run_storage import RunStorage
+from ray_jobs.shard_check import check_shards
 from ray_jobs.tracking import Tracker
 from schemas.manifest import MANIFEST_NAME, DatasetManifest, read_dataset_manifest
 from tests.ray_jobs.conftest import TINY_OPTIONS, run_job

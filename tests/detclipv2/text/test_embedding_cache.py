@@ -131,7 +131,7 @@ def test_a_damaged_file_is_not_used(
     path.write_bytes(content)
 
     torch.testing.assert_close(cache.embeddings(encoder, NAMES), expected, rtol=0, atol=1e-6)
-    assert caplog.messages == [f"{path} is damaged: its texts are encoded again; remove it"]
+    assert caplog.messages == [f"{path} is not used, its texts are encoded again: it is damaged; remove it"]
 
 
 def test_a_file_in_another_encoders_folder_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,7 +145,9 @@ def test_a_file_in_another_encoders_folder_is_not_used(tmp_path: Path, caplog: p
     found = cache.embeddings(_clip(), NAMES)
 
     torch.testing.assert_close(found, _clip()(NAMES).detach(), rtol=0, atol=1e-6)
-    assert caplog.messages == [f"{moved} is of another encoder, {encoder_digest(_clip(1))}, and not used; remove it"]
+    assert caplog.messages == [
+        f"{moved} is not used, its texts are encoded again: it is of another encoder, {encoder_digest(_clip(1))}; remove it"
+    ]
 
 
 def test_what_a_killed_process_left_behind_is_not_looked_at(encoder: ClipTextEncoder, tmp_path: Path) -> None:

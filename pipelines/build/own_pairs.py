@@ -16,6 +16,7 @@ from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, table_rows
 from pipelines.sources.captions.text_encoding import text_lines
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.source import name_of_file
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -24,7 +25,7 @@ _ROWS_LOOKED_AT = 1000
 
 def slug(path: Path) -> str:
     """A file's or folder's name as that of a source or dataset: letters, digits and underscores."""
-    return re.sub(r"\W+", "_", path.stem)
+    return name_of_file(path.stem)
 
 
 def own_pairs(path: Path, *, images: tuple[Path, ...] = ()) -> Pairs:

@@ -13,12 +13,12 @@ from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDING
 from pipelines.sources.captions.image_folders import FoundFile, ImageFolders
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, read_json, table_rows
-from pipelines.sources.captions.text_encoding import decode_text, text_lines, text_or_none
+from pipelines.sources.captions.text_encoding import MAX_TEXT_BYTES, cut, decode_text, text_lines, text_or_none
+from schemas.paths import read_regular
 
 # Names of the list in a folder, without their ending: of Flickr8k, Flickr30k, and Hugging Face's imagefolder.
 _LISTS = ("captions", "metadata", "results", "results_20130124", "flickr8k.token")
 _LIST_ENDINGS = (*TABLE_ENDINGS, ".txt", ".token")
-_TOKEN = re.compile(r"([^\t]+?)(?:#\d+)?[ ]*\t(.*)")
 _IMAGE_NAME = re.compile(rf"[^\t]+\.(?:{'|'.join(IMAGE_ENDINGS)})(?:#\d+)?[ ]*\t", re.IGNORECASE)
 
 
@@ -86,15 +86,19 @@ def _listed(file: Any, caption: Any) -> Listed:
     if caption is None:
         return Listed(file=name, caption=None, drop_reason="caption_missing")
     text = text_or_none(caption)
+    if text is not None and len(text) > MAX_TEXT_BYTES:
+        return Listed(file=name, caption=cut(text), drop_reason="caption_too_large")
     return Listed(file=name, caption=text, drop_reason=None if text is not None else "caption_not_text")
 
 
 def _of_tokens(file: DataFile) -> Iterator[Listed]:
     """Lines of ``name.jpg#0<TAB>caption``, as Flickr8k and Flickr30k have them."""
     for number, line in enumerate(text_lines(file), start=1):
-        match = _TOKEN.fullmatch(line.rstrip("\r\n"))
-        if match:
-            yield _listed(match[1], match[2])
+        name, tab, caption = line.rstrip("\r\n").partition("\t")
+        name = name.rstrip(" ")
+        before, _, number_of_caption = name.rpartition("#")
+        if tab and name:
+            yield _listed(before if before and number_of_caption.isdecimal() else name, cut(caption))
         elif line.strip():
             raise ValueError(f"{file.url}: row {number}, {line[:80]!r}, is not name.jpg#0<TAB>caption")
 
@@ -152,7 +156,7 @@ def _of_text(text: FoundFile, *, file: str) -> Listed:
     if text.num_bytes > MAX_CAPTION_BYTES:
         return Listed(file=file, caption=None, drop_reason="caption_too_large")
     try:
-        return _listed(file, decode_text(text.path.read_bytes()).strip("\r\n"))
+        return _listed(file, decode_text(read_regular(text.path)).strip("\r\n"))
     except OSError as error:
         raise ValueError(f"{text.path} cannot be read: {error}") from error
     except ValueError:

@@ -128,7 +128,8 @@ class _Thrift:
             for _ in range(byte >> 4 if byte >> 4 < 15 else self._number()):
                 self._skip(byte & 15 if byte & 15 not in _BOOLEANS else _BYTE, depth + 1)
         elif kind == _BINARY:
-            self.place += self._number()
+            length = self._number()
+            self.place += length
         elif kind == _DOUBLE:
             self.place += 8
         elif kind == _BYTE:

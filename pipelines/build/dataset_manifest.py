@@ -76,11 +76,10 @@ def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | Non
         if digest == manifest.digest:
             return None
         after = manifest.model_dump(mode="json")
-        if before:
-            write_text_atomically(folder / f"{digest[:16]}.json", text)
-        else:
-            write_text_atomically(folder / f"{MANIFEST_NAME}.damaged", text)
-        state = "made anew, the one before was damaged" if not before else f"changed ({', '.join(key for key in after if after[key] != before.get(key))})"
+        write_text_atomically(folder / (f"{digest[:16]}.json" if before else f"{MANIFEST_NAME}.damaged"), text)
+        state = f"changed ({', '.join(key for key in after if after[key] != before.get(key))})"
+        if not before:
+            state = "made anew, the one before was damaged"
     write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
     return state
 

@@ -8,17 +8,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from pipelines.build.job import Job
 from pipelines.build.pair_jobs import retry_job, rows_by_reason
-from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.fetch.download import Download
 from pipelines.fetch.drop_reasons import RETRY_CLASSES
 from pipelines.storage import (
     DROPPED,
-    KEPT,
     Location,
     TableFile,
     locked,
@@ -31,7 +30,7 @@ from schemas.paths import is_regular
 
 RETRIES_NAME = "retries.json"
 _FileName = Literal["kept.parquet", "dropped.parquet", "images.tar"]
-_FILES: tuple[_FileName, ...] = (KEPT, DROPPED, IMAGES_TAR_NAME)
+_FILES: tuple[_FileName, ...] = get_args(_FileName)
 
 
 class Attempt(BaseModel):
@@ -84,7 +83,7 @@ class Retries:
         except ValueError as error:
             why = first_error(error) if isinstance(error, ValidationError) else error
             raise ValueError(
-                f"{path} is damaged: {why}; bring it back from a copy, or move it away: builds then go on without what retries gave"
+                f"{path} is damaged: {why}; bring back a copy, or move it away: builds then go on without what retries gave"
             ) from error
 
     def latest(self, job: Job, stage: Download) -> Job:
@@ -150,7 +149,7 @@ def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reaso
 
 def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Location) -> Job:
     folder = root / table_name(before.stage, before.fingerprint)
-    previous = {
+    previous: dict[str, TableFile] = {
         name: TableFile(name=f"{before.stage}/{before.shard}/{name}", path=folder / name, sha256=sha256, num_rows=0)
         for name, sha256 in attempt.previous.items()
     }

@@ -67,7 +67,7 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
         with locked(root, stage, sweep=False):
             garbage = find_garbage(root, stage, referenced=referenced_tables(root))
             if isinstance(root, Path):  # a link may lead to what is not the data root's
-                garbage = [item for item in garbage if is_inside(Path(item.folder), [root])]
+                garbage = [item for item in garbage if is_inside(Path(str(item.folder)), [root])]
             for item in garbage if delete else []:
                 remove_table(item.folder)
         found += garbage

@@ -61,7 +61,9 @@ def draw_samples(dataset: BuiltDataset, supervision: str, *, num: int, seed: int
     numbers = sorted(random.Random(seed).sample(range(split.num_samples), min(num, split.num_samples)))
     starts = list(accumulate((shard.num_rows for shard in split.shards), initial=0))
     if starts[-1] != split.num_samples:
-        raise ValueError(f"dataset {dataset.manifest.name}: its manifest counts {split.num_samples} samples, its shards {starts[-1]}")
+        raise ValueError(
+            f"dataset {dataset.manifest.name}: its manifest counts {split.num_samples} samples, its shards {starts[-1]}"
+        )
     shown = []
     for shard, group in groupby(numbers, key=lambda number: bisect_right(starts, number) - 1):
         offsets = dataset.index(supervision, shard)["offset"].to_pylist()

@@ -224,7 +224,9 @@ def read_hashes(path: Path) -> pa.Table:
             if parquet.metadata.num_rows > _MAX_HASHES:
                 raise ValueError(f"it has more than {_MAX_HASHES:,} rows")
             with path.open("rb") as file:  # a column of hashes unpacks to what hashes take
-                rows_at_once(file, parquet, [name for name in HASHES.names if name in parquet.schema_arrow.names], num_rows=1)
+                rows_at_once(
+                    file, parquet, [name for name in HASHES.names if name in parquet.schema_arrow.names], num_rows=1
+                )
             table = parquet.read(columns=[name for name in HASHES.names if name in parquet.schema_arrow.names])
     except Exception as error:  # a damaged file raises whatever it leads to
         raise ValueError(f"{path} cannot be read: {error}") from error

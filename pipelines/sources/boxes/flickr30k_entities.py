@@ -108,7 +108,9 @@ class Flickr30kEntities(AnnotatedImages):
             raise ValueError(f"{self.image_set or self.entities / 'Sentences'} names no image")
         bad = [number for number in numbers if not number.isdecimal() or len(number) > _MAX_DIGITS]
         if bad:
-            raise ValueError(f"{self.image_set or self.entities / 'Sentences'}: {bad[0][:80]!r} is no number of an image")
+            raise ValueError(
+                f"{self.image_set or self.entities / 'Sentences'}: {bad[0][:80]!r} is no number of an image"
+            )
         return sorted(set(numbers), key=int)
 
 

@@ -13,7 +13,16 @@ from schemas.paths import read_regular
 
 # Python's codecs that are no encodings of text files; decoding Punycode takes the square of the length.
 _NO_ENCODINGS = frozenset(
-    ["idna", "punycode", "raw-unicode-escape", "unicode-escape", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined"]
+    [
+        "idna",
+        "punycode",
+        "raw-unicode-escape",
+        "unicode-escape",
+        "unicode_escape",
+        "raw_unicode_escape",
+        "utf-7",
+        "undefined",
+    ]
 )
 _DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _HEAD_BYTES = 4096

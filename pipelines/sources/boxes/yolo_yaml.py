@@ -141,4 +141,3 @@ def _bases(path: Path, content: dict[str, Any]) -> tuple[Path, ...]:
     root = content.get("path")
     named = [path.parent / root.replace("\\", "/")] if isinstance(root, str) and root else []
     return (*named, path.parent)
-

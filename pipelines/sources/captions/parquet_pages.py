@@ -41,7 +41,9 @@ def rows_at_once(file: BinaryIO, parquet: pq.ParquetFile, columns: list[str], *,
         for i in range(row_group.num_columns):
             column = row_group.column(i)
             if column.path_in_schema.partition(".")[0] in columns or i in wanted:
-                most = max([most, *(page.num_bytes / page.num_values for page in _pages(file, column) if page.num_values)])
+                most = max(
+                    [most, *(page.num_bytes / page.num_values for page in _pages(file, column) if page.num_values)]
+                )
     return max(1, min(num_rows, int(MAX_BATCH_BYTES / most)))
 
 

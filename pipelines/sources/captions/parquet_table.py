@@ -45,9 +45,7 @@ def parquet_tables(file: DataFile, columns: Columns, *, num_rows: int) -> Iterat
         kinds = {wanted: parquet.schema_arrow.field(found[wanted]).type for wanted in columns.required}
     for wanted, kind in kinds.items():
         if pa.types.is_nested(kind):
-            raise ValueError(
-                f"{file.url}: column {found[wanted]!r} is {kind}, wanted text: write one {wanted} a row"
-            )
+            raise ValueError(f"{file.url}: column {found[wanted]!r} is {kind}, wanted text: write one {wanted} a row")
     for table in _tables(file, list(found.values()), num_rows, texts=[found[wanted] for wanted in kinds]):
         texts = {wanted: text_or_null(_cut(table[found[wanted]])) for wanted in columns.required}
         others = {wanted: table[name] for wanted, name in found.items() if wanted in columns.optional}
@@ -74,8 +72,12 @@ def _cut(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _cut_chunk(chunk: pa.Array) -> pa.Array:
     if isinstance(chunk, pa.DictionaryArray):
         return pa.DictionaryArray.from_arrays(chunk.indices, _cut_chunk(chunk.dictionary))
-    if not (pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type) or pa.types.is_large_string(chunk.type)
-            or pa.types.is_large_binary(chunk.type)):
+    if not (
+        pa.types.is_string(chunk.type)
+        or pa.types.is_binary(chunk.type)
+        or pa.types.is_large_string(chunk.type)
+        or pa.types.is_large_binary(chunk.type)
+    ):
         return chunk
     if (pc.max(pc.binary_length(chunk)).as_py() or 0) <= MAX_TEXT_BYTES:
         return chunk

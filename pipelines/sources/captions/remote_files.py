@@ -98,7 +98,9 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     if fs.isdir(plain):  # a link within a folder leads nowhere else; a file that is named alone may be one
         for info in infos:
             if info.get("islink") and not is_inside(Path(info["name"]), [Path(plain)]):
-                raise ValueError(f"{info['name']} is a link out of {path}: name the file that it leads to, or leave it out")
+                raise ValueError(
+                    f"{info['name']} is a link out of {path}: name the file that it leads to, or leave it out"
+                )
     if len(found) > 1:  # a file that is named alone is meant
         found = [file for file in found if not is_hidden(file.name)]
     if not found:

@@ -139,7 +139,9 @@ def _utf8_lines(stream: IO[bytes], file: DataFile) -> Iterator[str]:
         if not line:
             return
         if len(line) > _MAX_LINE_BYTES:
-            raise ValueError(f"{file.url}: row {number} has more than {_MAX_LINE_BYTES} bytes: no row of a table is so long")
+            raise ValueError(
+                f"{file.url}: row {number} has more than {_MAX_LINE_BYTES} bytes: no row of a table is so long"
+            )
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -156,7 +158,9 @@ def _wide_lines(stream: IO[bytes], encoding: str, where: str) -> Iterator[str]:
         while line := text.readline(_MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > _MAX_LINE_BYTES:
-                raise ValueError(f"{where}: row {number} has more than {_MAX_LINE_BYTES} characters: no row of a table is so long")
+                raise ValueError(
+                    f"{where}: row {number} has more than {_MAX_LINE_BYTES} characters: no row of a table is so long"
+                )
             yield line
     except UnicodeError as error:
         name = encoding.upper()

@@ -120,8 +120,8 @@ class MirrorShard:
         """The pair, then a dropped one for every further image."""
         if any(member.is_odd for member in sample.members):
             for member in sample.members:
-                url = f"webdataset://{self.mirror.name}/{self.file.name}/{member.name}"
-                yield ImagePair(url=url, caption=None, image=None, drop_reason="tar_header_damaged")
+                place = f"webdataset://{self.mirror.name}/{self.file.name}/{member.name}"
+                yield ImagePair(url=place, caption=None, image=None, drop_reason="tar_header_damaged")
             return
         meta_file = sample.first(("json",))
         meta = _meta(meta_file)

@@ -76,7 +76,7 @@ def test_a_tar_with_a_folder(tmp_path):
         folder = tarfile.TarInfo("folder")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder, io.BytesIO())
-    with pytest.raises(ValueError, match="a.tar: folder is not a plain file"):
+    with pytest.raises(ValueError, match="a.tar: 'folder' is not a plain file"):
         list(read_tar(tmp_path / "a.tar"))
 
 

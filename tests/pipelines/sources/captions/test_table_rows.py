@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipelines.sources.captions.columns import FILE_COLUMNS, URL_COLUMNS
 from pipelines.sources.captions.remote_files import DataFile, find_files
-from pipelines.sources.captions.text_encoding import text_or_none
 from pipelines.sources.captions.table_rows import table_rows
+from pipelines.sources.captions.text_encoding import text_or_none
 
 # What no format of a table holds within a field without quotation marks.
 FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=20)

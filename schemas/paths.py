@@ -11,6 +11,11 @@ from upath import UPath
 MAX_NAME_BYTES = 255  # of one part of a path, on the file systems in use
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root, links followed as far as they lead anywhere: a loop of them stays, and is no file."""
+    return Path(os.path.realpath(path))
+
+
 def is_inside(path: Path, folders: Iterable[Path]) -> bool:
     """Whether a path, every link followed, is one of the folders or below one; a path that cannot be resolved is in none."""
     try:

@@ -66,9 +66,8 @@ def draw_samples(dataset: BuiltDataset, supervision: str, *, num: int, seed: int
         )
     shown = []
     for shard, group in groupby(numbers, key=lambda number: bisect_right(starts, number) - 1):
-        offsets = dataset.index(supervision, shard)["offset"].to_pylist()
-        for number in group:
-            shown.append(_sample_at(dataset.root / split.shards[shard].path, offsets, number - starts[shard]))
+        path, offsets = dataset.root / split.shards[shard].path, dataset.index(supervision, shard)["offset"].to_pylist()
+        shown += [_sample_at(path, offsets, number - starts[shard]) for number in group]
     return shown
 
 

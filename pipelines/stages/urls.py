@@ -21,7 +21,9 @@ _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
 
 @dataclass(frozen=True, kw_only=True)
 class Urls:
-    """Pairs to URLS. Drops ``url_invalid``, ``url_too_long`` and ``caption_too_large`` (above `MAX_BYTES`), ``caption_not_text``,
+    """Pairs to URLS.
+
+    Drops ``url_invalid``, ``url_too_long`` and ``caption_too_large`` (above `MAX_BYTES`), ``caption_not_text``,
     ``caption_damaged``, ``caption_empty``, ``duplicate_pair``.
 
     A damaged caption has U+FFFD, which whoever read it before wrote in place of what could not be decoded.

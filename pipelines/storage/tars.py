@@ -136,7 +136,10 @@ def _add_samples(tar: tarfile.TarFile, samples: Iterable[TarSample], *, name: st
 
 
 def _check_end_mark(path: Path | UPath) -> int:
-    """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart. Its size in bytes."""
+    """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart.
+
+    Returns its size in bytes.
+    """
     if isinstance(path, Path) and path.exists() and not is_regular(path):
         raise ValueError(f"{path} is no regular file; {_HOW_TO_FIX}")
     size = path.stat().st_size

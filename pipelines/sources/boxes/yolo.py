@@ -137,7 +137,7 @@ def _check_places(layout: YoloLayout, places: Sequence[Path], files: Iterable[Pa
     for file in files:
         if file.parent not in checked:
             checked[file.parent] = os.path.join(os.path.realpath(file.parent), "").startswith(real)
-        if not checked[file.parent] or file.is_symlink():
+        if not checked[file.parent] or os.path.islink(file):
             check_inside(file, roots, where=layout.path, fix="name its folder by path: or leave it out")
 
 

@@ -14,6 +14,7 @@ from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, table_rows
 from pipelines.sources.captions.text_encoding import text_or_none
 from pipelines.sources.source import BYTES_PER_PAIR, PairBlock, name_of_file
+from schemas.paths import absolute
 from schemas.tables import SCORES
 
 _NO_SCORE = {"", "nan", "na", "n/a", "none", "null"}
@@ -70,7 +71,7 @@ class PairsFile:
 
     @property
     def _file(self) -> DataFile:
-        return find_files(str(self.path.resolve()), endings=TABLE_ENDINGS)[0]
+        return find_files(str(absolute(self.path)), endings=TABLE_ENDINGS)[0]
 
 
 def _score(value: Any, *, where: str) -> float | None:

@@ -158,9 +158,7 @@ def _wide_lines(stream: IO[bytes], encoding: str, where: str) -> Iterator[str]:
         while line := text.readline(_MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > _MAX_LINE_BYTES:
-                raise ValueError(
-                    f"{where}: row {number} has more than {_MAX_LINE_BYTES} characters: no row of a table is so long"
-                )
+                raise ValueError(f"{where}: row {number} has more than {_MAX_LINE_BYTES} characters: no row is so long")
             yield line
     except UnicodeError as error:
         name = encoding.upper()

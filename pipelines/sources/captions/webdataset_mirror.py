@@ -37,7 +37,8 @@ class WebDatasetMirror:
     at the first, and loses one). Fields of a sample with a name of their own, ``0001.seg.png`` beside ``0001.jpg``, are samples
     without a caption then: dropped, and counted. So is all else that is of no use: ``image_missing``, ``image_kind_unknown``
     (only files of kinds that are not read), ``too_large``, ``caption_missing``, ``caption_not_text``, ``caption_not_utf8``,
-    ``caption_too_large``, ``tar_header_damaged`` (each file whose records in the tar cannot be read), and ``image_surplus`` and ``caption_surplus``, a row for every further image or text of a key.
+    ``caption_too_large``, ``tar_header_damaged`` (each file whose records in the tar cannot be read), and
+    ``image_surplus`` and ``caption_surplus``, a row for every further image or text of a key.
     Only what a Mac adds (``._0001.jpg``) and other hidden files are passed over without a count.
 
     Attributes:

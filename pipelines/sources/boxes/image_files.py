@@ -1,5 +1,6 @@
 """Image files found by the names that annotation files give them, whoever wrote the names on whatever system."""
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -130,9 +131,11 @@ class _Listing:
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    kind = folders if entry.is_dir() else files
-                    if kind is folders or entry.is_file():
-                        kind[entry.name] = entry.is_symlink()
+                    with contextlib.suppress(OSError):  # a loop of links is neither
+                        if entry.is_dir():
+                            folders[entry.name] = entry.is_symlink()
+                        elif entry.is_file():
+                            files[entry.name] = entry.is_symlink()
         except OSError as error:
             raise ValueError(f"the folder {self.path} cannot be listed: {error}") from error
         return files, folders

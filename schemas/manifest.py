@@ -8,8 +8,11 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, StringConstraints, ValidationError
+from typing_extensions import TypedDict
 from upath import UPath
+
+from schemas.paths import is_regular, too_long
 
 MANIFEST_NAME = "MANIFEST.json"
 MANIFEST_VERSION = 1
@@ -21,8 +24,8 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256_hex(text: str) -> str:
-    """Hex sha256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Hex sha256 of a text in UTF-8; names of files that are no Unicode have halves of characters in them."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: dict[str, str]) -> str:
@@ -37,8 +40,10 @@ def fingerprint(*, stage: str, version: int, config: dict[str, Any], parents: di
 def _inside(path: str) -> str:
     """Raise ValueError for a path that leads out of the folder that it is relative to."""
     parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\\" in path or ":" in parts[0] or "\0" in path:
-        raise ValueError(f"{path!r} leads out of its folder")
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in parts[0] or "\0" in path:
+        raise ValueError(f"{path!r:.300} leads out of its folder")
+    if too_long(path):
+        raise ValueError(f"{path!r:.80} has a name longer than a file system allows")
     return path
 
 
@@ -59,15 +64,15 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     """What a stage published for one shard (or, for a global stage, for all)."""
 
     manifest_version: int = MANIFEST_VERSION
-    stage: str
+    stage: RelativePath  # a folder of the data root
     stage_version: int
     shard: str | None = None
     fingerprint: str
     config: dict[str, Any] = Field(default_factory=dict)
     parents: dict[str, str] = Field(default_factory=dict)
-    rows_in: int
-    rows_kept: int
-    dropped: dict[str, int] = Field(default_factory=dict)
+    rows_in: NonNegativeInt
+    rows_kept: NonNegativeInt
+    dropped: dict[str, NonNegativeInt] = Field(default_factory=dict)
     files: list[FileEntry]
 
     @property
@@ -76,10 +81,20 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
         return sha256_hex(canonical_json([self.stage, [entry.model_dump() for entry in self.files]]))
 
 
+class FunnelRow(TypedDict):
+    """What an asset kept of its rows, over all shards."""
+
+    stage: RelativePath
+    unit: str
+    rows_in: NonNegativeInt
+    rows_kept: NonNegativeInt
+    dropped: dict[str, NonNegativeInt]
+
+
 class SupervisionSplit(BaseModel, frozen=True, extra="forbid"):
     """All shards of one type of supervision."""
 
-    num_samples: int
+    num_samples: NonNegativeInt
     shards: list[FileEntry]
     indexes: list[FileEntry] = Field(default_factory=list)  # one a shard: `schemas.shard_index.SHARD_INDEX`
     # Detection: the category names of the dataset. Grounding: its phrases. Image-text: the common noun phrases of its captions,
@@ -99,7 +114,7 @@ class DatasetManifest(BaseModel, frozen=True, extra="forbid"):
     boxed_concepts: list[str]  # every text that has a box anywhere in training, sorted: what is not here is novel
     validation_annotations: FileEntry | None = None  # LVIS v1 JSON
     validation_images: RelativePath | None = None  # folder of its images
-    funnel: list[dict[str, Any]] = Field(default_factory=list)  # one row a stage: stage, rows_in, rows_kept, dropped
+    funnel: list[FunnelRow] = Field(default_factory=list)  # one row a stage
     parents: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -120,9 +135,21 @@ def read_dataset_manifest(path: Path | UPath) -> DatasetManifest:
         ValueError: there is none, or it is not one.
     """
     path = manifest_path(path)
-    if not path.is_file():
+    if not is_regular(path):
         raise ValueError(f"no dataset at {path}: build one with `python ray_jobs/build_dataset.py --scale demo`")
     try:
         return DatasetManifest.model_validate_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a dataset manifest of version {MANIFEST_VERSION}: {error}") from error
+    except ValidationError as error:
+        raise ValueError(
+            f"{path} is not a dataset manifest of version {MANIFEST_VERSION}: {first_error(error)}; build the dataset again, "
+            "which finds the tables that are there"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a dataset manifest: {error}") from error
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line: its place and what was expected there."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}"[:400] if place else first["msg"][:400]

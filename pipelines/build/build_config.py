@@ -143,8 +143,10 @@ class BuildConfig:
         Raises:
             ValueError: they contradict each other, or name a file that is not there.
         """
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(f"--name {self.name}: letters, digits, dots, dashes and underscores only")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]{0,99}", self.name, re.ASCII):
+            raise ValueError(
+                f"--name {self.name!r:.120}: at most 100 letters, digits, dots, dashes and underscores, no dot at the beginning"
+            )
         if self.urls or self.captions or self.detection or self.grounding or self.validation:
             return self._own_data()
         if self.scale not in SCALES.keys() | WEB_SCALES.keys():

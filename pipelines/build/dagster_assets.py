@@ -15,6 +15,7 @@ from pipelines.build.asset_inputs import AssetInputs
 from pipelines.build.assets import ASSETS, Asset
 from pipelines.build.build_config import BuildConfig
 from pipelines.build.checks import CHECKS, Check
+from pipelines.build.dagster_history import set_damaged_aside
 from pipelines.build.dataset_manifest import assemble_dataset, publish_dataset
 from pipelines.build.retries import reasons_of, request_retry
 from pipelines.build.runner import Runner
@@ -150,6 +151,7 @@ defs = dg.Definitions(
 def dagster_home(root: Location) -> Location:
     """Where Dagster keeps the history of the builds of a data root, on this machine: `DAGSTER_HOME` of its UI."""
     home = local_folder(root, "dagster")
+    set_damaged_aside(home)
     home.mkdir(parents=True, exist_ok=True)
     write_text_atomically(home / "dagster.yaml", "telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     return home

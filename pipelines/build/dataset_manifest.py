@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -10,7 +11,15 @@ from pipelines.build.jobs import ANNOTATIONS, CONCEPTS, VALIDATION_IMAGES
 from pipelines.build.phrase_jobs import PHRASE_COUNTS_FILE
 from pipelines.sources.boxes.names import one_spelling
 from pipelines.storage import Location, PublishedTable, table_name, write_text_atomically
-from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, SupervisionSplit, canonical_json, sha256_hex
+from schemas.manifest import (
+    MANIFEST_NAME,
+    DatasetManifest,
+    FileEntry,
+    FunnelRow,
+    SupervisionSplit,
+    canonical_json,
+    sha256_hex,
+)
 from schemas.shard_index import index_name
 
 Tables = Mapping[str, PublishedTable]
@@ -56,21 +65,33 @@ def publish_dataset(manifest: DatasetManifest, *, folder: Location) -> str | Non
     """Write ``MANIFEST.json``; an older one of other content stays beside it under its digest.
 
     Returns:
-        What happened: "new", or "changed" with the fields that differ; None where the same manifest was there.
+        What happened: "new", "changed" with the fields that differ, or that the one before was damaged; None where the same
+        manifest was there.
     """
     path = folder / MANIFEST_NAME
     state = "new"
     if path.is_file():
-        text = path.read_text()
-        before = json.loads(text)
+        text, before = _before(path)
         digest = sha256_hex(canonical_json(before))
         if digest == manifest.digest:
             return None
-        write_text_atomically(folder / f"{digest[:16]}.json", text)
         after = manifest.model_dump(mode="json")
+        write_text_atomically(folder / (f"{digest[:16]}.json" if before else f"{MANIFEST_NAME}.damaged"), text)
         state = f"changed ({', '.join(key for key in after if after[key] != before.get(key))})"
+        if not before:
+            state = "made anew, the one before was damaged"
     write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
     return state
+
+
+def _before(path: Location) -> tuple[str, dict[str, Any]]:
+    """The text of a manifest, and what it says: nothing where it is damaged."""
+    text = path.read_bytes().decode(errors="backslashreplace")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    return text, content if isinstance(content, dict) else {}
 
 
 def common_phrases(
@@ -118,7 +139,7 @@ def _validation(tables: Tables) -> tuple[FileEntry | None, str | None]:
     return None, None
 
 
-def _funnel_row(asset: str, tables: Tables, *, unit: str) -> dict[str, object]:
+def _funnel_row(asset: str, tables: Tables, *, unit: str) -> FunnelRow:
     manifests = [table.manifest for table in tables.values()]
     reasons = sorted({reason for manifest in manifests for reason in manifest.dropped})
     return {

@@ -22,6 +22,7 @@ from pipelines.sources.boxes.yolo import Yolo
 from pipelines.sources.boxes.yolo_yaml import find_data_yaml, read_data_yaml
 from pipelines.sources.held_out_images import HeldOutImages, held_out_images, read_hashes
 from pipelines.storage import format_counts
+from schemas.paths import absolute
 
 # Categories that Objects365 has in this spelling and nobody else: v1 and v2.
 _OBJECTS365 = {"other shoes", "sneakers", "hamimelon"}
@@ -37,16 +38,16 @@ def own_detection(path: Path, *, images: tuple[Path, ...], **options: Any) -> An
     """
     data_yaml = find_data_yaml(path)
     if data_yaml is not None:
-        return Yolo(annotations=data_yaml.resolve(), **options)
+        return Yolo(annotations=absolute(data_yaml), **options)
     if not images:
         raise ValueError(f"--images: {path} needs the folder of its images")
     # Absolute, since workers have working directories of their own.
-    options |= {"annotations": path.resolve(), "images": tuple(folder.resolve() for folder in images)}
+    options |= {"annotations": absolute(path), "images": tuple(map(absolute, images))}
     if path.is_dir():
         return PascalVoc(**options)
     if path.suffix.lower() == ".jsonl":
         return OdvgDetection(**options)
-    coco = read_coco(path.resolve())
+    coco = read_coco(absolute(path))
     if {concept_key(name) for name in coco.names} >= _OBJECTS365:
         return Objects365(**options)
     if coco.images and all(image.absent is not None for image in coco.images):
@@ -58,7 +59,7 @@ def own_grounding(path: Path, *, images: tuple[Path, ...], **options: Any) -> An
     """The source of a folder of Flickr30k Entities, an ODVG file, or MDETR's JSON; ``options`` as in `own_detection`."""
     if not images:
         raise ValueError(f"--images: {path} needs the folder of its images")
-    annotations, images = path.resolve(), tuple(folder.resolve() for folder in images)
+    annotations, images = absolute(path), tuple(map(absolute, images))
     if path.is_dir():
         return Flickr30kEntities(entities=annotations, images=images, **options)
     if path.suffix.lower() == ".jsonl":
@@ -91,7 +92,7 @@ def own_boxes(
         ValueError: a file is given twice, there is no folder of images, or a source or the validation set has no box.
     """
     for option, paths in (("--detection", detection), ("--grounding", grounding)):
-        twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+        twice = [path for path, count in Counter(map(absolute, paths)).items() if count > 1]
         if twice:
             raise ValueError(f"{option} {twice[0]}: it is given twice")
     trained = _named(own_detection(path, images=images, **options) for path in detection)

@@ -16,6 +16,8 @@ from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, table_rows
 from pipelines.sources.captions.text_encoding import text_lines
 from pipelines.sources.captions.webdataset_mirror import WebDatasetMirror
+from pipelines.sources.source import name_of_file
+from schemas.paths import absolute
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -24,7 +26,7 @@ _ROWS_LOOKED_AT = 1000
 
 def slug(path: Path) -> str:
     """A file's or folder's name as that of a source or dataset: letters, digits and underscores."""
-    return re.sub(r"\W+", "_", path.stem)
+    return name_of_file(path.stem)
 
 
 def own_pairs(path: Path, *, images: tuple[Path, ...] = ()) -> Pairs:
@@ -36,7 +38,7 @@ def own_pairs(path: Path, *, images: tuple[Path, ...] = ()) -> Pairs:
         ValueError: it is of none of these forms, its first rows cannot be read, or its images need a folder.
     """
     name = path.name.lower()
-    options: dict[str, Any] = {"path": str(path.resolve()), "name": slug(path)}
+    options: dict[str, Any] = {"path": str(absolute(path)), "name": slug(path)}
     if path.is_dir():
         endings = [(".parquet", LaionParquet), *((ending, WebDatasetMirror) for ending in _TARS)]
         names = [file.name.lower() for file in path.rglob("*") if not is_hidden(file.name)]
@@ -69,9 +71,9 @@ def own_captions(path: Path, *, images: tuple[Path, ...], columns: Columns = FIL
     Raises:
         ValueError: the captions are of no form that is read, or none of their images is there.
     """
-    folders = tuple(folder.resolve() for folder in images)
+    folders = tuple(map(absolute, images))
     # A link to a list stays where it is, since its images lie beside it.
-    captions = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    captions = absolute(path) if path.is_dir() else absolute(path.parent) / path.name
     source = CaptionedImages(captions=captions, images=folders, name=slug(path), columns=columns)
     source.shards()
     return source

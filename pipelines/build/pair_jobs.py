@@ -136,7 +136,9 @@ def _write_retry(
     schema = with_drop_reason(stage.output_schema)
     missing = [file.path for file in previous.values() if not file.path.is_file()]
     if missing:
-        raise ValueError(f"{missing[0]}, which is to be retried, is missing: remove retries.json to download it anew")
+        raise ValueError(
+            f"{missing[0]}, which is to be retried, is missing: move retries.json away to download it anew"
+        )
     kept = conform(pq.read_table(previous[KEPT].local()), stage.output_schema, where=previous[KEPT].name)
     dropped = conform(pq.read_table(previous[DROPPED].local()), schema, where=previous[DROPPED].name)
     is_due = np.array([reason in reasons for reason in dropped[DROP_REASON.name].to_pylist()], bool)

@@ -8,16 +8,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from pipelines.build.job import Job
 from pipelines.build.pair_jobs import retry_job, rows_by_reason
-from pipelines.fetch.download import IMAGES_TAR_NAME, Download
+from pipelines.fetch.download import Download
 from pipelines.fetch.drop_reasons import RETRY_CLASSES
 from pipelines.storage import (
     DROPPED,
-    KEPT,
     Location,
     TableFile,
     locked,
@@ -25,9 +25,12 @@ from pipelines.storage import (
     table_name,
     write_text_atomically,
 )
+from schemas.manifest import Sha256, first_error
+from schemas.paths import is_regular
 
 RETRIES_NAME = "retries.json"
-_FILES = (KEPT, DROPPED, IMAGES_TAR_NAME)
+_FileName = Literal["kept.parquet", "dropped.parquet", "images.tar"]
+_FILES: tuple[_FileName, ...] = get_args(_FileName)
 
 
 class Attempt(BaseModel):
@@ -36,8 +39,8 @@ class Attempt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reasons: list[str]
-    num_rows: int
-    previous: dict[str, str]  # sha256 by file name
+    num_rows: NonNegativeInt
+    previous: dict[_FileName, Sha256]  # by file name
 
 
 _RECORD = TypeAdapter(dict[str, list[Attempt]])
@@ -71,12 +74,17 @@ class Retries:
             ValueError: the file is damaged.
         """
         path = root / RETRIES_NAME
-        if not path.is_file():
+        if not path.exists():
             return cls(root=root)
         try:
-            return cls(root=root, attempts=_RECORD.validate_json(path.read_text()))
+            if not is_regular(path):
+                raise ValueError("it is no regular file")
+            return cls(root=root, attempts=_RECORD.validate_json(path.read_bytes()))
         except ValueError as error:
-            raise ValueError(f"{path} is damaged; without it the images of retries are lost: {error}") from error
+            why = first_error(error) if isinstance(error, ValidationError) else error
+            raise ValueError(
+                f"{path} is damaged: {why}; bring back a copy, or move it away: builds then go on without what retries gave"
+            ) from error
 
     def latest(self, job: Job, stage: Download) -> Job:
         """The last retry of a download whose table is published or can be made; the download itself where there is none."""
@@ -141,7 +149,7 @@ def request_retry(root: Location, jobs: Sequence[Job], stage: Download, *, reaso
 
 def _job_of(attempt: Attempt, before: Job, stage: Download, *, root: Location) -> Job:
     folder = root / table_name(before.stage, before.fingerprint)
-    previous = {
+    previous: dict[str, TableFile] = {
         name: TableFile(name=f"{before.stage}/{before.shard}/{name}", path=folder / name, sha256=sha256, num_rows=0)
         for name, sha256 in attempt.previous.items()
     }

@@ -9,7 +9,10 @@ from upath import UPath
 
 from pipelines.storage import Location, PublishedTable, data_root, fetch
 from pipelines.storage.dataset_tables import DatasetTables
+from schemas.conform import conform
 from schemas.manifest import DatasetManifest, FileEntry, manifest_path, read_dataset_manifest
+from schemas.paths import is_regular
+from schemas.shard_index import SHARD_INDEX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +41,18 @@ class BuiltDataset:
         """The index of a shard, by its position among those of its type: a table of `SHARD_INDEX`.
 
         Raises:
-            ValueError: the dataset was built before shards had one.
+            ValueError: the dataset was built before shards had one, or it is damaged.
         """
         split = self.manifest.supervisions[supervision]
         if len(split.indexes) != len(split.shards):
             raise ValueError(f"dataset {self.manifest.name}: its shards have no index; build it again to make them")
-        return pq.read_table(self.local(split.indexes[shard]))
+        path = self.local(split.indexes[shard])
+        if not is_regular(path):
+            raise ValueError(f"{path} is missing, or no regular file: build the dataset again")
+        try:
+            return conform(pq.read_table(path), SHARD_INDEX, where=str(path))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is damaged: {error}; build the dataset again") from error
 
 
 def open_dataset(location: str | Path | UPath) -> BuiltDataset:

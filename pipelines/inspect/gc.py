@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from pipelines.storage import Location, locked, table_name
 from pipelines.storage.dataset_tables import DATASETS, indexed_tables
 from pipelines.storage.roots import SPOOL, TEMPORARY
 from pipelines.storage.table_store import listing, remove_table
-from schemas.manifest import MANIFEST_NAME, DatasetManifest
+from schemas.manifest import MANIFEST_NAME, DatasetManifest, first_error
+from schemas.paths import is_inside, is_regular
 
 _TABLE = re.compile(rf"[0-9a-f]{{16}}$|{re.escape(TEMPORARY)}|{re.escape(SPOOL)}")
 
@@ -36,9 +39,12 @@ def referenced_tables(root: Location) -> set[str]:
         names |= {table_name(asset, fingerprint) for fingerprint in fingerprints.values()}
     for path in (root / DATASETS).glob("*/*.json"):
         try:
-            manifest = DatasetManifest.model_validate_json(path.read_text())
+            if not is_regular(path):
+                raise ValueError("it is no regular file")
+            manifest = DatasetManifest.model_validate_json(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {error}") from error
+            why = first_error(error) if isinstance(error, ValidationError) else error
+            raise ValueError(f"{path} is no dataset manifest: move it elsewhere first; {why}") from error
         files = [entry for split in manifest.supervisions.values() for entry in (*split.shards, *split.indexes)]
         if manifest.validation_annotations is not None:
             files.append(manifest.validation_annotations)
@@ -60,6 +66,8 @@ def collect(root: Location, *, delete: bool) -> list[Garbage]:
     for stage in _stages(root):
         with locked(root, stage, sweep=False):
             garbage = find_garbage(root, stage, referenced=referenced_tables(root))
+            if isinstance(root, Path):  # a link may lead to what is not the data root's
+                garbage = [item for item in garbage if is_inside(Path(str(item.folder)), [root])]
             for item in garbage if delete else []:
                 remove_table(item.folder)
         found += garbage

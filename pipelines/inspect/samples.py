@@ -3,18 +3,20 @@
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from pipelines.fetch.download import IMAGES_TAR_NAME
 from pipelines.inspect.built_dataset import BuiltDataset
-from pipelines.storage import DROPPED, PublishedTable, format_counts
+from pipelines.storage import DROPPED, Location, PublishedTable, format_counts
 from pipelines.storage.table_store import files_by_shard
 from pipelines.storage.tars import read_tar, tar_extents
+from schemas.manifest import first_error
 from schemas.training import TrainingSample
 
 
@@ -50,7 +52,7 @@ def draw_samples(dataset: BuiltDataset, supervision: str, *, num: int, seed: int
     """Samples drawn without repetition; from each shard only their bytes are read.
 
     Raises:
-        ValueError: the dataset has none of this type.
+        ValueError: the dataset has none of this type, or is damaged.
     """
     split = dataset.manifest.supervisions.get(supervision)
     if split is None:
@@ -58,15 +60,26 @@ def draw_samples(dataset: BuiltDataset, supervision: str, *, num: int, seed: int
         raise ValueError(f"--supervision {supervision}: dataset {dataset.manifest.name} has {present}")
     numbers = sorted(random.Random(seed).sample(range(split.num_samples), min(num, split.num_samples)))
     starts = list(accumulate((shard.num_rows for shard in split.shards), initial=0))
+    if starts[-1] != split.num_samples:
+        raise ValueError(
+            f"dataset {dataset.manifest.name}: its manifest counts {split.num_samples} samples, its shards {starts[-1]}"
+        )
     shown = []
     for shard, group in groupby(numbers, key=lambda number: bisect_right(starts, number) - 1):
-        offsets = dataset.index(supervision, shard)["offset"].to_pylist()
-        for number in group:
-            path = dataset.root / split.shards[shard].path
-            sample = next(read_tar(path, offset=offsets[number - starts[shard]]))
-            annotation = TrainingSample.model_validate_json(sample.members["json"])
-            shown.append(ShownSample(key=sample.key, jpeg=sample.members["jpg"], annotation=annotation))
+        path, offsets = dataset.root / split.shards[shard].path, dataset.index(supervision, shard)["offset"].to_pylist()
+        shown += [_sample_at(path, offsets, number - starts[shard]) for number in group]
     return shown
+
+
+def _sample_at(path: Location, offsets: Sequence[int], position: int) -> ShownSample:
+    """Raises ValueError where the index or the shard is damaged."""
+    try:
+        sample = next(read_tar(path, offset=offsets[position]))
+        annotation = TrainingSample.model_validate_json(sample.members["json"])
+        return ShownSample(key=sample.key, jpeg=sample.members["jpg"], annotation=annotation)
+    except (LookupError, OSError, StopIteration, ValueError) as error:
+        why = first_error(error) if isinstance(error, ValidationError) else error or type(error).__name__
+        raise ValueError(f"{path}: sample {position} cannot be read ({why}): see `detclip data verify`") from error
 
 
 def draw_dropped(dataset: BuiltDataset, reason: str, *, num: int, seed: int) -> DrawnRows:

@@ -22,11 +22,12 @@ from pipelines.storage import Location, PublishedTable, format_counts, sha256_fi
 from pipelines.storage.tars import TarSample, read_tar, tar_extents
 from schemas.conform import conform
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
+from schemas.paths import is_regular
 from schemas.shard_index import SHARD_INDEX
 from schemas.training import TrainingSample
 
 MAX_PROBLEMS_PER_SHARD = 20
-FIX = "delete the folder of each and build the dataset again: only what is missing is made anew"
+FIX = "build the dataset again: what is damaged or missing is made anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class ShardCheck:
         """What is wrong with the shard: bytes, tar structure, every sample, and the index."""
         try:
             with _on_this_machine(self.root / self.shard.path) as path:
+                if path.exists() and not is_regular(path):
+                    return ["is no regular file"]
                 problems, figures = _read_shard(path, supervision=self.supervision)
                 found = [*_byte_problems(path, self.shard), *problems]
                 if len(figures) != self.shard.num_rows:
@@ -55,6 +58,8 @@ class ShardCheck:
             return ["has no index: it was built by an older version"]
         try:
             with _on_this_machine(self.root / self.index.path) as path:
+                if path.exists() and not is_regular(path):
+                    return ["its index is no regular file"]
                 damage = _byte_problems(path, self.index)
                 if damage:
                     return [f"its index {problem}" for problem in damage]
@@ -142,11 +147,11 @@ def empty_parts(dataset: BuiltDataset) -> list[str]:
                 f"{kind} has no box: none of {row['rows_in']:,} could be used" + f" ({dropped})" * bool(dropped)
             )
     annotations = dataset.manifest.validation_annotations
-    if annotations is not None and (dataset.root / annotations.path).is_file():
+    if annotations is not None and is_regular(dataset.root / annotations.path):
         try:
             content = json.loads((dataset.root / annotations.path).read_text())
             is_empty = isinstance(content, dict) and not content.get("annotations")
-        except ValueError:  # damaged, which its hash shows
+        except (ValueError, RecursionError):  # damaged, which its hash shows
             is_empty = False
         if is_empty:
             lines.append("validation has no box")
@@ -159,10 +164,14 @@ def _validation_problems(dataset: BuiltDataset) -> dict[str, list[str]]:
         return {}
     folder = (dataset.root / annotations.path).parent
     name = annotations.path.rpartition("/")[0]
+    if isinstance(folder, Path) and not is_regular(folder / MANIFEST_NAME):
+        return {name: ["is missing"]}
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
     except FileNotFoundError:
         return {name: ["is missing"]}
+    except ValueError:
+        return {name: ["has a damaged manifest"]}
     problem = verify_content(PublishedTable(folder=folder, manifest=manifest))
     return {name: [problem]} if problem else {}
 

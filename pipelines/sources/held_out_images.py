@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detclipv2.image_decoding import decode_rgb, image_suffixes, read_image_file
-from pipelines.sources.input_files import parse_json, read_text
+from detclipv2.image_decoding import decode_rgb, image_suffixes
+from pipelines.sources.captions.parquet_pages import rows_at_once
+from pipelines.sources.input_files import check_inside, parse_json, read_text
 from schemas.conform import conform
 from schemas.manifest import canonical_json, sha256_hex
+from schemas.paths import is_regular, read_regular
 
 # One row an evaluation image.
 HASHES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file_name", "sha256", "phash")])
 # COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
+_MAX_DIGITS, _MAX_HASHES = 18, 10_000_000
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
 
 
@@ -64,13 +68,13 @@ class HeldOutImages:
     def has_bytes(self, content: bytes) -> bool:
         """Whether a file of these bytes is held out."""
         return hashlib.sha256(content).hexdigest() in self.sha256 or any(
-            Path(path).read_bytes() == content for path in self._files_by_size.get(len(content), ())
+            read_regular(Path(path)) == content for path in self._files_by_size.get(len(content), ())
         )
 
     @cached_property
     def all_sha256(self) -> frozenset[str]:
         """``sha256``, and that of all ``files``, which are read for it."""
-        return self.sha256 | {hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, _ in self.files}
+        return self.sha256 | {hashlib.sha256(read_regular(Path(path))).hexdigest() for path, _ in self.files}
 
     @cached_property
     def _files_by_size(self) -> dict[int, list[str]]:
@@ -162,7 +166,7 @@ def _ids_of_json(text: str, path: Path) -> frozenset[int]:
     for i, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, dict) else entry
         if not isinstance(number, int) or isinstance(number, bool):
-            raise ValueError(f"{path}: entry {i} has the id {number!r}; it must be a whole number")
+            raise ValueError(f"{path}: entry {i} has the id {number!r:.80}; it must be a whole number")
         ids.add(number)
     return frozenset(ids)
 
@@ -171,7 +175,8 @@ def _ids_of_lines(text: str, path: Path) -> frozenset[int]:
     ids = set()
     for row, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            number = int(line) if line.strip().isdecimal() else coco_id(line.strip())
+            is_id = line.strip().isdecimal() and len(line.strip()) <= _MAX_DIGITS
+            number = int(line) if is_id else coco_id(line.strip())
             if number is None:
                 raise ValueError(f"{path}: row {row}, {line.strip()[:80]!r}, is neither an id nor a COCO file name")
             ids.add(number)
@@ -187,15 +192,17 @@ def hash_images(folder: Path) -> pa.Table:
     rows = []
     suffixes = image_suffixes()
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
-        if path.name.startswith("._"):  # what macOS keeps beside a file
+        if path.name.startswith("._") or not is_regular(path):  # what macOS keeps beside a file; a folder, a pipe
             continue
+        check_inside(path, [folder], where=folder)
+        content = read_regular(path)
         try:
-            content = read_image_file(path)
             phash = str(imagehash.phash(decode_rgb(content)))
         except ValueError as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error
         digest = hashlib.sha256(content).hexdigest()
-        rows.append({"file_name": path.relative_to(folder).as_posix(), "sha256": digest, "phash": phash})
+        name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+        rows.append({"file_name": name, "sha256": digest, "phash": phash})
     if not rows:
         raise ValueError(f"there is no image under {folder}")
     return pa.Table.from_pylist(rows, schema=HASHES)
@@ -207,8 +214,17 @@ def read_hashes(path: Path) -> pa.Table:
     Raises:
         ValueError: it cannot be read, or lacks a column.
     """
+    if not is_regular(path):
+        raise ValueError(f"{path} cannot be read: there is no such file, or it is no regular one")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(path) as parquet:
+            if parquet.metadata.num_rows > _MAX_HASHES:
+                raise ValueError(f"it has more than {_MAX_HASHES:,} rows")
+            with path.open("rb") as file:  # a column of hashes unpacks to what hashes take
+                rows_at_once(
+                    file, parquet, [name for name in HASHES.names if name in parquet.schema_arrow.names], num_rows=1
+                )
+            table = parquet.read(columns=[name for name in HASHES.names if name in parquet.schema_arrow.names])
+    except Exception as error:  # a damaged file raises whatever it leads to
         raise ValueError(f"{path} cannot be read: {error}") from error
     return conform(table, HASHES, where=str(path))

@@ -3,24 +3,37 @@
 import codecs
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from schemas.paths import is_inside, read_regular
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a text file in UTF-8, without the mark at its beginning (BOM), lines ending as Unix ends them.
 
     Raises:
-        ValueError: it cannot be read, or is in UTF-16.
+        ValueError: it cannot be read, is no regular file, or is in UTF-16.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     content = without_bom(content, where=path)
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
+
+
+def check_inside(path: Path, folders: Iterable[Path], *, where: Path | str, fix: str = "leave it out") -> None:
+    """Refuse a file that a stranger's annotations name, or a link among them leads to, outside of ``folders``.
+
+    Raises:
+        ValueError: it lies elsewhere.
+    """
+    if not is_inside(path, folders):
+        raise ValueError(f"{where}: {str(path)!r:.300} leads out of its folder: {fix}")
 
 
 def without_bom(content: bytes, *, where: Path | str) -> bytes:
@@ -60,16 +73,21 @@ def read_text(path: Path) -> str:
     return utf8_text(read_bytes(path), where=path)
 
 
-def parse_json(text: str, *, path: Path) -> Any:
-    """The content of a JSON file.
+def parse_json(text: str, *, path: Path | str) -> Any:
+    """The content of a JSON file; a whole number of thousands of digits is a float, infinite.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def whole_number(digits: str) -> int | float:
+    """A float where the number has more digits than Python reads of a whole one, 4,300."""
+    return int(digits) if len(digits) <= 4300 else float(digits)
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:

@@ -35,7 +35,6 @@ Text = str | WholeNumber | float
 Name = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)] | WholeNumber | float
 
 _HALF = re.compile("[\ud800-\udfff]")
-_PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _WORDS = {
     "bool | int": "0 or 1",
     "int | float | str": "text",
@@ -102,9 +101,8 @@ def _whole_number(digits: str) -> int | float:
 
 def _explained(message: str, value: Any, *, where: Path | str, expected: str) -> str:
     """Msgspec's "Expected `int`, got `str` - at `$.images[0].id`" in words, with the value."""
-    match = _PLACE.fullmatch(message)
-    assert match is not None
-    what, path = match["what"], match["path"] or ""
+    what, _, path = message.partition(" - at `$")
+    path = path.removesuffix("`")
     place = f"{where}: {path.removeprefix('.')}" if path else str(where)
     hint = f": {expected}" if "[" not in path else ""
     if (field := what.removeprefix("Object missing required field ")) != what:

@@ -1,5 +1,6 @@
 """Source interfaces: image-text pairs as a table of URLs or with images, images with boxes, a validation set."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +9,26 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import pyarrow as pa
 
 from detclipv2.image_decoding import ImageDecodingError
+from schemas.manifest import sha256_hex
 from schemas.source_images import BoxedImage, ImagePair, LostBoxes, Resizer, StoredImage
 from schemas.training import Supervision
 
 # What a pair takes in a file, about, where only the size of that is known: for progress and forecasts.
 BYTES_PER_PAIR = 180
+MAX_NAME_BYTES = 96  # of a source
+
+
+def name_of_file(stem: str) -> str:
+    """A file's or folder's name as that of a source or dataset: letters, digits, underscores, and short enough for its shards."""
+    return short_name(re.sub(r"\W+", "_", stem))
+
+
+def short_name(name: str) -> str:
+    """A name that leaves room in a file's name of 255 bytes for what is put behind it."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME_BYTES:
+        return name
+    return f"{encoded[: MAX_NAME_BYTES - 17].decode(errors='ignore')}_{sha256_hex(name)[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)

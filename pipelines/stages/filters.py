@@ -2,9 +2,11 @@
 
 import dataclasses
 import html
+import itertools
 import re
 import tomllib
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +22,8 @@ _FILE_NAME = (
     r"(?i)\S*\.(jpe?g|png|gif|webp|bmp|tiff?|svg)"
     r"|(img|dsc[nf]?|pict?|mvi|p|image|photo|screenshot|untitled)?[-_ ]*[\d_-]{3,}(\s*\(?\d+\)?)?"
 )
-_MARKUP = re.compile(
-    r"</?(?:a|b|i|u|p|br|em|strong|span|div|font|small|sup|sub|h[1-6])\b[^<>]*>|<!--.*?-->", re.IGNORECASE
-)
+_TAG = re.compile(r"</?(?:a|b|i|u|p|br|em|strong|span|div|font|small|sup|sub|h[1-6])\b[^<>]*>", re.IGNORECASE)
+_FEW_CHARACTERS, _MAX_MARKS = 512, 30  # Unicode's stream-safe text has no more marks in a row
 _PERSON = re.compile("<person>", re.IGNORECASE)  # what stands for a name in Conceptual 12M
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 
@@ -117,8 +118,37 @@ def clean_caption(caption: str) -> str:
     """The caption as a reader of the page would see it."""
     if caption.isascii() and "&" not in caption and "<" not in caption:  # most are, and nothing below would apply
         return " ".join(caption.split())
-    text = _MARKUP.sub(" ", html.unescape(caption).translate(_INVISIBLE))
-    return " ".join(unicodedata.normalize("NFC", _PERSON.sub("person", text)).split())
+    try:
+        text = html.unescape(caption)
+    except ValueError:  # a character of thousands of digits
+        text = caption
+    text = " ".join(_TAG.sub(" ", part) for part in _between_comments(text.translate(_INVISIBLE)))
+    return " ".join(_composed(_PERSON.sub("person", text)).split())
+
+
+def _between_comments(text: str) -> Iterator[str]:
+    """What is left and right of HTML comments, each of which lies in one line; the text is searched once, whatever is in it."""
+    done = start = 0
+    end = -1
+    while (start := text.find("<!--", start)) >= 0:
+        if end < start + 4 and (end := text.find("-->", start + 4)) < 0:
+            break
+        line_end = text.find("\n", start)
+        if 0 <= line_end < end:
+            start = line_end
+            continue
+        yield text[done:start]
+        done = start = end + 3
+    yield text[done:]
+
+
+def _composed(text: str) -> str:
+    """In normal form C, unless so many marks stand on one letter that sorting them would take the square of their number."""
+    if len(text) > _FEW_CHARACTERS:
+        marks = (bool(unicodedata.combining(character)) for character in text)
+        if any(is_mark and sum(1 for _ in run) >= _MAX_MARKS for is_mark, run in itertools.groupby(marks)):
+            return text
+    return unicodedata.normalize("NFC", text)
 
 
 def _any_word(words: tuple[str, ...]) -> str | None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pydantic import TypeAdapter
+
+_ROW = TypeAdapter(tuple[str, list[tuple[str, int, int]]])
 _CAPTIONS_PER_QUERY = 500
 _WAIT_FOR_OTHERS_S = 600.0
 
@@ -67,7 +70,8 @@ class PhraseCache:
                 by_digest = {_digest(caption): caption for caption in captions[start : start + _CAPTIONS_PER_QUERY]}
                 marks = ",".join("?" * len(by_digest))
                 rows = self._database.execute(f"SELECT * FROM captions WHERE sha256 IN ({marks})", list(by_digest))
-                known |= {by_digest[digest]: _decode(parsed) for digest, parsed in rows}
+                found = {by_digest[digest]: _decode(parsed) for digest, parsed in rows}
+                known |= {caption: parsed for caption, parsed in found.items() if parsed is not None}
         return known
 
     def keep(self, parsed: Mapping[str, ParsedCaption]) -> None:
@@ -104,6 +108,10 @@ def _encode(parsed: ParsedCaption) -> str:
     return json.dumps([parsed.caption, phrases], ensure_ascii=False, separators=(",", ":"))
 
 
-def _decode(parsed: str) -> ParsedCaption:
-    caption, phrases = json.loads(parsed)
+def _decode(parsed: str) -> ParsedCaption | None:
+    """None where the row is damaged: its caption is parsed again."""
+    try:
+        caption, phrases = _ROW.validate_json(parsed)
+    except ValueError:
+        return None
     return ParsedCaption(caption=caption, phrases=tuple(Phrase(text=t, start=s, end=e) for t, s, e in phrases))

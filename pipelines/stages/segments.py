@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 # Titles are joined by lone dashes, bars and slashes. In a caption of lower-case tokens ("close - up of a cat , asleep"), as in
 # Conceptual Captions, a lone hyphen is part of a word instead.
-_SEPARATOR = re.compile(r"\s+[-–—|•·~/]+\s+")
-_SEPARATOR_OF_TOKENS = re.compile(r"\s+(?:[–—|•·~/]+|--+)\s+")
+_SEPARATOR = re.compile(r"(?<!\s)\s+[-–—|•·~/]+\s+")
+_SEPARATOR_OF_TOKENS = re.compile(r"(?<!\s)\s+(?:[–—|•·~/]+|--+)\s+")
 _PUNCTUATION_AT_A_WORD = re.compile(r"\w[,.;:!?)](?:\s|$)")
 # A list of keywords has none of these words, and no item of more than three.
 _SENTENCE_WORDS = "a an the and or of in on at by for from to with is are was were"

@@ -12,14 +12,19 @@ from schemas.conform import text_or_null
 from schemas.source_images import pair_key
 from schemas.tables import DROP_REASON, PAIRS, SCORES, URLS, with_drop_reason
 
-_URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?[^/?#@:\s]+(:\d+)?([/?#]|$)"
+# A host is a name or address, or an IPv6 address in brackets; whether that may be asked, the address rules decide.
+_URL_WITH_HOST = r"(?i)^https?://([^/?#@\s]*@)?([^/?#@:\s\[\]]+|\[[0-9a-f:.]+(%25[\w.~-]+)?\])(:\d+)?([/?#]|$)"
+MAX_BYTES = 8192  # of a URL or caption
 _ROWS_PER_BATCH = 65_536  # of Python strings at a time
 _NUMBER = r"^\s*[-+]?\d[\d.,]*([eE][-+]?\d+)?\s*$"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Urls:
-    """Pairs to URLS. Drops ``url_invalid``, ``caption_not_text``, ``caption_damaged``, ``caption_empty``, ``duplicate_pair``.
+    """Pairs to URLS.
+
+    Drops ``url_invalid``, ``url_too_long`` and ``caption_too_large`` (above `MAX_BYTES`), ``caption_not_text``,
+    ``caption_damaged``, ``caption_empty``, ``duplicate_pair``.
 
     A damaged caption has U+FFFD, which whoever read it before wrote in place of what could not be decoded.
 
@@ -53,13 +58,17 @@ class Urls:
         key = _pair_keys(url, caption)
         reason = pc.case_when(
             pc.make_struct(
+                pc.greater(pc.binary_length(url), MAX_BYTES),
                 pc.invert(pc.match_substring_regex(url, _URL_WITH_HOST)),
+                pc.greater(pc.binary_length(caption), MAX_BYTES),
                 pc.or_(pc.is_null(caption_or_null), pc.match_substring_regex(caption, _NUMBER)),
                 pc.match_substring(caption, "\ufffd"),
                 pc.equal(pc.utf8_trim_whitespace(caption), ""),
                 _is_repeat(key),
             ),
+            "url_too_long",
             "url_invalid",
+            "caption_too_large",
             "caption_not_text",
             "caption_damaged",
             "caption_empty",

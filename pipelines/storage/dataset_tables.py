@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.storage.roots import Location, write_text_atomically
 from pipelines.storage.table_store import PublishedTable, read_tables
-from schemas.manifest import Sha256
+from schemas.manifest import Sha256, first_error
+from schemas.paths import is_regular
 
 DATASETS = "datasets"
 _FINGERPRINTS = TypeAdapter(dict[str, Sha256])
@@ -27,7 +28,7 @@ class DatasetTables:
 
     def is_built(self, asset: str) -> bool:
         """Whether a build has come to this asset."""
-        return self._path("tables", asset).is_file()
+        return is_regular(self._path("tables", asset))
 
     def fingerprints(self, asset: str) -> dict[str, str]:
         """By shard; none where the asset was not built."""
@@ -63,9 +64,11 @@ def _write(path: Location, fingerprints: Mapping[str, str]) -> None:
 
 
 def _read(path: Location) -> dict[str, str]:
+    if not is_regular(path):
+        raise ValueError(f"{path} is no regular file; remove it and build again, which finds the tables that are there")
     try:
         return _FINGERPRINTS.validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(
-            f"{path} is damaged: {error.errors()[0]['msg']}; remove it and build again, which finds the tables that are there"
+            f"{path} is damaged: {first_error(error)}; remove it and build again, which finds the tables that are there"
         ) from error

@@ -4,18 +4,19 @@ A reader sees all of a table or nothing, and nothing complete is overwritten. By
 absolute path, fixed compression.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from upath import UPath
 
 from pipelines.storage.file_cache import fetch
 from pipelines.storage.roots import Location, sha256_file
 from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.paths import is_regular
 
 KEPT = "kept.parquet"
 DROPPED = "dropped.parquet"
@@ -24,6 +25,7 @@ WHOLE = "all"  # the shard name of a table that holds every shard, each in a fol
 NUM_CONCURRENT = 16
 # Beside the manifest of a table in an object store: the entity tag of every file as the store gave it when it was published.
 TAGS_NAME = "TAGS.json"
+_TAGS = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +99,12 @@ def table_name(stage: str, fingerprint: str) -> str:
 def read_table(root: Location, stage: str, fingerprint: str) -> PublishedTable | None:
     """The table of this fingerprint, or None where none was published. Its files are not looked at: see `verify`."""
     folder = root / table_name(stage, fingerprint)
+    path = folder / MANIFEST_NAME
+    if isinstance(path, Path) and not is_regular(path):
+        return None
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text())
-    except (FileNotFoundError, ValueError):
+        manifest = Manifest.model_validate_json(path.read_text())
+    except (FileNotFoundError, ValueError):  # a damaged one is none: its table is made anew
         return None
     return PublishedTable(folder=folder, manifest=manifest) if manifest.fingerprint == fingerprint else None
 
@@ -121,15 +126,23 @@ def verify(table: PublishedTable) -> str | None:
     if isinstance(table.folder, Path):
         return verify_content(table)
     found = listing(table.folder)
-    noted = json.loads((table.folder / TAGS_NAME).read_text()) if TAGS_NAME in found else {}
+    noted = _noted_tags(table.folder / TAGS_NAME) if TAGS_NAME in found else {}
     unchanged = {name for name, listed in found.items() if listed.tag is not None and listed.tag == noted.get(name)}
     return _problem(table, {name: listed.num_bytes for name, listed in found.items()}, unchanged=unchanged)
+
+
+def _noted_tags(path: Location) -> dict[str, str]:
+    """The entity tags of a table's files; none where they are damaged, so that the files are read."""
+    try:
+        return _TAGS.validate_json(path.read_bytes())
+    except ValueError:
+        return {}
 
 
 def verify_content(table: PublishedTable) -> str | None:
     """Compare presence, size and sha256 of every file with the manifest, wherever it lies; say what is wrong, or None."""
     paths = {entry.path: table.folder / entry.path for entry in table.manifest.files}
-    num_bytes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+    num_bytes = {name: path.stat().st_size for name, path in paths.items() if is_regular(path)}
     return _problem(table, num_bytes, unchanged=set())
 
 

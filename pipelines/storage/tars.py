@@ -19,8 +19,10 @@ from upath import UPath
 
 from pipelines.storage.roots import replaced, sha256_file
 from schemas.manifest import FileEntry
+from schemas.paths import is_regular
+from schemas.tar_headers import BoundedTarInfo
 
-_HOW_TO_FIX = "delete the folder that holds it and build the dataset again: only what is missing is made anew"
+_HOW_TO_FIX = "build the dataset again: what is damaged or missing is made anew"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -74,16 +76,16 @@ def read_tar(path: Path | UPath, *, offset: int = 0) -> Iterator[TarSample]:
     """The samples of a WebDataset tar, in its order, from the one at ``offset`` bytes on (see `tar_extents`).
 
     Raises:
-        ValueError: the file is not a whole tar; the message says how to fix it.
+        ValueError: the file is not a whole tar of plain files; the message says how to fix it.
     """
-    _check_end_mark(path)
+    size = _check_end_mark(path)
     with _opened(path, offset=offset) as tar:
         for key, members in itertools.groupby(tar, key=_key_of):
             contents = {}
             for member in members:
-                file = tar.extractfile(member)
-                if file is None:
-                    raise ValueError(f"{path}: {member.name} is not a plain file; {_HOW_TO_FIX}")
+                file = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+                if file is None or member.offset_data + member.size > size:
+                    raise ValueError(f"{path}: {member.name!r:.120} is not a plain file; {_HOW_TO_FIX}")
                 contents[member.name.partition(".")[2]] = file.read()
             yield TarSample(key=key, members=contents)
 
@@ -107,9 +109,11 @@ def _opened(path: Path | UPath, *, offset: int = 0) -> Iterator[tarfile.TarFile]
     try:
         with path.open("rb") as stream:
             stream.seek(offset)
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
+            with tarfile.open(fileobj=stream, mode="r:", tarinfo=BoundedTarInfo) as tar:
                 yield tar
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, LookupError, OverflowError, RecursionError, ValueError) as error:
+        if str(path) in str(error):  # it says so itself
+            raise
         raise ValueError(f"{path} is damaged ({error}); {_HOW_TO_FIX}") from error
 
 
@@ -131,11 +135,17 @@ def _add_samples(tar: tarfile.TarFile, samples: Iterable[TarSample], *, name: st
     return num_samples
 
 
-def _check_end_mark(path: Path | UPath) -> None:
-    """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart."""
+def _check_end_mark(path: Path | UPath) -> int:
+    """``tarfile`` takes a file cut between two members for a whole one; two zero blocks at the end tell them apart.
+
+    Returns its size in bytes.
+    """
+    if isinstance(path, Path) and path.exists() and not is_regular(path):
+        raise ValueError(f"{path} is no regular file; {_HOW_TO_FIX}")
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
         end = file.read()
     if size % tarfile.BLOCKSIZE or len(end) < 2 * tarfile.BLOCKSIZE or any(end):
         raise ValueError(f"{path} is cut off at {size} bytes; {_HOW_TO_FIX}")
+    return size

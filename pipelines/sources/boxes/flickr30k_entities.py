@@ -12,13 +12,17 @@ from pipelines.sources.boxes.image_index import Entry, ImageIndex, index_images
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.phrase import annotated_phrase
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
-from pipelines.sources.input_files import read_text
+from pipelines.sources.input_files import check_inside, read_text
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.training import Supervision
 
 # [/EN#283585/people A young child]: entity, types, words.
-_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]*)? (?P<words>[^\]]*)\]")
+# No bracket opens within, so that a line without an end of a phrase is read once and not once a beginning.
+_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\[\]]*)? (?P<words>[^\[\]]*)\]")
 
+
+_FILES = (("Sentences", "txt"), ("Annotations", "xml"))
+_MAX_DIGITS = 100
 
 # Of one sentence of an image: its text, the entity and the words of each phrase, and the image's annotation.
 _Sentence = tuple[str, tuple[tuple[str, str], ...], VocAnnotation]
@@ -52,10 +56,12 @@ class Flickr30kEntities(AnnotatedImages):
         contents: list[list[str]] = []
         unmentioned: Counter[str] = Counter()
         for number in self._numbers():
-            text = read_text(self.entities / "Sentences" / f"{number}.txt")
-            annotation = read_voc_xml(self.entities / "Annotations" / f"{number}.xml")
+            path, boxes = (self.entities / kind / f"{number}.{end}" for kind, end in _FILES)
+            for file in (path, boxes):
+                check_inside(file, [file.parent], where=self.entities)
+            text, annotation = read_text(path), read_voc_xml(boxes)
             contents.append([number, text, annotation.text])
-            sentences = list(_sentences(text, annotation, self.entities / "Sentences" / f"{number}.txt"))
+            sentences = list(_sentences(text, annotation, path))
             mentioned = {entity for _, phrases, _ in sentences for entity, _ in phrases}
             unmentioned["no_phrase"] += sum(
                 item.box_xyxy is not None and mentioned.isdisjoint(item.names) for item in annotation.objects
@@ -100,9 +106,11 @@ class Flickr30kEntities(AnnotatedImages):
             numbers = read_text(self.image_set).split()
         if not numbers:
             raise ValueError(f"{self.image_set or self.entities / 'Sentences'} names no image")
-        bad = [number for number in numbers if not number.isdecimal()]
+        bad = [number for number in numbers if not number.isdecimal() or len(number) > _MAX_DIGITS]
         if bad:
-            raise ValueError(f"{self.image_set or self.entities / 'Sentences'}: {bad[0]!r} is no number of an image")
+            raise ValueError(
+                f"{self.image_set or self.entities / 'Sentences'}: {bad[0][:80]!r} is no number of an image"
+            )
         return sorted(set(numbers), key=int)
 
 

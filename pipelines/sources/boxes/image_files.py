@@ -1,5 +1,6 @@
 """Image files found by the names that annotation files give them, whoever wrote the names on whatever system."""
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -67,8 +68,11 @@ class ImageFiles:
         slashes for backslashes; with the path in Label Studio's ``?d=``; without query and fragment; without
         percent-encoding; then all of these again in any Unicode normal form and any case, where only one file fits.
 
+        A name is never a path of the system: a slash at its beginning is none of its folders, and a file that a link leads to
+        must lie below one of the folders of the images.
+
         Raises:
-            ValueError: a name leads out of its folder, or a folder cannot be listed.
+            ValueError: a name or a link leads out of the folders, or a folder cannot be listed.
         """
         for rank, name in enumerate(names):
             spellings = _spellings(name, where=where)
@@ -77,8 +81,21 @@ class ImageFiles:
                 for folded in (False, True):
                     found = next(self._files(tried, folded=folded, rank=rank), None)
                     if found is not None:
+                        self._check(found, name, where=where)
                         return found
         return None
+
+    def _check(self, file: ImageFile, name: str, *, where: Path) -> None:
+        if not any(file.identity.startswith(real) for real in self._real):
+            raise ValueError(
+                f"{where}: the file name {name!r} leads to a link out of the folder of the images, {file.path} to "
+                f"{file.identity}: give --images the folder that it leads to, too, or leave it out"
+            )
+
+    @cached_property
+    def _real(self) -> tuple[str, ...]:
+        """The folders, links followed, each with a slash at its end."""
+        return tuple(os.path.join(os.path.realpath(folder), "") for folder in self.folders)
 
     def _files(self, tried: Sequence[tuple[Parts, Parts]], *, folded: bool, rank: int) -> Iterator[ImageFile]:
         """Of names cut in two, the files that the second parts lead to."""
@@ -114,9 +131,11 @@ class _Listing:
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    kind = folders if entry.is_dir() else files
-                    if kind is folders or entry.is_file():
-                        kind[entry.name] = entry.is_symlink()
+                    with contextlib.suppress(OSError):  # a loop of links is neither
+                        if entry.is_dir():
+                            folders[entry.name] = entry.is_symlink()
+                        elif entry.is_file():
+                            files[entry.name] = entry.is_symlink()
         except OSError as error:
             raise ValueError(f"the folder {self.path} cannot be listed: {error}") from error
         return files, folders
@@ -142,7 +161,7 @@ class _Listing:
 
     def identity(self, file_name: str) -> str:
         is_link = self._entries[0][file_name]
-        return os.path.realpath(self.path / file_name) if is_link else f"{self._real}/{file_name}"
+        return os.path.realpath(self.path / file_name) if is_link else os.path.join(self._real, file_name)
 
     def subfolder(self, name: str, *, folded: bool) -> "_Listing | None":
         _, folders = self._entries

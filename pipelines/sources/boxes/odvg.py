@@ -22,6 +22,7 @@ from pipelines.sources.boxes.records import (
 )
 from pipelines.sources.input_files import without_bom
 from pipelines.sources.json_records import decode_records, text_of
+from schemas.paths import open_regular
 from schemas.training import Supervision
 
 _EXPECTED = "an ODVG file has one image a line, and detection and grounding are read apart"
@@ -62,7 +63,7 @@ class _Odvg(AnnotatedImages):
 
     def annotate(self, handle: tuple[int, int, int]) -> Annotations:
         row, start, length = handle
-        with self.annotations.open("rb") as file:
+        with open_regular(self.annotations) as file:
             file.seek(start)
             return self._parse(file.read(length), row)[1]
 
@@ -127,7 +128,7 @@ class OdvgGrounding(_Odvg):
 def _lines(path: Path) -> Iterator[tuple[tuple[int, int], bytes]]:
     """Each line with its place: start and length in bytes."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = 0
             for line in file:
                 text = line if start else without_bom(line, where=path)

@@ -11,7 +11,7 @@ from pipelines.sources.boxes.image_index import Entry, ImageIndex, file_key, ind
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.names import spaced
 from pipelines.sources.boxes.voc_xml import VocAnnotation, read_voc_xml
-from pipelines.sources.input_files import read_text
+from pipelines.sources.input_files import check_inside, read_text
 from schemas.manifest import canonical_json, sha256_hex
 from schemas.training import Supervision
 
@@ -99,6 +99,8 @@ class PascalVoc(AnnotatedImages):
             listed = {stem: listed.get(stem, self.annotations / f"{stem}.xml") for stem in sorted(stems)}
         if not listed:
             raise ValueError(f"{self.image_set or self.annotations} has no Pascal-VOC XML")
+        for path in listed.values():
+            check_inside(path, [self.annotations], where=self.image_set or self.annotations)
         return listed, hidden
 
 

@@ -9,8 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.sources.boxes.annotated_images import Box, Size
+from schemas.paths import read_regular
 
+# Python's codecs that are no encodings of text files; decoding Punycode takes the square of the length.
+_NO_ENCODINGS = frozenset(
+    [
+        "idna",
+        "punycode",
+        "raw-unicode-escape",
+        "unicode-escape",
+        "unicode_escape",
+        "raw_unicode_escape",
+        "utf-7",
+        "undefined",
+    ]
+)
 _DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
+_HEAD_BYTES = 4096
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -62,10 +77,13 @@ def read_voc_xml(path: Path) -> VocAnnotation:
 
 def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        declared = _DECLARED.match(content)
+        content = read_regular(path)
+        declared = _DECLARED.match(content[:_HEAD_BYTES])
         of_bom = next((name for bom, name in _BOMS.items() if content.startswith(bom)), None)
-        return content.decode(of_bom or (declared[1].decode() if declared else "utf-8"))
+        name = codecs.lookup(of_bom or (declared[1].decode() if declared else "utf-8")).name
+        if name in _NO_ENCODINGS:
+            raise ValueError(f"it declares the encoding {name}; save it as UTF-8")
+        return content.decode(name)
     except (OSError, ValueError, LookupError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,9 @@ from pipelines.sources.boxes.image_index import Entry, ImageIndex, file_key, ind
 from pipelines.sources.boxes.lvis_format import NamedBox
 from pipelines.sources.boxes.names import unused_note
 from pipelines.sources.boxes.yolo_yaml import Part, YoloLayout, read_data_yaml
-from pipelines.sources.input_files import read_text
+from pipelines.sources.input_files import check_inside, read_text
 from schemas.manifest import canonical_json, sha256_hex
+from schemas.paths import is_regular
 from schemas.training import Supervision
 
 
@@ -47,10 +48,12 @@ class Yolo(AnnotatedImages):
         layout = read_data_yaml(self.annotations)
         places = layout.places(self.part)
         images = sorted({image for place in places for image in _images(place)})
+        _check_places(layout, places, images)
         if not images:
             raise ValueError(f"{self.annotations}: there is no image in {' or '.join(map(str, places))} ({self.part})")
         top = Path(os.path.commonpath([image.parent for image in images]))
         label_of = {image: label for image in images if (label := _label_file(image)) is not None}
+        _check_places(layout, places, label_of.values())
         texts = {label: read_text(label) for label in sorted(set(label_of.values()))}
         annotations = {label: parse_labels(text, layout, path=label) for label, text in texts.items()}
         orphans, others = _without_image(places, set(label_of.values()), layout)
@@ -138,10 +141,23 @@ def _images(place: Path) -> Iterator[Path]:
             yield Path(os.path.normpath(place.parent / line.strip().replace("\\", "/")))
 
 
+def _check_places(layout: YoloLayout, places: Sequence[Path], files: Iterable[Path]) -> None:
+    """Raise ValueError for a line of a list, or a link, that leads out of the folders that ``data.yaml`` names."""
+    folders = [place for place in places if place.is_dir()]
+    roots = [*layout.roots, *folders, *map(_label_folder, folders)]
+    real = tuple(os.path.join(os.path.realpath(root), "") for root in roots)
+    checked: dict[Path, bool] = {}  # folders, each once
+    for file in files:
+        if file.parent not in checked:
+            checked[file.parent] = os.path.join(os.path.realpath(file.parent), "").startswith(real)
+        if not checked[file.parent] or os.path.islink(file):
+            check_inside(file, roots, where=layout.path, fix="name its folder by path: or leave it out")
+
+
 def _label_file(image: Path) -> Path | None:
     """The one in the folder of the labels, or the one beside the image."""
     tried = (folder / f"{image.stem}.txt" for folder in (_label_folder(image.parent), image.parent))
-    return next((path for path in tried if path.is_file()), None)
+    return next((path for path in tried if is_regular(path)), None)
 
 
 def _label_folder(folder: Path) -> Path:

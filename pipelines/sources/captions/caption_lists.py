@@ -1,7 +1,6 @@
 """Lists of images with captions: folders as Flickr8k, Flickr30k, Hugging Face and Kohya have them, tables, COCO's JSON."""
 
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.sources.captions.columns import FILE_COLUMNS, Columns
-from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDINGS, MAX_CAPTION_BYTES
+from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDINGS, MAX_CAPTION_BYTES, ending_of
 from pipelines.sources.captions.image_folders import FoundFile, ImageFolders
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, read_json, table_rows
-from pipelines.sources.captions.text_encoding import decode_text, text_lines, text_or_none
+from pipelines.sources.captions.text_encoding import MAX_TEXT_BYTES, cut, decode_text, text_lines, text_or_none
+from schemas.paths import read_regular
 
 # Names of the list in a folder, without their ending: of Flickr8k, Flickr30k, and Hugging Face's imagefolder.
 _LISTS = ("captions", "metadata", "results", "results_20130124", "flickr8k.token")
 _LIST_ENDINGS = (*TABLE_ENDINGS, ".txt", ".token")
-_TOKEN = re.compile(r"([^\t]+?)(?:#\d+)?[ ]*\t(.*)")
-_IMAGE_NAME = re.compile(rf"[^\t]+\.(?:{'|'.join(IMAGE_ENDINGS)})(?:#\d+)?[ ]*\t", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +70,7 @@ def _of_file(path: Path, columns: Columns) -> Iterator[Listed]:
         if isinstance(content, dict):
             yield from _of_coco(content, where=path)
             return
-    elif path.suffix.lower() in (".txt", ".token", ".tsv") and _IMAGE_NAME.match(next(text_lines(file), "")):
+    elif path.suffix.lower() in (".txt", ".token", ".tsv") and _is_image_line(next(text_lines(file), "")):
         yield from _of_tokens(file)
         return
     for row in table_rows(file, columns):
@@ -86,17 +84,31 @@ def _listed(file: Any, caption: Any) -> Listed:
     if caption is None:
         return Listed(file=name, caption=None, drop_reason="caption_missing")
     text = text_or_none(caption)
+    if text is not None and len(text) > MAX_TEXT_BYTES:
+        return Listed(file=name, caption=cut(text), drop_reason="caption_too_large")
     return Listed(file=name, caption=text, drop_reason=None if text is not None else "caption_not_text")
 
 
 def _of_tokens(file: DataFile) -> Iterator[Listed]:
     """Lines of ``name.jpg#0<TAB>caption``, as Flickr8k and Flickr30k have them."""
     for number, line in enumerate(text_lines(file), start=1):
-        match = _TOKEN.fullmatch(line.rstrip("\r\n"))
-        if match:
-            yield _listed(match[1], match[2])
+        name, tab, caption = line.rstrip("\r\n").partition("\t")
+        if tab and name:
+            yield _listed(_without_number(name), cut(caption))
         elif line.strip():
             raise ValueError(f"{file.url}: row {number}, {line[:80]!r}, is not name.jpg#0<TAB>caption")
+
+
+def _without_number(name: str) -> str:
+    """``name.jpg`` of ``name.jpg#0``."""
+    name = name.rstrip(" ") or name
+    before, _, number = name.rpartition("#")
+    return before if before and number.isdecimal() else name
+
+
+def _is_image_line(line: str) -> bool:
+    name, tab, _ = line.partition("\t")
+    return bool(tab) and ending_of(_without_number(name)) in IMAGE_ENDINGS
 
 
 def _of_coco(content: dict[str, Any], *, where: Path) -> Iterator[Listed]:
@@ -152,7 +164,7 @@ def _of_text(text: FoundFile, *, file: str) -> Listed:
     if text.num_bytes > MAX_CAPTION_BYTES:
         return Listed(file=file, caption=None, drop_reason="caption_too_large")
     try:
-        return _listed(file, decode_text(text.path.read_bytes()).strip("\r\n"))
+        return _listed(file, decode_text(read_regular(text.path)).strip("\r\n"))
     except OSError as error:
         raise ValueError(f"{text.path} cannot be read: {error}") from error
     except ValueError:

@@ -12,6 +12,7 @@ from pipelines.sources.captions.columns import FILE_COLUMNS, Columns
 from pipelines.sources.captions.image_files import IMAGE_ENDINGS, MAX_IMAGE_BYTES, ending_of
 from pipelines.sources.captions.image_folders import FoundFile, ImageFolders
 from schemas.manifest import canonical_json
+from schemas.paths import read_regular
 from schemas.source_images import ImagePair
 
 
@@ -91,7 +92,7 @@ class CaptionedImage:
         try:
             if self.file.num_bytes > max_bytes:
                 return None, "too_large"
-            return self.file.path.read_bytes(), None
+            return read_regular(self.file.path), None
         except FileNotFoundError:
             return None, "image_missing"
         except OSError as error:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import unquoted
-from pipelines.sources.captions.text_encoding import text_lines
+from pipelines.sources.captions.text_encoding import cut, text_lines
 from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
 from schemas.tables import PAIRS
 
@@ -82,7 +82,7 @@ class ConceptualCaptions:
 def _split(line: str, is_url_first: bool) -> tuple[str, str]:
     """URL and caption; a tab within the caption stays in it, the quoting of ``csv.writer`` does not."""
     if "\t" not in line:
-        return "", line
+        return "", cut(line)
     first, _, second = line.partition("\t") if is_url_first else line.rpartition("\t")
     url, caption = (first, second) if is_url_first else (second, first)
-    return url, unquoted(caption)
+    return cut(url), cut(unquoted(caption))

@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pipelines.sources.captions.image_files import IMAGE_ENDINGS, ending_of, is_hidden
+from schemas.paths import is_inside
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A file; ``name`` is its path below its folder, with slashes. A link that leads out of the folder is not inside."""
+    """A file; ``name`` is its path below its folder, with slashes. A link that leads out of all folders is not inside."""
 
     name: str
     path: Path
@@ -46,7 +47,7 @@ class ImageFolders:
                 children.sort()
                 for name in sorted(names):
                     path = Path(parent, name)
-                    file = _file_at(path, folder)
+                    file = _file_at(path, folder, within=self.folders)
                     if file is not None and not is_hidden(file.name):
                         found.setdefault(path, file)
         return list(found.values())
@@ -61,7 +62,7 @@ class ImageFolders:
 
         A name fits the file with the same path below its folder, else the one file whose path ends with the name, or with
         which the name ends (``val2017/1.jpg`` for ``1.jpg``): in any case, with either slash, composed or not (Unicode),
-        percent-encoded or not. ``image_outside_folder``: it has ``..`` in it, or fits a link that leads out of its folder.
+        percent-encoded or not. ``image_outside_folder``: it has ``..`` in it, or fits a link that leads out of all folders.
         ``image_ambiguous``: it fits several files, or other names fit its file as well.
         """
         answers = {name: self._find(name) for name in names}
@@ -89,7 +90,10 @@ class ImageFolders:
     def _relative(self, name: str) -> str | None:
         """The path below a folder that a name or ``file:`` URL stands for; None where it leads out of it."""
         if name.lower().startswith("file:"):
-            name = unquote(urlsplit(name).path)
+            try:
+                name = unquote(urlsplit(name).path)
+            except ValueError:  # such as brackets that hold no address
+                return None
         path = PurePosixPath(name)
         if ".." in path.parts or ".." in name.split("\\"):
             return None
@@ -117,7 +121,7 @@ def _refuse(error: OSError) -> None:
     raise ValueError(f"the folder {error.filename} cannot be listed: {error.strerror}") from error
 
 
-def _file_at(path: Path, folder: Path) -> FoundFile | None:
+def _file_at(path: Path, folder: Path, *, within: Sequence[Path]) -> FoundFile | None:
     """None where there is no plain file, such as at a link that leads nowhere."""
     try:
         status = path.stat()
@@ -127,8 +131,8 @@ def _file_at(path: Path, folder: Path) -> FoundFile | None:
         return None
     # A name that is no Unicode can be read, but not be written to a table.
     name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
-    is_inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
-    return FoundFile(name=name, path=path, num_bytes=status.st_size, is_inside=is_inside)
+    stays = not path.is_symlink() or is_inside(path, within)
+    return FoundFile(name=name, path=path, num_bytes=status.st_size, is_inside=stays)
 
 
 def _grouped(pairs: Iterable[tuple[str, FoundFile]]) -> Mapping[str, list[FoundFile]]:

@@ -37,7 +37,7 @@ class LaionParquet:
         """
         blocks, num_before, first_shard = [], 0, 0
         for file in find_files(self.path, endings=(".parquet",)):
-            with open_parquet(file) as parquet:
+            with open_parquet(file) as (parquet, _):
                 count = parquet.metadata.num_rows
             taken = count if limit is None else min(count, limit - num_before)
             num_before += taken

@@ -1,7 +1,6 @@
 """A user's own table of image-text pairs: CSV, TSV, JSON or JSON Lines with the columns ``url`` and ``caption``."""
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,8 @@ from pipelines.sources.captions.columns import URL_COLUMNS
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.table_rows import TABLE_ENDINGS, table_rows
 from pipelines.sources.captions.text_encoding import text_or_none
-from pipelines.sources.source import BYTES_PER_PAIR, PairBlock
+from pipelines.sources.source import BYTES_PER_PAIR, PairBlock, name_of_file
+from schemas.paths import absolute
 from schemas.tables import SCORES
 
 _NO_SCORE = {"", "nan", "na", "n/a", "none", "null"}
@@ -34,7 +34,7 @@ class PairsFile:
     @property
     def name(self) -> str:
         """The file's name without its ending, with letters, digits and underscores only."""
-        return re.sub(r"\W+", "_", self.path.stem)
+        return name_of_file(self.path.stem)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class PairsFile:
 
     @property
     def _file(self) -> DataFile:
-        return find_files(str(self.path.resolve()), endings=TABLE_ENDINGS)[0]
+        return find_files(str(absolute(self.path)), endings=TABLE_ENDINGS)[0]
 
 
 def _score(value: Any, *, where: str) -> float | None:

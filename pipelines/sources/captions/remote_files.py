@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.sources.captions.image_files import is_hidden
+from schemas.paths import is_inside, is_regular
 
 # What object stores know of a file's content, by name in fsspec's ``info``: enough to tell one version from another.
 _CONTENT_IDS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
@@ -33,6 +35,9 @@ class DataFile:
             ValueError: it cannot be opened.
         """
         try:
+            fs, plain = fsspec.core.url_to_fs(self.url)
+            if isinstance(fs, LocalFileSystem) and not is_regular(Path(plain)):
+                raise ValueError("it is gone, or no regular file")
             file = fsspec.open(self.url, "rb").open()
         except Exception as error:  # every store's package has errors of its own
             raise ValueError(f"{self.url} cannot be opened: {type(error).__name__}: {error}") from error
@@ -83,15 +88,26 @@ def find_files(path: str, *, endings: tuple[str, ...]) -> tuple[DataFile, ...]:
     found = [
         DataFile(
             url=fs.unstrip_protocol(info["name"]),
-            name=PurePosixPath(info["name"]).relative_to(folder).as_posix(),
+            name=_storable(PurePosixPath(info["name"]).relative_to(folder).as_posix()),
             num_bytes=info["size"],
             content_id=next((f"{key}:{info[key]}" for key in _CONTENT_IDS if info.get(key)), None),
         )
         for info in sorted(infos, key=lambda info: info["name"])
-        if info["type"] == "file" or info.get("islink")
+        if info["type"] == "file" or (info.get("islink") and is_regular(Path(info["name"])))
     ]
+    if fs.isdir(plain):  # a link within a folder leads nowhere else; a file that is named alone may be one
+        for info in infos:
+            if info.get("islink") and not is_inside(Path(info["name"]), [Path(plain)]):
+                raise ValueError(
+                    f"{info['name']} is a link out of {path}: name the file that it leads to, or leave it out"
+                )
     if len(found) > 1:  # a file that is named alone is meant
         found = [file for file in found if not is_hidden(file.name)]
     if not found:
         raise ValueError(f"{path}: there is no {' or '.join(endings)} file")
     return tuple(found)
+
+
+def _storable(name: str) -> str:
+    """A name that can be written to a manifest: one that is no Unicode can be opened, but not be encoded."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

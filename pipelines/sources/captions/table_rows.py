@@ -10,7 +10,8 @@ from typing import Any
 from pipelines.sources.captions.columns import Columns
 from pipelines.sources.captions.parquet_table import parquet_tables
 from pipelines.sources.captions.remote_files import DataFile
-from pipelines.sources.captions.text_encoding import text_lines
+from pipelines.sources.captions.text_encoding import cut, text_lines, whole_text
+from pipelines.sources.input_files import parse_json, whole_number
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _TSV_FIELD = re.compile(r'(?:^|\t)("(?:[^"]|"")*"(?=\t|$)|[^\t]*)')
@@ -36,12 +37,14 @@ def table_rows(file: DataFile, columns: Columns) -> Iterator[Row]:
         tables = parquet_tables(file, columns, num_rows=_ROWS_AT_ONCE)
         return (row for table in tables for row in table.to_pylist())
     if name.endswith(".jsonl"):
-        return _json_line_rows(file, columns)
-    if name.endswith(".json"):
-        return _json_rows(file, columns)
-    if name.endswith((".csv", ".tsv", ".txt")):
-        return _text_rows(file, columns, delimiter="," if name.endswith(".csv") else "\t")
-    raise ValueError(f"{file.url} is neither {' nor '.join(TABLE_ENDINGS)}")
+        rows = _json_line_rows(file, columns)
+    elif name.endswith(".json"):
+        rows = _json_rows(file, columns)
+    elif name.endswith((".csv", ".tsv", ".txt")):
+        rows = _text_rows(file, columns, delimiter="," if name.endswith(".csv") else "\t")
+    else:
+        raise ValueError(f"{file.url} is neither {' nor '.join(TABLE_ENDINGS)}")
+    return ({name: cut(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows)
 
 
 def read_json(file: DataFile) -> Any:
@@ -50,7 +53,7 @@ def read_json(file: DataFile) -> Any:
     Raises:
         ValueError: it is not JSON, or nested too deep.
     """
-    return _parse("".join(text_lines(file)), where=file.url)
+    return parse_json(whole_text(file), path=file.url)
 
 
 def unquoted(field: str) -> str:
@@ -138,7 +141,14 @@ def _json_line_rows(file: DataFile, columns: Columns) -> Iterator[Row]:
     for number, line in enumerate(text_lines(file), start=1):
         if line.strip():
             where = f"{file.url}: row {number}"
-            yield _pick(_parse(line, where=where), columns, where=where)
+            try:
+                value = json.loads(line, parse_int=whole_number)
+            except RecursionError:  # a row of no use, as one is whose URL is a list
+                yield dict.fromkeys(columns.required)
+                continue
+            except ValueError as error:
+                raise ValueError(f"{where} is not JSON: {error}") from error
+            yield _pick(value, columns, where=where)
 
 
 def _json_rows(file: DataFile, columns: Columns) -> Iterator[Row]:
@@ -156,10 +166,3 @@ def _pick(value: Any, columns: Columns, *, where: str) -> Row:
         raise ValueError(f"{where} is no JSON object")
     values = list(value.values())
     return {wanted: values[position] for wanted, position in columns.find(list(value), where=where).items()}
-
-
-def _parse(text: str, *, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON that can be read: {error}") from error

@@ -5,11 +5,10 @@ No name in it becomes a path, links and devices have no content, and its size, i
 
 import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from pipelines.sources.captions.image_files import (
     CAPTION_ENDINGS,
@@ -20,18 +19,24 @@ from pipelines.sources.captions.image_files import (
 )
 from pipelines.sources.captions.remote_files import DataFile
 from pipelines.sources.captions.text_encoding import plain
+from schemas.tar_headers import BoundedTarInfo
 
+_MAX_READS_AT_END = 16  # three or four are those of a whole tar
 READ_ENDINGS = (*IMAGE_ENDINGS, *CAPTION_ENDINGS, "json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarMember:
-    """A file, or a link to one; without content where it is of a kind that is not read, or too large."""
+    """A file, or a link to one; without content where it is of a kind that is not read, or too large.
+
+    ``is_odd``: its header has records that cannot be read, so that it may not be what its maker meant.
+    """
 
     name: str
     ending: str
     content: bytes | None
     is_file: bool
+    is_odd: bool = False
 
 
 def read_members(
@@ -43,49 +48,53 @@ def read_members(
         ValueError: it is no whole tar, or exceeds a cap.
     """
     with file.open() as raw:
-        stream = _Stream(plain(raw), max_bytes=max_shard_bytes, where=file.url)
+        stream = _Stream(plain(raw, num_bytes=file.num_bytes), max_bytes=max_shard_bytes)
         try:
-            with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
+            with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape", tarinfo=BoundedTarInfo) as tar:
                 for number, info in enumerate(tar):
                     if number >= max_members:
-                        raise ValueError(f"{file.url} has more than {max_members} members")
+                        raise ValueError(f"it has more than {max_members} members")
                     tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                     if not info.isdir() and not is_hidden(info.name):
-                        yield _member(tar, info, max_image_bytes)
+                        yield _member(tar, cast(BoundedTarInfo, info), max_image_bytes)
                 end = tar.offset
             stream.check_end(end)
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{file.url} is no whole tar ({error}): fetch it again") from error
+        except Exception as error:  # a broken header raises whatever it leads to
+            raise ValueError(f"{file.url} is no whole tar ({error or type(error).__name__}): fetch it again") from error
 
 
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, max_image_bytes: int) -> TarMember:
+def _member(tar: tarfile.TarFile, info: BoundedTarInfo, max_image_bytes: int) -> TarMember:
     # Distinct names stay distinct, and can be stored, whatever their bytes are.
     name = info.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     ending = ending_of(name)
     cap = max_image_bytes if ending in IMAGE_ENDINGS else MAX_CAPTION_BYTES
-    is_read = ending in READ_ENDINGS and info.isreg() and info.size <= cap
+    is_read = ending in READ_ENDINGS and info.is_plain and info.size <= cap and not info.is_odd
     file = tar.extractfile(info) if is_read else None
     return TarMember(
         name=PurePosixPath(name).as_posix(),
         ending=ending,
         content=None if file is None else file.read(),
-        is_file=info.isreg(),
+        is_file=info.is_plain,
+        is_odd=info.is_odd,
     )
 
 
 class _Stream(io.RawIOBase):
     """Counts what is read and remembers its end."""
 
-    def __init__(self, file: IO[bytes], *, max_bytes: int, where: str) -> None:
-        self._file, self._max_bytes, self._where = file, max_bytes, where
-        self._num_bytes = 0
+    def __init__(self, file: IO[bytes], *, max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self._num_bytes = self._num_reads_at_end = 0
         self._tail = b""
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size)
         self._num_bytes += len(content)
         if self._num_bytes > self._max_bytes:
-            raise ValueError(f"{self._where} unpacks to more than {self._max_bytes} bytes")
+            raise ValueError(f"it unpacks to more than {self._max_bytes} bytes")
+        self._num_reads_at_end += not content
+        if self._num_reads_at_end > _MAX_READS_AT_END:  # tarfile skips what a header announces, were it 8 EiB
+            raise ValueError("it is cut off: a header announces more bytes than it has")
         self._tail = (self._tail + content)[-4 * tarfile.RECORDSIZE :]
         return content
 
@@ -100,4 +109,4 @@ class _Stream(io.RawIOBase):
             num_zeros += len(content)
             is_zero = is_zero and not any(content)
         if not is_zero or num_zeros < 2 * tarfile.BLOCKSIZE:
-            raise ValueError(f"{self._where} is cut off or damaged at byte {offset}: fetch it again")
+            raise ValueError(f"it is cut off or damaged at byte {offset}")

@@ -15,6 +15,8 @@ from pipelines.sources.captions.image_files import CAPTION_ENDINGS, IMAGE_ENDING
 from pipelines.sources.captions.remote_files import DataFile, find_files
 from pipelines.sources.captions.tar_members import READ_ENDINGS, TarMember, read_members
 from pipelines.sources.captions.text_encoding import decode_text, text_or_none
+from pipelines.sources.input_files import whole_number
+from pipelines.sources.source import short_name
 from schemas.source_images import ImagePair
 from schemas.tables import SCORES
 
@@ -35,7 +37,8 @@ class WebDatasetMirror:
     at the first, and loses one). Fields of a sample with a name of their own, ``0001.seg.png`` beside ``0001.jpg``, are samples
     without a caption then: dropped, and counted. So is all else that is of no use: ``image_missing``, ``image_kind_unknown``
     (only files of kinds that are not read), ``too_large``, ``caption_missing``, ``caption_not_text``, ``caption_not_utf8``,
-    ``caption_too_large``, and ``image_surplus`` and ``caption_surplus``, a row for every further image or text of a key.
+    ``caption_too_large``, ``tar_header_damaged`` (each file whose records in the tar cannot be read), and
+    ``image_surplus`` and ``caption_surplus``, a row for every further image or text of a key.
     Only what a Mac adds (``._0001.jpg``) and other hidden files are passed over without a count.
 
     Attributes:
@@ -77,7 +80,7 @@ class MirrorShard:
     @property
     def name(self) -> str:
         stem = re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.file.name, flags=re.IGNORECASE)
-        return f"{self.mirror.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
+        return f"{self.mirror.name}-{short_name(re.sub(r'[^A-Za-z0-9_-]+', '_', stem))}"
 
     @property
     def source(self) -> str:
@@ -116,6 +119,11 @@ class MirrorShard:
 
     def _pairs(self, sample: "_Sample") -> Iterator[ImagePair]:
         """The pair, then a dropped one for every further image."""
+        if any(member.is_odd for member in sample.members):
+            for member in sample.members:
+                place = f"webdataset://{self.mirror.name}/{self.file.name}/{member.name}"
+                yield ImagePair(url=place, caption=None, image=None, drop_reason="tar_header_damaged")
+            return
         meta_file = sample.first(("json",))
         meta = _meta(meta_file)
         caption, caption_reason = _caption(sample.first(CAPTION_ENDINGS) or meta_file, meta)
@@ -162,6 +170,9 @@ def _samples(members: Iterable[TarMember], *, where: str) -> Iterator[_Sample]:
     waiting: list[_Sample] = []  # each key continues the one before it
     done: set[str] = set()
     for member in members:
+        if member.is_odd:  # its name may be another's: a sample of its own
+            yield _Sample(key=member.name, members=[member])
+            continue
         key = _key(member, waiting)
         while waiting and waiting[-1].key != key and not key.startswith(f"{waiting[-1].key}."):
             done.add(waiting[-1].key)
@@ -218,7 +229,7 @@ def _meta(member: TarMember | None) -> dict[str, Any] | None:
     if member is None or member.content is None:
         return None
     try:
-        meta = json.loads(decode_text(member.content))
+        meta = json.loads(decode_text(member.content), parse_int=whole_number)
     except (ValueError, RecursionError):
         return None
     return meta if isinstance(meta, dict) else None

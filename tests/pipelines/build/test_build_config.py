@@ -81,7 +81,7 @@ def test_every_fifth_image_is_held_out_unless_others_are_given(files: dict[str, 
     ("options", "message"),
     [
         ({"scale": "huge"}, "--scale huge: there is no such scale; choose one of tiny, demo, demo_large, cc3m, cc15m"),
-        ({"name": "../demo"}, "--name ../demo: letters, digits, dots, dashes and underscores only"),
+        ({"name": "../demo"}, "--name '../demo': at most 100 letters, digits, dots, dashes and underscores"),
         ({"urls": "none.csv"}, "--urls none.csv: there is no such file or folder"),
         ({"detection": "none.json"}, "--detection none.json: there is no such file or folder"),
         ({"urls": True, "validation": "none.json"}, "--validation none.json: there is no such file"),

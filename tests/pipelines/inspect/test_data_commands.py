@@ -80,7 +80,7 @@ def test_verify_a_damaged_dataset_says_what_and_how_to_fix_it(run, dataset: Buil
     assert out.splitlines() == [
         f"{shard}: 1 problem(s)",
         "  is missing",
-        "1 damaged; delete the folder of each and build the dataset again: only what is missing is made anew:",
+        "1 damaged; build the dataset again: what is damaged or missing is made anew:",
         f"  {folder}",
     ]
 

@@ -91,7 +91,10 @@ def test_a_mirror_whose_tars_have_a_dash_in_their_names_is_one_source(
     for asset in ("urls", "images"):
         runner.run(asset, ASSETS[asset].jobs(inputs), where="here")
     manifest = DatasetManifest(
-        name="mirror", supervisions={}, boxed_concepts=[], funnel=[{"stage": "images", "unit": "pairs"}]
+        name="mirror",
+        supervisions={},
+        boxed_concepts=[],
+        funnel=[{"stage": "images", "unit": "pairs", "rows_in": 2, "rows_kept": 2, "dropped": {}}],
     )
 
     funnels = dataset_stats(BuiltDataset(root=runner.root, folder=runner.folder, manifest=manifest)).funnels

@@ -134,7 +134,7 @@ def test_a_tar_that_is_cut_off_names_itself_not_this_machine(dataset: BuiltDatas
     path.write_bytes(path.read_bytes()[:1536])
     (problems,) = check(dataset).values()
 
-    assert "the tar is cut off at 1536 bytes; delete the folder that holds it" in problems[1]
+    assert "the tar is cut off at 1536 bytes; build the dataset again" in problems[1]
 
 
 def test_a_wrong_count_and_a_wrong_index(dataset: BuiltDataset) -> None:

@@ -100,7 +100,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
          r"x.json: images\[1\]: id '1' is that of 'a', too"),
         ({"x.json": coco([], [{"image_id": 1, "bbox": [0, 0, 1, 1]}])}, "x.json",
          r"x.json: annotations\[0\] is a box without a caption: pass the file by --detection"),
-        ({"x.json": "[" * 100_000}, "x.json", "x.json is not JSON that can be read"),
+        ({"x.json": "[" * 100_000}, "x.json", "x.json is not JSON"),
         ({"x.xml": "<x/>"}, "x.xml", "x.xml is neither .csv nor .tsv"),
     ],
 )  # fmt: skip

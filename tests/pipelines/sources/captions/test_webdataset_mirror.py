@@ -308,7 +308,7 @@ def test_a_broken_header_in_the_middle_is_noticed(shard: Callable[..., MirrorSha
     start = 10 * (512 + 5120 + 1024)
     assert content[start : start + 8] == b"0010.jpg"
     content[start + 150] ^= 0xFF  # within the checksum
-    with pytest.raises(ValueError, match=f"is cut off or damaged at byte {start}: fetch it again"):
+    with pytest.raises(ValueError, match=f"it is cut off or damaged at byte {start}.: fetch it again"):
         list(shard(bytes(content)).read())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detclipv2.image_decoding import decode_rgb, image_suffixes
+from detclipv2.image_decoding import decode_rgb, image_suffixes, read_image_file
 from pipelines.sources.captions.parquet_pages import rows_at_once
 from pipelines.sources.input_files import check_inside, parse_json, read_text
 from schemas.conform import conform
@@ -195,8 +195,8 @@ def hash_images(folder: Path) -> pa.Table:
         if path.name.startswith("._") or not is_regular(path):  # what macOS keeps beside a file; a folder, a pipe
             continue
         check_inside(path, [folder], where=folder)
-        content = read_regular(path)
         try:
+            content = read_image_file(path)
             phash = str(imagehash.phash(decode_rgb(content)))
         except ValueError as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error

@@ -23,7 +23,14 @@ from pipelines.stages.phrase_cache import ParsedCaption, PhraseCache
 from pipelines.storage import read_table
 from pipelines.storage.dataset_tables import DatasetTables, indexed_tables
 from pipelines.storage.table_store import _noted_tags
-from schemas.manifest import MANIFEST_NAME, DatasetManifest, FileEntry, Manifest, SupervisionSplit, read_dataset_manifest
+from schemas.manifest import (
+    MANIFEST_NAME,
+    DatasetManifest,
+    FileEntry,
+    Manifest,
+    SupervisionSplit,
+    read_dataset_manifest,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -41,7 +48,13 @@ GARBAGE = {
     "html": b"<html>sign in</html>",
 }
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("../../etc/passwd") | st.just(-(10**30)),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.just("../../etc/passwd")
+    | st.just(-(10**30)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -177,7 +190,9 @@ def test_what_a_link_leads_to_is_no_garbage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", ["", "null", "[1]", '["a", [[1]]]', '{"a": 1}', DEEP, '["a", [["b", "x", 1]]]'])
 def test_a_damaged_row_of_the_cache_is_parsed_again(tmp_path: Path, row: str) -> None:
     with PhraseCache(tmp_path, identity="0" * 64) as cache:
-        cache.keep({"a dog": ParsedCaption(caption="a dog", phrases=()), "a cat": ParsedCaption(caption="a cat", phrases=())})
+        cache.keep(
+            {"a dog": ParsedCaption(caption="a dog", phrases=()), "a cat": ParsedCaption(caption="a cat", phrases=())}
+        )
     with sqlite3.connect(cache.path) as database:
         database.execute("UPDATE captions SET parsed = ? WHERE parsed LIKE '%dog%'", [row])
     with PhraseCache(tmp_path, identity="0" * 64) as cache:
@@ -185,7 +200,9 @@ def test_a_damaged_row_of_the_cache_is_parsed_again(tmp_path: Path, row: str) ->
 
 
 @pytest.mark.parametrize("name", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
-def test_a_garbled_history_of_builds_is_set_aside(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_garbled_history_of_builds_is_set_aside(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with dg.DagsterInstance.from_config(str(dagster_home(tmp_path))):
         pass
     path = placed(Path(str(tmp_path / "dagster" / name)), b"garbage" * 1000)

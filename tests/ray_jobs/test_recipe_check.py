@@ -75,7 +75,8 @@ def test_a_dataset_without_anything_that_the_recipe_trains_on(tmp_path: Path) ->
     ],
 )
 def test_a_boxed_type_without_a_box(name: str, samples: list[TrainingSample], tmp_path: Path) -> None:
-    lost: dict[str, object] = {"stage": f"{name}_shards", "dropped": {"image_missing": 12, "crowd": 1}}
+    dropped = {"image_missing": 12, "crowd": 1}
+    lost = {"stage": f"{name}_shards", "unit": "boxes", "rows_in": 13, "rows_kept": 0, "dropped": dropped}
     path = write_dataset(tmp_path, samples, validation_boxes=1, funnel=[lost])
 
     with pytest.raises(ValueError, match="has a box") as raised:

@@ -25,7 +25,7 @@ _BYTES_TO_GUESS_FROM = 65_536
 MAX_TEXT_BYTES = 8192  # of a caption or URL in a table; far more than any filter or server takes
 _MAX_LINE_BYTES = 2**20
 _MAX_UNPACKED = 100  # bytes a byte of a .gz file; text packs to a tenth
-_UNPACKED_FREE = 64 * 2**20
+_UNPACKED_FREE = 8 * 2**20  # whatever the size of the file
 
 
 def encoding_of(start: bytes) -> str:

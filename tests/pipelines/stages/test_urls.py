@@ -168,3 +168,27 @@ def test_real_alt_texts(shared_data):
     table = Urls(source="laion")(plain)
     assert table.num_rows == plain.num_rows == 10_000
     assert Counter(table.column("drop_reason").to_pylist()) == {None: 9_993, "caption_damaged": 6, "url_invalid": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://[2001:db8::1]/x.jpg", None),
+        ("http://[::1]/x.jpg", None),  # the rules of addresses refuse it, not this stage
+        ("HTTPS://[2001:DB8::1]:8443/x.jpg?a=b", None),
+        ("http://user@[::ffff:10.0.0.1]/x.jpg", None),
+        ("http://[fe80::1%25eth0]/x.jpg", None),
+        ("http://[2001:db8::1]", None),
+        ("http://[2001:db8::1/x.jpg", "url_invalid"),
+        ("http://2001:db8::1]/x.jpg", "url_invalid"),
+        ("http://[]/x.jpg", "url_invalid"),
+        ("http://[evil.test]/x.jpg", "url_invalid"),
+        ("http://[::1]evil.test/x.jpg", "url_invalid"),
+        ("http://[::1]@evil.test/x.jpg", None),
+        ("http://[[::1]]/x.jpg", "url_invalid"),
+        (f"http://a.test/{'x' * 9000}", "url_too_long"),
+    ],
+)
+def test_addresses_in_brackets_are_hosts(url: str, reason: str | None) -> None:
+    table = Urls(source="x")(pa.table({"url": [url], "caption": ["a dog"]}))
+    assert table["drop_reason"].to_pylist() == [reason]

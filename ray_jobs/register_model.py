@@ -83,7 +83,8 @@ def _evaluate_and_register(
         images = sample_images(dataset, evaluated, job.data_root, folder=report.parent)
         tracker.logger.log_files(*images, folder="detections")
     finally:
-        tracker.close("FINISHED")
+        if problem := tracker.close("FINISHED"):
+            console.print(f"warning    {problem}", highlight=False, soft_wrap=True)
     console.print(metrics_table(evaluated.metrics))
     registered = f"{model_folder}, registered as {job.registered_model} version {version}"
     console.print(f"model      {registered}", highlight=False, soft_wrap=True)

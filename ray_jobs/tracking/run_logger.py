@@ -105,7 +105,10 @@ class RunLogger:
         """Highest step of a metric: up to it, what a resumed training repeats is logged already."""
         try:
             return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
-        except MlflowException:
+        except MlflowException:  # no such metric
+            return 0
+        except Exception as error:  # of its database's driver, of its HTTP client
+            self._warn(error)
             return 0
 
     def log_files(self, *paths: Path, folder: str | None = None) -> None:

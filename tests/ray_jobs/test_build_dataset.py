@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--name", "../x"], "error: --name ../x: letters, digits, dots, dashes and underscores only"),
+        (["--name", "../x"], "error: --name '../x': at most 100 letters, digits, dots, dashes and underscores"),
         (["--urls", "none.csv"], "error: --urls none.csv: there is no such file or folder"),
         (
             ["--urls", "empty.csv"],

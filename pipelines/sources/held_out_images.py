@@ -192,7 +192,7 @@ def hash_images(folder: Path) -> pa.Table:
     rows = []
     suffixes = image_suffixes()
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
-        if path.name.startswith("._") or not is_regular(path):  # what macOS keeps beside a file; a folder, a pipe
+        if path.name.startswith("._") or path.is_dir():  # what macOS keeps beside a file
             continue
         check_inside(path, [folder], where=folder)
         try:

@@ -58,7 +58,7 @@ def test_an_error_is_one_inert_line(name: str, said_by: Callable[..., tuple[int,
 # A manifest, which is UTF-8, holds no surrogate.
 @pytest.mark.parametrize("name", [name for name in ALL.values() if name != "\ud800"])
 def test_lines_and_tables_of_a_build_and_a_training(name: str, said_by: Callable[..., tuple[int, str]]) -> None:
-    row = {"stage": f"s{name}", "unit": name, "rows_in": 5, "rows_kept": 3, "dropped": {f"r{name}": 2}}
+    row = {"stage": "images", "unit": name, "rows_in": 5, "rows_kept": 3, "dropped": {f"r{name}": 2}}
     manifest = DatasetManifest(name="n", supervisions={}, boxed_concepts=[], funnel=[row])
 
     def prints() -> None:

@@ -66,7 +66,7 @@ class Squares:
     def vocabulary(self) -> list[str]:
         return ["dot", "square"]
 
-    def read(self, start: int, stop: int):
+    def read(self, start: int, stop: int, *, resize_all: object = None):
         for i in range(start, stop):
             sample = TrainingSample(
                 supervision="detection",
@@ -83,7 +83,7 @@ class Held:
     name = "held_out"
     config = {}  # noqa: RUF012
 
-    def write(self, folder: Path, *, train_image_counts: dict[str, int]) -> ValidationCounts:
+    def write(self, folder: Path, *, train_image_counts: dict[str, int], resize_all: object = None) -> ValidationCounts:
         (folder / "images").mkdir()
         (folder / "images" / "1.jpg").write_bytes(jpeg("white"))
         content = {"images": [{"id": 1}], "annotations": [{"id": 1}, {"id": 2}], "categories": []}

@@ -17,15 +17,15 @@ _KEPT = ""  # no drop reason
 
 # Of sources that bring their images: the image is there.
 _NOT_OF_IMAGES = {
-    *(
-        "caption_empty",
-        "caption_not_text",
-        "caption_not_utf8",
-        "caption_damaged",
-        "caption_missing",
-        "caption_too_large",
-    ),
-    *("caption_surplus", "image_surplus", "duplicate_pair"),
+    "caption_empty",
+    "caption_not_text",
+    "caption_not_utf8",
+    "caption_damaged",
+    "caption_missing",
+    "caption_too_large",
+    "caption_surplus",
+    "image_surplus",
+    "duplicate_pair",
 }
 _DUPLICATES = {"duplicate_image", "near_duplicate_image"}
 # Reasons that are a choice of the format or of the user; all others say that something is wrong with files or boxes.

@@ -24,8 +24,8 @@ from schemas.paths import is_regular, read_regular
 
 # One row an evaluation image.
 HASHES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file_name", "sha256", "phash")])
-# COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _MAX_DIGITS, _MAX_HASHES = 18, 10_000_000
+# COCO names its images by id: 000000000139.jpg, COCO_val2014_000000000139.jpg, .../val2017/000000000139.jpg.
 _COCO_NAME = re.compile(r"(?:^|[/_])(000000\d{6})\.(?:jpe?g|png)$", re.IGNORECASE)
 
 
@@ -220,11 +220,10 @@ def read_hashes(path: Path) -> pa.Table:
         with pq.ParquetFile(path) as parquet:
             if parquet.metadata.num_rows > _MAX_HASHES:
                 raise ValueError(f"it has more than {_MAX_HASHES:,} rows")
-            with path.open("rb") as file:  # a column of hashes unpacks to what hashes take
-                rows_at_once(
-                    file, parquet, [name for name in HASHES.names if name in parquet.schema_arrow.names], num_rows=1
-                )
-            table = parquet.read(columns=[name for name in HASHES.names if name in parquet.schema_arrow.names])
+            columns = [name for name in HASHES.names if name in parquet.schema_arrow.names]
+            with path.open("rb") as file:
+                rows_at_once(file, parquet, columns, num_rows=1)  # refuses columns that unpack to more than hashes take
+            table = parquet.read(columns=columns)
     except Exception as error:  # a damaged file raises whatever it leads to
         raise ValueError(f"{path} cannot be read: {error}") from error
     return conform(table, HASHES, where=str(path))

@@ -3,8 +3,10 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 256 * 2**20
 
@@ -22,6 +24,21 @@ def check_regular(path: Path) -> int:
     return found.st_size
 
 
+@contextmanager
+def opened_regular(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open to be read, and its size in bytes.
+
+    Raises:
+        ValueError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())  # what was opened is what is looked at
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"it is no regular file: {_kind(found.st_mode)}")
+        yield file, found.st_size
+
+
 def read_bounded(path: Path, *, max_bytes: int) -> bytes:
     """Content of a regular file.
 
@@ -29,12 +46,7 @@ def read_bounded(path: Path, *, max_bytes: int) -> bytes:
         ValueError: it is no regular file, or larger.
         OSError: it cannot be read.
     """
-    # Without waiting for the other end of a pipe; what was opened is what is looked at.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"it is no regular file: {_kind(found.st_mode)}")
+    with opened_regular(path) as (file, _):
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it has more than {max_bytes:,} bytes")
@@ -59,6 +71,11 @@ def check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{text[:40]!r} has half a character (a lone surrogate)") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _kind(mode: int) -> str:

@@ -13,8 +13,6 @@ as a held-out image, in evaluation, in prediction. It needs PIL and NumPy alone,
 """
 
 import io
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from detclipv2.foreign_files import opened_regular
 from detclipv2.jpeg_scans import count_scans
 
 # Of images on the web.
@@ -132,17 +131,14 @@ def read_image_file(path: str | Path) -> bytes:
         ImageDecodingError: it cannot be read, it is no regular file, or it has more than ``MAX_FILE_BYTES``.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
+        with opened_regular(path) as (file, num_bytes):
+            if num_bytes <= MAX_FILE_BYTES:
                 return file.read()
     except OSError as error:
         raise ImageDecodingError("not_an_image", error.strerror or error) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # no regular file, or a name that no file can have
         raise ImageDecodingError("not_an_image", error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageDecodingError("not_an_image", "it is no regular file")
-    raise ImageDecodingError("too_large", f"{status.st_size} bytes, more than {MAX_FILE_BYTES}")
+    raise ImageDecodingError("too_large", f"{num_bytes} bytes, more than {MAX_FILE_BYTES}")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -245,10 +241,6 @@ def _turned(image: Image.Image, turn: Image.Transpose) -> Image.Image:
 
 def _too_much_memory() -> ImageDecodingError:
     return ImageDecodingError("too_much_memory", "it takes more memory than there is")
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _guess(content: bytes) -> str:
